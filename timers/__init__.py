@@ -1,0 +1,60 @@
+"""Expiration timers for code that may get stuck, watched from outside the process.
+
+A worker says how long a block may take; a server on the same host records where the worker is
+stuck when the block overruns, and ends it, so that its launcher can start it again. A drop-in for
+:mod:`torch.distributed.elastic.timer`: the same names, in modules of the same names.
+
+Usage::
+
+    import multiprocessing as mp
+    import time
+
+    import timers
+
+
+    def worker(queue):
+        timers.configure(timers.LocalTimerClient(queue))
+        with timers.expires(after=60, scope="step"):
+            pass  # does what it should
+        with timers.expires(after=1, scope="all_reduce"):
+            time.sleep(3600)  # is stuck, and reaped a second later
+
+
+    if __name__ == "__main__":
+        context = mp.get_context("spawn")
+        queue = context.SimpleQueue()
+        server = timers.LocalTimerServer(queue)
+        server.start()
+        process = context.Process(target=worker, args=(queue,))
+        process.start()
+        process.join()
+        server.stop()
+        print(process.exitcode)  # -9
+
+Importing this package loads nothing but the standard library.
+"""
+
+from .api import RequestQueue, TimerClient, TimerRequest, TimerServer, configure, expires
+from .environment import configure_from_env
+from .errors import TimerError
+from .file_based_local_timer import FileTimerClient, FileTimerRequest, FileTimerServer
+from .local_timer import LocalTimerClient, LocalTimerServer, MultiprocessingRequestQueue
+from .reaper import ReapPolicy
+
+__all__ = [
+    "FileTimerClient",
+    "FileTimerRequest",
+    "FileTimerServer",
+    "LocalTimerClient",
+    "LocalTimerServer",
+    "MultiprocessingRequestQueue",
+    "ReapPolicy",
+    "RequestQueue",
+    "TimerClient",
+    "TimerError",
+    "TimerRequest",
+    "TimerServer",
+    "configure",
+    "configure_from_env",
+    "expires",
+]

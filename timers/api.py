@@ -1,0 +1,303 @@
+"""The contract between workers and servers, and the base classes for a pair of one's own.
+
+The names, arguments and rules are those of ``torch.distributed.elastic.timer.api`` (torch 2.13):
+a client and a server written against that module run against this one unchanged.
+"""
+
+from __future__ import annotations
+
+import abc
+import contextlib
+import logging
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+from .event_logging import log_events
+from .events import (
+    Event,
+    Observer,
+    Outcome,
+    ReapFailed,
+    TimerExpired,
+    TimerInfo,
+    WatchdogStarted,
+    WatchdogStopped,
+    WorkerInfo,
+    WorkerKilled,
+)
+from .scopes import configure, expires
+from .statistics import Statistics
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+__all__ = [
+    "RequestQueue",
+    "TimerClient",
+    "TimerRequest",
+    "TimerServer",
+    "configure",
+    "expires",
+]
+
+_logger = logging.getLogger(__name__)
+
+
+class TimerRequest:
+    """One acquire or, with a negative ``expiration_time``, one release.
+
+    :param worker_id: identifies the worker; what it is, is between a client and its server.
+    :param scope_id: names the block.
+    :param expiration_time: wall-clock seconds since the epoch; negative for a release.
+    """
+
+    __slots__ = ["expiration_time", "scope_id", "worker_id"]
+    __hash__ = None  # type: ignore[assignment]  # mutable and compared by value, as in torch
+
+    def __init__(self, worker_id: Any, scope_id: str, expiration_time: float) -> None:
+        self.worker_id = worker_id
+        self.scope_id = scope_id
+        self.expiration_time = expiration_time
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, TimerRequest):
+            return (
+                self.worker_id == other.worker_id
+                and self.scope_id == other.scope_id
+                and self.expiration_time == other.expiration_time
+            )
+        return False
+
+    def __repr__(self) -> str:
+        return (
+            f"{type(self).__name__}(worker_id={self.worker_id!r}, scope_id={self.scope_id!r}, "
+            f"expiration_time={self.expiration_time!r})"
+        )
+
+
+class TimerClient(abc.ABC):
+    """What a worker holds: tells a server which of its timers run."""
+
+    @abc.abstractmethod
+    def acquire(self, scope_id: str, expiration_time: float) -> None:
+        """Start, or start again, the timer of ``scope_id``.
+
+        :param expiration_time: wall-clock seconds since the epoch at which it expires.
+        """
+
+    @abc.abstractmethod
+    def release(self, scope_id: str) -> None:
+        """Stop the timer of ``scope_id``; allowed when there is none."""
+
+
+class RequestQueue(abc.ABC):
+    """Where a :class:`TimerServer` takes its requests from; it is the only consumer."""
+
+    @abc.abstractmethod
+    def size(self) -> int:
+        """How many requests wait. There may be more by the time of :meth:`get`, never fewer."""
+
+    @abc.abstractmethod
+    def get(self, size: int, timeout: float) -> list[TimerRequest]:
+        """Return up to ``size`` requests, waiting for them at most ``timeout`` seconds in all."""
+
+
+class TimerServer(abc.ABC):
+    """Watches timers and reaps workers whose timers expire; the base for a server of one's own.
+
+    A subclass says how requests are kept (:meth:`register_timers`, :meth:`clear_timers`,
+    :meth:`get_expired_timers`) and how a worker is ended (:meth:`_reap_worker`); this class calls
+    them from one thread, at least every ``max_interval`` seconds. Expirations and reaps are
+    counted in :attr:`statistics` and told to :attr:`observer`.
+
+    :param request_queue: where requests come from; None in a subclass with a loop of its own.
+    :param max_interval: seconds, at most, to wait for one request. In a subclass of somebody's own
+        a reap is late by up to this much; our own servers wake up at the deadline itself.
+    :param daemon: whether the watchdog thread lets the process exit.
+    """
+
+    def __init__(
+        self, request_queue: RequestQueue | None, max_interval: float, daemon: bool = True
+    ) -> None:
+        super().__init__()
+        self._request_queue = request_queue
+        self._max_interval = max_interval
+        self._daemon = daemon
+        self._watchdog_thread: threading.Thread | None = None
+        self._stop_signaled = False
+        self._run_id = ""
+        self._observer: Observer | None = None
+        self._statistics: Statistics | None = None
+
+    @property
+    def observer(self) -> Observer:
+        """Who is told of events; by default the ``timers`` logger. Set it before :meth:`start`."""
+        if self._observer is None:
+            self._observer = log_events()
+        return self._observer
+
+    @observer.setter
+    def observer(self, observer: Observer) -> None:
+        self._observer = observer
+
+    @property
+    def statistics(self) -> Statistics:
+        """Exact counts of what this server did; any thread may read them."""
+        if self._statistics is None:
+            self._statistics = Statistics()
+        return self._statistics
+
+    @abc.abstractmethod
+    def register_timers(self, timer_requests: list[Any]) -> None:
+        """Take up acquires and releases (a release has a negative ``expiration_time``)."""
+
+    @abc.abstractmethod
+    def clear_timers(self, worker_ids: set[Any]) -> None:
+        """Forget every timer of these workers."""
+
+    @abc.abstractmethod
+    def get_expired_timers(self, deadline: float) -> dict[Any, list[Any]]:
+        """The timers whose ``expiration_time`` is ``deadline`` (wall clock) or less, by worker."""
+
+    @abc.abstractmethod
+    def _reap_worker(self, worker_id: Any) -> bool:
+        """End a worker; False when it is still there and has to be reaped again.
+
+        What it raises is logged, and the worker counts as reaped.
+        """
+
+    def _reap(self, worker_id: Any) -> Outcome:
+        try:
+            return Outcome.KILLED if self._reap_worker(worker_id) else Outcome.STILL_ALIVE
+        except Exception:
+            _logger.exception(
+                "_reap_worker raised for worker %s, which counts as reaped; "
+                "it should return False for a worker that is still there",
+                worker_id,
+            )
+            return Outcome.ERROR
+
+    def _watchdog_loop(self) -> None:
+        while not self._stop_signaled:
+            try:
+                self._run_watchdog()
+            except Exception:
+                _logger.exception("error in the watchdog of %s; it goes on", type(self).__name__)
+
+    def _run_watchdog(self) -> None:
+        """One round: take up requests, reap what has expired."""
+        if self._request_queue is None:
+            raise TypeError(f"{type(self).__name__} has no request queue to take requests from")
+        batch_size = max(1, self._request_queue.size())
+        requests = self._request_queue.get(batch_size, self._max_interval)
+        self._count(requests)
+        self.register_timers(requests)
+        now = time.time()
+        self.statistics.last_sweep = now
+        reaped = set()
+        for worker_id, timers in self.get_expired_timers(now).items():
+            self._tell_expired(worker_id, timers, now)
+            with contextlib.suppress(Exception):
+                self.observer.flush(1.0)
+            outcome = self._reap(worker_id)
+            self._tell_reaped(worker_id, timers, outcome)
+            if outcome.failed:
+                _logger.error("worker %s is still there; its reap is tried again", worker_id)
+            else:
+                reaped.add(worker_id)
+        self.clear_timers(reaped)
+
+    def _count(self, requests: Iterable[TimerRequest]) -> None:
+        for request in requests:
+            self.statistics.requests += 1
+            scope = self.statistics.scope(str(request.scope_id))
+            if request.expiration_time < 0:
+                scope.releases += 1
+            else:
+                scope.acquires += 1
+
+    def _tell_expired(self, worker_id: Any, timers: list[Any], now: float) -> None:
+        for timer in timers:
+            lateness = max(0.0, now - timer.expiration_time)
+            self.statistics.scope(str(timer.scope_id)).expirations += 1
+            self.statistics.lateness.observe(lateness)
+            self._emit(
+                TimerExpired(
+                    timestamp=now,
+                    run_id=self._run_id,
+                    worker=_worker_info(worker_id),
+                    timer=_timer_info(timer),
+                    elapsed_seconds=lateness,
+                    lateness_seconds=lateness,
+                )
+            )
+
+    def _tell_reaped(self, worker_id: Any, timers: list[Any], outcome: Outcome) -> None:
+        if not timers:
+            return
+        self.statistics.scope(str(timers[0].scope_id)).reaps[outcome] += 1
+        now = time.time()
+        common: dict[str, Any] = {
+            "timestamp": now,
+            "run_id": self._run_id,
+            "worker": _worker_info(worker_id),
+            "timer": _timer_info(timers[0]),
+            "elapsed_seconds": max(0.0, now - timers[0].expiration_time),
+            "signal": 0,
+            "outcome": outcome,
+        }
+        if outcome.failed:
+            self._emit(ReapFailed(**common, attempt=1, retry_in_seconds=self._max_interval))
+        else:
+            held = tuple((_timer_info(timer), 0.0) for timer in timers)
+            self._emit(WorkerKilled(**common, timers=held))
+
+    def _emit(self, event: Event) -> None:
+        with contextlib.suppress(Exception):  # telling cannot prevent doing
+            self.observer.emit(event)
+
+    def _get_scopes(self, timer_requests: Iterable[Any]) -> list[str]:
+        return [request.scope_id for request in timer_requests]
+
+    def start(self) -> None:
+        """Start the watchdog thread; does nothing when it runs."""
+        if self._watchdog_thread is not None:
+            _logger.info("%s runs already", type(self).__name__)
+            return
+        _logger.info("starting %s, max_interval=%s", type(self).__name__, self._max_interval)
+        self._watchdog_thread = threading.Thread(
+            target=self._watchdog_loop, name=type(self).__name__, daemon=self._daemon
+        )
+        self._watchdog_thread.start()
+        self._emit(
+            WatchdogStarted(
+                timestamp=time.time(),
+                run_id=self._run_id,
+                max_interval_seconds=self._max_interval,
+            )
+        )
+
+    def stop(self) -> None:
+        """End the watchdog thread, waiting for it at most ``max_interval`` seconds."""
+        _logger.info("stopping %s", type(self).__name__)
+        self._stop_signaled = True
+        if self._watchdog_thread is not None:
+            self._watchdog_thread.join(self._max_interval)
+            self._watchdog_thread = None
+        self._emit(WatchdogStopped(timestamp=time.time(), run_id=self._run_id))
+        with contextlib.suppress(Exception):
+            self.observer.flush(1.0)
+
+
+def _worker_info(worker_id: Any) -> WorkerInfo:
+    return WorkerInfo(pid=worker_id if isinstance(worker_id, int) else str(worker_id))
+
+
+def _timer_info(request: Any) -> TimerInfo:
+    return TimerInfo(
+        scope_id=str(request.scope_id),
+        expiration_time=request.expiration_time,
+        after_seconds=0.0,
+        signal=0,
+    )

@@ -1,0 +1,105 @@
+"""A process that cannot be mistaken for another: pid, start time and pidfd.
+
+A pid is recycled as soon as its process has been waited for; a pidfd (pidfd_open(2), Linux 5.3)
+is not, and a signal sent through it reaches that process or nobody. The start time (proc(5))
+covers the moment before the pidfd is open.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import select
+import signal as signals
+import sys
+
+from . import procfs
+from .errors import UnsupportedPlatformError
+
+__all__ = ["Process", "require_linux"]
+
+_POLL_SECONDS = 0.02
+"""How often to look when there is no pidfd to wait on (descriptors exhausted)."""
+
+
+def require_linux(what: str) -> None:
+    """Raise :class:`UnsupportedPlatformError` unless this is Linux with pidfds."""
+    if not sys.platform.startswith("linux") or not hasattr(os, "pidfd_open"):
+        raise UnsupportedPlatformError(
+            errno.ENOSYS,
+            f"{what} needs Linux 5.3 or later: it identifies workers by pidfd_open(2) and /proc, "
+            f"and this is {sys.platform}. Timer clients work anywhere.",
+        )
+
+
+class Process:
+    """One process, for as long as this object is open.
+
+    Safe from several threads; not to be used in a forked child (the server closes it there).
+    """
+
+    __slots__ = ("_fd", "pid", "start_time")
+
+    def __init__(self, pid: int) -> None:
+        """Take hold of ``pid``. Raises ProcessLookupError when there is no such process.
+
+        When descriptors run out (EMFILE, ENFILE), the start time alone has to identify it.
+        """
+        self.pid = pid
+        self._fd: int | None = None
+        try:
+            self._fd = os.pidfd_open(pid)
+        except OSError as error:
+            # EINVAL: pid <= 0, or the id of a thread that does not lead its process.
+            if error.errno not in (errno.EMFILE, errno.ENFILE):
+                raise ProcessLookupError(errno.ESRCH, f"no process {pid}") from error
+        # Read after the pidfd is open: from here on the pid cannot be recycled unnoticed.
+        self.start_time = procfs.start_time(pid)
+        if self.start_time is None or (self._fd is not None and self.exited()):
+            self.close()
+            raise ProcessLookupError(errno.ESRCH, f"process {pid} has ended")
+
+    def fileno(self) -> int | None:
+        """The pidfd, readable once the process has ended; None when there is none."""
+        return self._fd
+
+    def exited(self, timeout: float = 0.0) -> bool:
+        """Whether it has ended (a zombie has), waiting up to ``timeout`` seconds for that."""
+        if self._fd is not None:
+            poll = select.poll()
+            poll.register(self._fd, select.POLLIN)
+            return bool(poll.poll(max(0.0, timeout) * 1000))
+        while not self._looks_gone():
+            if timeout <= 0:
+                return False
+            select.poll().poll(min(timeout, _POLL_SECONDS) * 1000)
+            timeout -= _POLL_SECONDS
+        return True
+
+    def _looks_gone(self) -> bool:
+        found = procfs.stat(self.pid)
+        return found is None or found.start_time != self.start_time or found.state in "ZX"
+
+    def replaced(self) -> bool:
+        """Whether its pid now belongs to another process."""
+        return procfs.start_time(self.pid) not in (None, self.start_time)
+
+    def send(self, signal: int) -> None:
+        """Send ``signal`` to this very process.
+
+        Raises ProcessLookupError when it has ended and PermissionError when the kernel refuses.
+        """
+        if self._fd is not None:
+            signals.pidfd_send_signal(self._fd, signal)
+        elif self._looks_gone():
+            raise ProcessLookupError(errno.ESRCH, f"process {self.pid} has ended")
+        else:
+            os.kill(self.pid, signal)
+
+    def close(self) -> None:
+        """Let go of it. Idempotent."""
+        fd, self._fd = self._fd, None
+        if fd is not None:
+            with contextlib.suppress(OSError):
+                os.close(fd)

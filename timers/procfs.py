@@ -1,0 +1,200 @@
+"""What Linux says about another process, read from ``/proc`` with the standard library alone.
+
+Every function answers ``None`` (or an empty value) when the process is gone, hidden (``hidepid``)
+or not ours to read: a watchdog asks about processes that die at any moment, so "unknown" is an
+ordinary answer here and never an exception. Field numbers and formats are those of proc(5).
+
+Safe from any thread, before and after fork: nothing is cached.
+"""
+
+# Plain paths: a worker that imports this package need not load pathlib.
+# ruff: noqa: PTH110, PTH123, PTH208
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+__all__ = [
+    "ProcessFacts",
+    "Stat",
+    "ancestors",
+    "children",
+    "environment",
+    "facts",
+    "owners",
+    "start_time",
+    "stat",
+    "thread_names",
+    "thread_states",
+]
+
+_TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
+
+_STATE_NAMES = {
+    "R": "running",
+    "S": "sleeping",
+    "D": "uninterruptible",
+    "T": "stopped",
+    "t": "traced",
+    "Z": "zombie",
+    "X": "dead",
+    "I": "idle",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Stat:
+    """The fields of ``/proc/PID/stat`` that this package uses."""
+
+    state: str
+    """One letter, as in proc(5): R, S, D, T, t, Z, X, I."""
+    parent: int
+    start_time: int
+    """Clock ticks after boot at which the process began: with the pid, its identity."""
+    cpu_seconds: float
+    """User plus system time of all its threads."""
+    threads: int
+    resident_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProcessFacts:
+    """What the kernel knows about a process at one moment; ``None`` where it did not say."""
+
+    state: str | None = None
+    """In words: ``sleeping``, ``running``, ``uninterruptible``, ``stopped``, ``zombie``..."""
+    wait_channel: str | None = None
+    """The kernel function its main thread sleeps in (``/proc/PID/wchan``)."""
+    system_call: str | None = None
+    """Number of the system call its main thread is in, or ``running`` (``/proc/PID/syscall``)."""
+    cpu_seconds: float | None = None
+    resident_bytes: int | None = None
+    threads: int | None = None
+    open_files: int | None = None
+
+
+def _read(pid: int, name: str) -> str | None:
+    try:
+        with open(f"/proc/{pid}/{name}", "rb") as file:
+            return file.read().decode("utf-8", "surrogateescape")
+    except OSError:
+        return None
+
+
+def stat(pid: int) -> Stat | None:
+    """Read ``/proc/PID/stat``; None when there is no such process."""
+    text = _read(pid, "stat")
+    return _parse_stat(text) if text else None
+
+
+def _parse_stat(text: str) -> Stat:
+    # The command name may hold spaces and parentheses; what follows its last ")" may not.
+    fields = text[text.rindex(")") + 2 :].split()
+    return Stat(
+        state=fields[0],
+        parent=int(fields[1]),
+        cpu_seconds=(int(fields[11]) + int(fields[12])) / _TICKS_PER_SECOND,
+        threads=int(fields[17]),
+        start_time=int(fields[19]),
+        resident_bytes=int(fields[21]) * _PAGE_BYTES,
+    )
+
+
+def start_time(pid: int) -> int | None:
+    """Clock ticks after boot at which ``pid`` began, or None when it is gone."""
+    found = stat(pid)
+    return None if found is None else found.start_time
+
+
+def owners(pid: int) -> frozenset[int] | None:
+    """Tell the user ids ``pid`` runs under: real, effective and saved, or None when unknown."""
+    for line in (_read(pid, "status") or "").splitlines():
+        if line.startswith("Uid:"):
+            return frozenset(int(word) for word in line.split()[1:4])
+    return None
+
+
+def ancestors(pid: int) -> list[int]:
+    """List the parent of ``pid``, its parent, and so on up to (not including) pid 0."""
+    chain: list[int] = []
+    found = stat(pid)
+    while found is not None and found.parent > 0 and found.parent not in chain:
+        chain.append(found.parent)
+        found = stat(found.parent)
+    return chain
+
+
+def children(pid: int) -> list[int]:
+    """List the direct children of ``pid``, whichever of its threads started them."""
+    found: list[int] = []
+    for thread in _entries(f"/proc/{pid}/task"):
+        text = _read(pid, f"task/{thread}/children")
+        if text is None and not os.path.exists(f"/proc/{pid}/task/{thread}/children"):
+            return _children_by_scan(pid)
+        found.extend(int(word) for word in (text or "").split())
+    return found
+
+
+def _children_by_scan(pid: int) -> list[int]:
+    # Kernels without CONFIG_PROC_CHILDREN have no "children" file.
+    return [
+        int(entry)
+        for entry in _entries("/proc")
+        if entry.isdigit() and (found := stat(int(entry))) is not None and found.parent == pid
+    ]
+
+
+def environment(pid: int) -> dict[str, str]:
+    """Read the environment ``pid`` was started with, not what it changed; empty if unreadable."""
+    pairs = (entry.partition("=") for entry in (_read(pid, "environ") or "").split("\0") if entry)
+    return {name: value for name, _, value in pairs}
+
+
+def thread_names(pid: int) -> dict[int, str]:
+    """Read the kernel's name for each thread of ``pid``, by native thread id.
+
+    At most 15 bytes each (prctl(2), PR_SET_NAME); bytes that are not UTF-8 are replaced.
+    """
+    texts = {thread: _read(pid, f"task/{thread}/comm") for thread in _entries(f"/proc/{pid}/task")}
+    return {
+        int(thread): text.encode("utf-8", "surrogateescape").decode("utf-8", "replace").strip()
+        for thread, text in texts.items()
+        if text is not None
+    }
+
+
+def thread_states(pid: int) -> dict[int, str]:
+    """Read the state of each thread of ``pid``, by native id: one letter, as in :class:`Stat`."""
+    texts = {thread: _read(pid, f"task/{thread}/stat") for thread in _entries(f"/proc/{pid}/task")}
+    return {int(thread): _parse_stat(text).state for thread, text in texts.items() if text}
+
+
+def facts(pid: int) -> ProcessFacts:
+    """Take the facts about ``pid`` now; everything is None when it is gone.
+
+    ``wchan``, ``syscall`` and ``fd`` need the right to trace the process (ptrace(2), "Ptrace
+    access mode checking"): same user or root.
+    """
+    found = stat(pid)
+    if found is None:
+        return ProcessFacts()
+    wait_channel = _read(pid, "wchan")
+    system_call = _read(pid, "syscall")
+    descriptors = _entries(f"/proc/{pid}/fd")
+    return ProcessFacts(
+        state=_STATE_NAMES.get(found.state, found.state),
+        wait_channel=None if wait_channel in (None, "", "0") else wait_channel,
+        system_call=system_call.split()[0] if system_call and system_call.strip() else None,
+        cpu_seconds=found.cpu_seconds,
+        resident_bytes=found.resident_bytes,
+        threads=found.threads,
+        open_files=len(descriptors) or None,
+    )
+
+
+def _entries(path: str) -> list[str]:
+    try:
+        return os.listdir(path)
+    except OSError:
+        return []

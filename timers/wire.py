@@ -1,0 +1,282 @@
+"""The wire of the named pipe: one JSON object a line, torch's version 1 with optional extras.
+
+::
+
+    {"version": 1, "pid": 1870, "scope_id": "x", "expiration_time": 1795141628.03, "signal": 9}
+    {"version": 1, "pid": 1870, "scope_id": "x", "expiration_time": -1, "signal": 0}
+
+torch's reader takes ``pid``, ``scope_id``, ``expiration_time`` and ``signal`` and ignores the
+rest, so everything we add is one more key, optional on arrival:
+
+=============== ======= ====================================================================
+key             type    meaning
+=============== ======= ====================================================================
+``start_time``  integer clock ticks after boot at which the sender began (proc(5)): who it is
+``thread``      integer native id of the thread that entered the scope
+``deadline_ns`` integer CLOCK_MONOTONIC nanoseconds at which the timer expires
+``after``       number  seconds that the worker asked for
+``nested``      boolean on an acquire: the block is inside another one of the same scope
+``leave``       boolean on an acquire: it ends an inner block of the same scope, and restarts
+                        the countdown of the block around it
+``error``       string  on a release (or leave): type name of the exception that left the block
+``traceparent`` string  W3C Trace Context of the worker's span
+=============== ======= ====================================================================
+
+A line has at most :data:`MAX_LINE_BYTES` bytes with its newline, so that one write of it is
+atomic (pipe(7), PIPE_BUF). Whatever is not such a line costs that line and nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import select
+from json.scanner import make_scanner
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
+
+from .errors import RequestTooLargeError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = [
+    "MAX_LINE_BYTES",
+    "VERSION",
+    "Decoder",
+    "Message",
+    "Rejection",
+    "bounded",
+    "request_json",
+]
+
+VERSION = 1
+MAX_LINE_BYTES: int = getattr(select, "PIPE_BUF", 4096)
+"""The longest line, its newline included (pipe(7): a larger write may be interleaved)."""
+
+_MAX_PID = 2**31 - 1  # pid_t is a signed 32-bit integer
+_MAX_SIGNAL = 64  # signal(7): the last real-time signal
+_MAX_NS = 2**63 - 1  # struct timespec cannot hold more
+_SHOWN_CHARACTERS = 200
+_OBJECT_START = b'{"version"'
+
+
+class Message(NamedTuple):
+    """One valid request, from whatever transport."""
+
+    pid: int
+    scope_id: str
+    expiration_time: float
+    """Wall-clock seconds; negative is a release."""
+    signal: int
+    start_time: int | None = None
+    thread: int | None = None
+    deadline_ns: int | None = None
+    after: float | None = None
+    nested: bool = False
+    leave: bool = False
+    error: str | None = None
+    traceparent: str | None = None
+
+
+class Rejection(NamedTuple):
+    """One line that was refused."""
+
+    reason: str
+    """One of :data:`timers.statistics.REJECTION_REASONS`."""
+    detail: str
+
+
+class _BadRequest(ValueError):  # noqa: N818  # never leaves this module
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+
+
+def request_json(pid: int, scope_id: str, expiration_time: float, signal: int) -> str:
+    """The five keys of torch's format, byte for byte as torch writes them, without newline."""
+    return json.dumps(
+        {
+            "version": VERSION,
+            "pid": pid,
+            "scope_id": scope_id,
+            "expiration_time": expiration_time,
+            "signal": signal,
+        }
+    )
+
+
+def bounded(line: bytes) -> bytes:
+    """Return ``line``, or raise :class:`RequestTooLargeError` when one write might not take it.
+
+    Differs from torch: the newline counts; torch lets 4097 bytes pass.
+    """
+    if len(line) > MAX_LINE_BYTES:
+        raise RequestTooLargeError(
+            f"a timer request of {len(line)} bytes does not fit into {MAX_LINE_BYTES} bytes, the "
+            f"most that a pipe takes at once; use a shorter scope: {line[:_SHOWN_CHARACTERS]!r}..."
+        )
+    return line
+
+
+def _no_constant(name: str) -> float:
+    raise ValueError(f"{name} is not JSON")
+
+
+class Decoder:
+    """Turns the bytes of a pipe, however they are cut, into messages and rejections.
+
+    One decoder a pipe; not thread-safe. It never raises, whatever it is fed, and never holds more
+    than one line.
+    """
+
+    def __init__(self) -> None:
+        self._rest = b""
+        # The scanner below json.loads: the same grammar without the cost of its front end, which
+        # is more than the parsing of a line as short as ours.
+        self._scan: Callable[[str, int], tuple[Any, int]] = make_scanner(
+            cast("Any", json.JSONDecoder(parse_constant=_no_constant))
+        )
+
+    def feed(self, data: bytes) -> tuple[list[Message], list[Rejection]]:
+        """Take bytes as they were read; return what the lines completed by them say."""
+        messages: list[Message] = []
+        rejections: list[Rejection] = []
+        if self._rest:
+            data = self._rest + data
+        end = data.rfind(b"\n") + 1
+        self._keep(data[end:] if end else data)
+        if end:
+            self._lines(data[:end], messages, rejections)
+        return messages, rejections
+
+    def close(self) -> list[Rejection]:
+        """Say what became of an unfinished last line."""
+        rest, self._rest = self._rest, b""
+        return [Rejection("not_json", f"unfinished line: {_shown(rest)}")] if rest else []
+
+    def _keep(self, rest: bytes) -> None:
+        # A line that is already too long needs only its tail, where a good one may begin. One
+        # byte more than fits marks it as too long until its end is found.
+        self._rest = rest[-(MAX_LINE_BYTES + 1) :]
+
+    def _lines(self, data: bytes, messages: list[Message], rejections: list[Rejection]) -> None:
+        try:
+            text = data.decode("ascii")
+        except UnicodeDecodeError:
+            for line in data.split(b"\n")[:-1]:
+                self._line(line, messages, rejections)
+            return
+        scan = self._scan
+        position = 0
+        size = len(text)
+        while position < size:
+            newline = text.find("\n", position)
+            try:
+                if newline - position >= MAX_LINE_BYTES:
+                    raise ValueError  # noqa: TRY301  # the slow path says why
+                value, end = scan(text, position)
+                if end != newline:
+                    raise ValueError  # noqa: TRY301  # the slow path says why
+                messages.append(_message(value))
+            except (ValueError, StopIteration, RecursionError):
+                self._line(data[position:newline], messages, rejections)
+            position = newline + 1
+
+    def _line(self, line: bytes, messages: list[Message], rejections: list[Rejection]) -> None:
+        try:
+            messages.append(self._decode(line))
+        except _BadRequest as error:
+            rejections.append(Rejection(error.reason, f"{error}: {_shown(line)}"))
+        else:
+            return
+        # A writer that died in the middle of a line leaves its half in front of the next writer's
+        # line. That one is whole, and must not be lost.
+        start = line.rfind(_OBJECT_START)
+        if start > 0:
+            try:
+                messages.append(self._decode(line[start:]))
+            except _BadRequest:
+                return  # the line has been counted
+
+    def _decode(self, line: bytes) -> Message:
+        if len(line) >= MAX_LINE_BYTES:
+            raise _BadRequest("too_long", f"longer than {MAX_LINE_BYTES} bytes")
+        try:
+            text = line.decode("utf-8").strip()
+        except UnicodeDecodeError:
+            raise _BadRequest("not_utf8", "not UTF-8") from None
+        if not text:
+            raise _BadRequest("empty", "an empty line")
+        try:
+            value, end = self._scan(text, 0)
+        except (ValueError, StopIteration, RecursionError):
+            raise _BadRequest("not_json", "not JSON") from None
+        if end != len(text):
+            raise _BadRequest("not_json", "more than one JSON value in a line")
+        return _message(value)
+
+
+def _shown(line: bytes) -> str:
+    return repr(line[:_SHOWN_CHARACTERS].decode("utf-8", "replace"))
+
+
+def _message(value: Any) -> Message:  # noqa: C901  # flat, and the hot path
+    """Check one JSON value; raises :class:`_BadRequest`. Ordered for the hot path."""
+    if type(value) is not dict:
+        raise _BadRequest("not_an_object", "not a JSON object")
+    try:
+        pid = value["pid"]
+        scope_id = value["scope_id"]
+        expiration_time = value["expiration_time"]
+        signal = value["signal"]
+    except KeyError as missing:
+        raise _BadRequest("missing_key", f"no key {missing}") from None
+    if value.get("version", VERSION) != VERSION:
+        raise _BadRequest("unsupported_version", f"version is not {VERSION}")
+    # type() rather than isinstance(): true is not a pid.
+    if type(pid) is not int or type(signal) is not int or type(scope_id) is not str:
+        raise _BadRequest("wrong_type", "pid and signal are integers, scope_id is a string")
+    if type(expiration_time) is not float and type(expiration_time) is not int:
+        raise _BadRequest("wrong_type", "expiration_time is a number of seconds")
+    if not -_MAX_PID <= pid <= _MAX_PID or not -_MAX_SIGNAL <= signal <= _MAX_SIGNAL:
+        raise _BadRequest("out_of_range", "pid or signal out of range")
+    if not -math.inf < expiration_time < _MAX_NS // 10**9:
+        raise _BadRequest("out_of_range", "expiration_time out of range")
+    if not scope_id.isascii():
+        # A lone surrogate (from a file name that is not UTF-8) could not be written anywhere.
+        scope_id = scope_id.encode("utf-8", "backslashreplace").decode("utf-8")
+    if len(value) <= 5:  # noqa: PLR2004  # the five keys of torch's format: no extras
+        return Message(pid, scope_id, expiration_time, signal)
+    get = value.get
+    start_time, thread, deadline_ns = get("start_time"), get("thread"), get("deadline_ns")
+    after, nested, leave = get("after"), get("nested", False), get("leave", False)
+    error, traceparent = get("error"), get("traceparent")
+    if (
+        (start_time is not None and type(start_time) is not int)
+        or (thread is not None and type(thread) is not int)
+        or (deadline_ns is not None and type(deadline_ns) is not int)
+        or (after is not None and type(after) is not float and type(after) is not int)
+        or type(nested) is not bool
+        or type(leave) is not bool
+        or (error is not None and type(error) is not str)
+        or (traceparent is not None and type(traceparent) is not str)
+    ):
+        raise _BadRequest("wrong_type", "an optional key has the wrong type")
+    if (deadline_ns is not None and not 0 <= deadline_ns <= _MAX_NS) or (
+        after is not None and not 0 <= after < _MAX_NS // 10**9
+    ):
+        raise _BadRequest("out_of_range", "deadline_ns or after out of range")
+    return Message(
+        pid,
+        scope_id,
+        expiration_time,
+        signal,
+        start_time,
+        thread,
+        deadline_ns,
+        after,
+        nested,
+        leave,
+        error,
+        traceparent,
+    )

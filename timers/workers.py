@@ -1,0 +1,134 @@
+"""Who the workers of a server are, and which of them it may ever signal.
+
+A worker is registered by its first request and held, as a :class:`~timers.process.Process`, until
+its exit has been handled. What a request may not name (init, the server and its ancestors, another
+user's process, under ``timers run`` anything outside the command) is registered too, with the
+reason, so that refusing its next request costs no system call.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from . import procfs
+from .events import WorkerInfo
+from .process import Process
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from .events import Outcome
+    from .table import Timer
+
+__all__ = ["Worker", "Workers"]
+
+
+class Worker:
+    """What the server knows about one process that sent a request. Compared by identity."""
+
+    __slots__ = (
+        "attempts",
+        "descendants",
+        "info",
+        "outcome",
+        "pending",
+        "pid",
+        "process",
+        "reaping",
+        "refusal",
+        "start_time",
+    )
+
+    def __init__(self, pid: int, process: Process | None, refusal: str | None = None) -> None:
+        self.pid = pid
+        self.process = process
+        """None when it had ended before its first request was read."""
+        self.start_time = process.start_time if process else None
+        self.refusal = refusal
+        """Why its requests are rejected; None for a worker proper."""
+        self.info = _info(pid, self.start_time) if process and not refusal else WorkerInfo(pid=pid)
+        self.pending: list[Timer[Worker]] = []
+        """Expired timers that no reap has taken up yet."""
+        self.reaping = False
+        self.attempts = 0
+        self.outcome: Outcome | None = None
+        """What the last attempt to end it came to."""
+        self.descendants: list[int] = []
+        """Which of its descendants that attempt killed."""
+
+
+def _info(pid: int, start_time: int | None) -> WorkerInfo:
+    environment = procfs.environment(pid)
+
+    def number(name: str) -> int | None:
+        value = environment.get(name, "")
+        return int(value) if value.isascii() and value.isdigit() else None
+
+    return WorkerInfo(
+        pid=pid,
+        start_time=start_time,
+        rank=number("RANK"),
+        local_rank=number("LOCAL_RANK"),
+        restart_count=number("TORCHELASTIC_RESTART_COUNT"),
+    )
+
+
+class Workers:
+    """The registry. Not thread-safe: the watchdog serializes the calls.
+
+    :param descendants_of: when given, only descendants of this process are accepted.
+    """
+
+    def __init__(self, descendants_of: int | None = None) -> None:
+        self._descendants_of = descendants_of
+        self._by_pid: dict[int, Worker] = {}
+        self.watched = 0
+        """How many workers proper there are."""
+
+    def __iter__(self) -> Iterator[Worker]:
+        return iter(list(self._by_pid.values()))
+
+    def get(self, pid: int) -> Worker | None:
+        """The registered worker with this pid, alive or not."""
+        return self._by_pid.get(pid)
+
+    def open(self, pid: int) -> Worker:
+        """Register ``pid``, which must not be registered; never raises.
+
+        What cannot be a process (0 and negative numbers mean groups to kill(2)) and init are
+        refused without being registered, so that requests with made-up pids occupy nothing.
+        """
+        if pid <= 1:
+            return Worker(pid, None, "protected_process")
+        refusal = None
+        process = None
+        try:
+            process = Process(pid)
+        except ProcessLookupError:
+            pass  # it ended already: its requests count, its timers are moot
+        else:
+            refusal = self._refusal(pid)
+        worker = self._by_pid[pid] = Worker(pid, process, refusal)
+        self.watched += not refusal
+        return worker
+
+    def close(self, worker: Worker) -> None:
+        """Forget a worker whose exit has been handled."""
+        if self._by_pid.get(worker.pid) is worker:
+            del self._by_pid[worker.pid]
+            self.watched -= not worker.refusal
+        if worker.process is not None:
+            worker.process.close()
+
+    def _refusal(self, pid: int) -> str | None:
+        me = os.getpid()
+        if pid == me or pid in procfs.ancestors(me):
+            return "protected_process"
+        # Root could signal anybody; that it can is no reason to do so for a request on a pipe.
+        owners = procfs.owners(pid)
+        if owners is None or owners != {os.geteuid()}:
+            return "other_user"
+        if self._descendants_of not in (None, pid, *procfs.ancestors(pid)):
+            return "outside_job"
+        return None
