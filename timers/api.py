@@ -127,19 +127,29 @@ class TimerServer(abc.ABC):
         self._watchdog_thread: threading.Thread | None = None
         self._stop_signaled = False
         self._run_id = ""
-        self._observer: Observer | None = None
+        self.observer = None
         self._statistics: Statistics | None = None
 
     @property
-    def observer(self) -> Observer:
-        """Who is told of events; by default the ``timers`` logger. Set it before :meth:`start`."""
-        if self._observer is None:
-            self._observer = log_events()
+    def run_id(self) -> str:
+        """What names the job in events."""
+        return self._run_id
+
+    @property
+    def observer(self) -> Observer | None:
+        """Who is told of events; with None, the ``timers.events`` logger is.
+
+        To be set before :meth:`start`.
+        """
         return self._observer
 
     @observer.setter
-    def observer(self, observer: Observer) -> None:
+    def observer(self, observer: Observer | None) -> None:
         self._observer = observer
+        self._tell(observer or log_events())
+
+    def _tell(self, observer: Observer) -> None:
+        self._told = observer
 
     @property
     def statistics(self) -> Statistics:
@@ -199,7 +209,7 @@ class TimerServer(abc.ABC):
         for worker_id, timers in self.get_expired_timers(now).items():
             self._tell_expired(worker_id, timers, now)
             with contextlib.suppress(Exception):
-                self.observer.flush(1.0)
+                self._told.flush(1.0)
             outcome = self._reap(worker_id)
             self._tell_reaped(worker_id, timers, outcome)
             if outcome.failed:
@@ -255,7 +265,7 @@ class TimerServer(abc.ABC):
 
     def _emit(self, event: Event) -> None:
         with contextlib.suppress(Exception):  # telling cannot prevent doing
-            self.observer.emit(event)
+            self._told.emit(event)
 
     def _get_scopes(self, timer_requests: Iterable[Any]) -> list[str]:
         return [request.scope_id for request in timer_requests]
@@ -287,7 +297,7 @@ class TimerServer(abc.ABC):
             self._watchdog_thread = None
         self._emit(WatchdogStopped(timestamp=time.time(), run_id=self._run_id))
         with contextlib.suppress(Exception):
-            self.observer.flush(1.0)
+            self._told.flush(1.0)
 
 
 def _worker_info(worker_id: Any) -> WorkerInfo:

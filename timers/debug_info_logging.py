@@ -9,6 +9,7 @@ import contextlib
 import logging
 import threading
 import time
+from collections import deque
 
 from .stacks import StackDump, take
 
@@ -42,17 +43,17 @@ def log_debug_info_for_expired_timers(
     deadline = time.monotonic() + max(0.0, timeout)
     dumps: dict[int, StackDump] = {}
     try:
-        waiting = list(expired_timers.items())
+        waiting = deque(expired_timers.items())
     except AttributeError:
         _log(run_id, None, expired_timers, None)
         return dumps
     rounds = -(-len(waiting) // _AT_ONCE) or 1
 
     def work() -> None:
-        while waiting:
+        while True:
             try:
-                worker, timers = waiting.pop(0)
-            except IndexError:  # another thread was faster
+                worker, timers = waiting.popleft()
+            except IndexError:  # all done
                 return
             # bool is an int, and pid 1 is nobody's worker.
             if type(worker) is not int or worker <= 0:

@@ -170,7 +170,7 @@ class Dispatcher:
             if self._settled != at:
                 since, at, spent = now, self._settled, 0.0
             remaining = deadline - spent - now
-            if remaining <= 0:
+            if not remaining > 0:  # NaN, too
                 self._stuck_at, self._stuck_seconds = at, spent + (now - since)
                 return False
             self._progress.wait(remaining)

@@ -83,6 +83,8 @@ class TimerInfo:
     """Native id of the thread that acquired it; None from torch's clients."""
     traceparent: str | None = None
     """W3C Trace Context of the worker's span, when the worker sent one."""
+    span_id: str | None = None
+    """The id that the worker reserved for the span of this scope."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from .events import Observer
     from .reaper import BeforeKill, ReapPolicy
     from .table import Timer
+    from .trace_context import ScopeSpan
     from .workers import Worker
 
 __all__ = ["FileTimerClient", "FileTimerRequest", "FileTimerServer"]
@@ -137,6 +138,8 @@ class FileTimerClient(TimerClient):
                 flags = ', "nested": true'
             elif announced.leave:
                 flags = ', "leave": true' + _error(announced.error)
+            if announced.span is not None:
+                flags += _span(announced.span)
         else:
             expiration_time = float(expiration_time)
             thread = threading.get_native_id()
@@ -195,6 +198,10 @@ class FileTimerClient(TimerClient):
             self._scopes.clear()
         quoted = self._scopes[scope_id] = json.dumps(str(scope_id))
         return quoted
+
+
+def _span(span: ScopeSpan) -> str:
+    return f', "traceparent": "{span.traceparent}", "span_id": "{span.span_id}"'
 
 
 def _error(name: str | None) -> str:

@@ -87,6 +87,9 @@ class LocalTimerClient(TimerClient):
                 "leave": announced.leave,
                 "error": announced.error,
             }
+            if announced.span is not None:
+                extras["traceparent"] = announced.span.traceparent
+                extras["span_id"] = announced.span.span_id
         else:
             remaining = float(expiration_time) - time.time()
             extras = {

@@ -7,8 +7,6 @@ ordinary answer here and never an exception. Field numbers and formats are those
 Safe from any thread, before and after fork: nothing is cached.
 """
 
-# Plain paths: a worker that imports this package need not load pathlib.
-# ruff: noqa: PTH110, PTH123, PTH208
 from __future__ import annotations
 
 import os

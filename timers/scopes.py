@@ -16,6 +16,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, TypeVar, cast
 
+from . import trace_context
 from .errors import ClientNotConfiguredError
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from .api import TimerClient
+    from .trace_context import ScopeSpan
 
 __all__ = ["Announcement", "calling", "configure", "expires"]
 
@@ -49,6 +51,7 @@ class Announcement(NamedTuple):
     leave: bool = False
     error: str | None = None
     """Type name of the exception that is leaving the block."""
+    span: ScopeSpan | None = None
 
 
 class _Block(NamedTuple):
@@ -59,6 +62,7 @@ class _Block(NamedTuple):
     after: float
     expiration_time: float
     deadline_ns: int
+    span: ScopeSpan | None
     outer: _Block | None
     """The block of the same thread and scope that it was entered in."""
 
@@ -144,18 +148,22 @@ class expires:  # noqa: N801  # torch's name; used like a function
         outer = _blocks.get((thread, scope))
         expiration_time = time.time() + after
         deadline_ns = time.monotonic_ns() + int(after * 1_000_000_000)
+        nested = outer is not None and _same_client(outer, client) is not None
+        span = trace_context.enter()
         calling.announcement = Announcement(
-            expiration_time,
-            thread,
-            after,
-            deadline_ns,
-            outer is not None and _same_client(outer, client) is not None,
+            expiration_time, thread, after, deadline_ns, nested, span=span
         )
         try:
             client.acquire(scope, expiration_time)
+        except BaseException:
+            if span is not None:
+                trace_context.leave(span)
+            raise
         finally:
             calling.announcement = None
-        _blocks[thread, scope] = _Block(self, client, after, expiration_time, deadline_ns, outer)
+        _blocks[thread, scope] = _Block(
+            self, client, after, expiration_time, deadline_ns, span, outer
+        )
 
     def __exit__(
         self,
@@ -174,6 +182,8 @@ class expires:  # noqa: N801  # torch's name; used like a function
             del _blocks[thread, scope]
         else:
             _blocks[thread, scope] = rest
+        if block.span is not None:
+            trace_context.leave(block.span)
         around = _same_client(rest, block.client)
         error_name = None if kind is None else kind.__name__
         try:

@@ -65,7 +65,6 @@ class WatchdogServer(TimerServer):
             raise ValueError(f"max_interval must be more than 0 seconds, got {max_interval!r}")
         super().__init__(request_queue, max_interval, daemon)
         self._run_id = run_id
-        self._observer = observer
         self._address = address
         self._clock = clock or SYSTEM_CLOCK
         self._policy = policy or ReapPolicy()
@@ -79,12 +78,18 @@ class WatchdogServer(TimerServer):
             statistics=self.statistics,
             policy=self._policy,
             clock=self._clock,
-            observer=self.observer,
-            reap=self._reap_worker,
+            observer=self._told,
+            # Both are looked up at each call: torch's users (and tests) replace them on the class.
+            reap=lambda pid, signal: self._reap_worker(pid, signal),  # noqa: PLW0108
             before_kill=lambda: self._user_before_kill or self._default_before_kill(),
-            # Looked up at each call: torch's users (and tests) replace it on the class.
             is_running=lambda pid: self.is_process_running(pid),  # noqa: PLW0108
         )
+        self.observer = observer
+
+    def _tell(self, observer: Observer) -> None:
+        super()._tell(observer)
+        if "_watchdog" in vars(self):  # not yet in the base class's constructor
+            self._watchdog.observer = observer
 
     # -- what torch's servers have, by the same names --------------------------------------------
 
@@ -212,7 +217,7 @@ class WatchdogServer(TimerServer):
         self._watchdog.stopped()
         self._close()
         with contextlib.suppress(Exception):
-            self.observer.flush(self._policy.flush_timeout)
+            self._told.flush(self._policy.flush_timeout)
 
     def _join(self) -> None:
         self._watchdog.wake()

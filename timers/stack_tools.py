@@ -106,7 +106,6 @@ def _collect(
     poller = select.poll()
     for pipe, buffer in ((process.stdout, output), (process.stderr, errors)):
         if pipe is not None:
-            os.set_blocking(pipe.fileno(), False)
             poller.register(pipe, select.POLLIN)
             kept[pipe.fileno()] = buffer
     while True:
@@ -116,12 +115,12 @@ def _collect(
         tick = 0 if exited else _TICK_SECONDS if kept else _FINAL_TICK_SECONDS
         ready = poller.poll(tick * 1000)
         for descriptor, _ in ready:
-            chunk = _read(descriptor)
-            if chunk == b"":
+            # Does not block: it is ready, and nobody else reads from it.
+            chunk = os.read(descriptor, _CHUNK_BYTES)
+            kept[descriptor] += chunk
+            if not chunk:
                 poller.unregister(descriptor)
                 del kept[descriptor]
-            elif chunk is not None:
-                kept[descriptor] += chunk
         if len(output) > max_bytes:
             return f"printed more than {max_bytes} bytes"
         del errors[_MAX_ERROR_BYTES:]
@@ -129,13 +128,6 @@ def _collect(
             return None
         if time.monotonic() >= deadline:
             return None if exited else _TIMED_OUT
-
-
-def _read(descriptor: int) -> bytes | None:
-    try:
-        return os.read(descriptor, _CHUNK_BYTES)
-    except BlockingIOError:
-        return None
 
 
 def _has_exited(pid: int) -> bool:

@@ -39,6 +39,7 @@ class Timer(Generic[WorkerT]):
         "outer",
         "scope_id",
         "signal",
+        "span_id",
         "started_ns",
         "thread",
         "traceparent",
@@ -56,6 +57,7 @@ class Timer(Generic[WorkerT]):
         signal: int = 0,
         expiration_time: float = 0.0,
         traceparent: str | None = None,
+        span_id: str | None = None,
     ) -> None:
         self.worker = worker
         self.scope_id = scope_id
@@ -68,6 +70,7 @@ class Timer(Generic[WorkerT]):
         self.signal = signal
         self.expiration_time = expiration_time
         self.traceparent = traceparent
+        self.span_id = span_id
         self.outer: Timer[WorkerT] | None = None
         """For a nested block of the same scope: the timer of the block around it."""
         self.live = True

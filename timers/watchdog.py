@@ -170,8 +170,10 @@ class Watchdog:
 
     def wake(self) -> None:
         """Make a sleeping :meth:`step` return. Safe from any thread and after :meth:`close`."""
-        with contextlib.suppress(OSError):
-            os.eventfd_write(self._wake_fd, 1)
+        fd = self._wake_fd
+        if fd >= 0:
+            with contextlib.suppress(OSError):
+                os.eventfd_write(fd, 1)
 
     def _next_wake(self) -> int:
         with self.lock:
@@ -193,7 +195,7 @@ class Watchdog:
     def _apply(self, message: Message, now_ns: int) -> None:  # noqa: C901, PLR0912  # hot path
         (
             pid, scope_id, expiration_time, signal, start_time, thread, deadline_ns, after, nested,
-            leave, error, traceparent,
+            leave, error, traceparent, span_id,
         ) = message  # fmt: skip
         worker = self.workers.get(pid)
         if worker is None or (start_time is not None and start_time != worker.start_time):
@@ -234,6 +236,7 @@ class Watchdog:
             signal=signal,
             expiration_time=expiration_time,
             traceparent=traceparent,
+            span_id=span_id,
         )
         replaced = self.table.acquire(timer)
         if replaced is None:
@@ -242,13 +245,14 @@ class Watchdog:
             timer.outer = replaced
         elif not leave:  # a heartbeat: the same block goes on
             timer.started_ns, timer.outer = replaced.started_ns, replaced.outer
-            timer.traceparent = timer.traceparent or replaced.traceparent
+            if timer.span_id is None:
+                timer.traceparent, timer.span_id = replaced.traceparent, replaced.span_id
         else:
             self._ended(replaced, scope, now_ns, error)
             outer = replaced.outer
             if outer is not None:
                 timer.started_ns, timer.outer = outer.started_ns, outer.outer
-                timer.traceparent = outer.traceparent
+                timer.traceparent, timer.span_id = outer.traceparent, outer.span_id
         if leave:
             scope.releases += 1
             return
@@ -617,6 +621,7 @@ def _info(timer: Timer[Worker]) -> TimerInfo:
         signal=timer.signal,
         thread=timer.thread,
         traceparent=timer.traceparent,
+        span_id=timer.span_id,
     )
 
 

@@ -20,6 +20,7 @@ key             type    meaning
                         the countdown of the block around it
 ``error``       string  on a release (or leave): type name of the exception that left the block
 ``traceparent`` string  W3C Trace Context of the worker's span
+``span_id``     string  16 hexadecimal digits: the id that the span of the scope shall have
 =============== ======= ====================================================================
 
 A line has at most :data:`MAX_LINE_BYTES` bytes with its newline, so that one write of it is
@@ -76,6 +77,7 @@ class Message(NamedTuple):
     leave: bool = False
     error: str | None = None
     traceparent: str | None = None
+    span_id: str | None = None
 
 
 class Rejection(NamedTuple):
@@ -250,7 +252,7 @@ def _message(value: Any) -> Message:  # noqa: C901  # flat, and the hot path
     get = value.get
     start_time, thread, deadline_ns = get("start_time"), get("thread"), get("deadline_ns")
     after, nested, leave = get("after"), get("nested", False), get("leave", False)
-    error, traceparent = get("error"), get("traceparent")
+    error, traceparent, span_id = get("error"), get("traceparent"), get("span_id")
     if (
         (start_time is not None and type(start_time) is not int)
         or (thread is not None and type(thread) is not int)
@@ -260,6 +262,7 @@ def _message(value: Any) -> Message:  # noqa: C901  # flat, and the hot path
         or type(leave) is not bool
         or (error is not None and type(error) is not str)
         or (traceparent is not None and type(traceparent) is not str)
+        or (span_id is not None and type(span_id) is not str)
     ):
         raise _BadRequest("wrong_type", "an optional key has the wrong type")
     if (deadline_ns is not None and not 0 <= deadline_ns <= _MAX_NS) or (
@@ -279,4 +282,5 @@ def _message(value: Any) -> Message:  # noqa: C901  # flat, and the hot path
         leave,
         error,
         traceparent,
+        span_id,
     )
