@@ -14,7 +14,7 @@ from .api import RequestQueue, TimerRequest, TimerServer
 from .clock import SYSTEM_CLOCK, Clock
 from .process import require_linux
 from .reaper import ReapPolicy
-from .watchdog import Source, Watchdog
+from .watchdog import RunningTimer, Source, Watchdog
 from .wire import Message
 
 if TYPE_CHECKING:
@@ -153,6 +153,10 @@ class WatchdogServer(TimerServer):
         """
         found = procfs.stat(pid) if pid > 0 else None
         return found is not None and found.state not in "ZX"
+
+    def running_timers(self) -> list[RunningTimer]:
+        """Every open timer, the most urgent first. Safe from any thread."""
+        return self._watchdog.running()
 
     # -- running --------------------------------------------------------------------------------
 

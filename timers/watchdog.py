@@ -34,6 +34,7 @@ from .events import (
     WatchdogStarted,
     WatchdogStopped,
     WorkerExited,
+    WorkerInfo,
     WorkerKilled,
 )
 from .reaper import ReapPolicy, call_bounded, choose, retry_delay, terminate
@@ -50,7 +51,7 @@ if TYPE_CHECKING:
     from .reaper import BeforeKill
     from .statistics import ScopeStatistics, Statistics
 
-__all__ = ["Source", "Watchdog"]
+__all__ = ["RunningTimer", "Source", "Watchdog"]
 
 _logger = logging.getLogger(__name__)
 
@@ -69,6 +70,17 @@ class Source(Protocol):
     def read(self, timeout: float) -> tuple[Sequence[Message], Sequence[Rejection]]:
         """All that is there now. Only a source without ``fileno`` may wait, up to ``timeout``."""
         ...
+
+
+class RunningTimer(NamedTuple):
+    """One open timer at one moment."""
+
+    worker: WorkerInfo
+    timer: TimerInfo
+    age_seconds: float
+    """Since its block was entered."""
+    remaining_seconds: float
+    """Until its deadline; negative once that has passed."""
 
 
 class _Reaped(NamedTuple):
@@ -580,6 +592,21 @@ class Watchdog:
     def started(self, address: str, max_interval: float) -> None:
         """Tell the observer that the server listens."""
         self._emit(WatchdogStarted, address=address, max_interval_seconds=max_interval)
+
+    def running(self) -> list[RunningTimer]:
+        """Every timer that runs or has expired without an end, the most urgent first."""
+        with self.lock:
+            now_ns = self._clock.monotonic_ns()
+            timers = sorted(self.table, key=lambda timer: timer.deadline_ns)
+            return [
+                RunningTimer(
+                    worker=timer.worker.info,
+                    timer=_info(timer),
+                    age_seconds=(now_ns - timer.started_ns) / _NS,
+                    remaining_seconds=(timer.deadline_ns - now_ns) / _NS,
+                )
+                for timer in timers
+            ]
 
     def stopped(self) -> None:
         """Tell the observer that the server no longer listens, and what nobody watches now."""
