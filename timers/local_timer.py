@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 
 __all__ = ["LocalTimerClient", "LocalTimerServer", "MultiprocessingRequestQueue"]
 
-_MAX_BATCH = 1000
+_MIN_BATCH = 1000
+"""How much to read at once from a queue that cannot tell its size: more than a pipe holds."""
 _BLIND_WAIT_SECONDS = 1.0
 """How long to wait in a queue that gives no descriptor: until then a worker's exit goes unseen."""
 
@@ -175,7 +176,7 @@ class _QueueSource:
         wait = 0.0 if self._fd is not None else min(timeout, _BLIND_WAIT_SECONDS)
         messages: list[Message] = []
         rejections: list[Rejection] = []
-        for _ in range(_MAX_BATCH):
+        for _ in range(max(_MIN_BATCH, self._queue.size())):
             try:
                 requests = self._queue.get(1, wait)
             except Exception as error:  # noqa: BLE001  # unpickling runs anything

@@ -32,6 +32,8 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 _logger = logging.getLogger(__name__)
+_LONGEST_SECONDS = 3e9
+"""A century: no deadline on the wire may come to lie beyond the range of the clocks."""
 
 
 class Announcement(NamedTuple):
@@ -99,7 +101,7 @@ class expires:  # noqa: N801  # torch's name; used like a function
     may be entered again, from other threads too.
 
     :param after: seconds from entering the block to its deadline: finite and at least 0 (then it
-        expires at once).
+        expires at once); more than a century is taken as a century.
     :param scope: names the block; by default ``"{file}#{line}"`` of the caller. In one thread a
         scope is one timer: entering it again restarts the countdown, and leaving the inner block
         restarts that of the outer one. Blocks in different threads never share a timer.
@@ -122,7 +124,12 @@ class expires:  # noqa: N801  # torch's name; used like a function
     def __init__(
         self, after: float, scope: str | None = None, client: TimerClient | None = None
     ) -> None:
-        seconds = float(after)
+        if isinstance(after, str | bytes):  # which float() would take
+            raise TypeError(f"expires(after={after!r}): must be a number of seconds")
+        try:
+            seconds = float(after)
+        except OverflowError:
+            seconds = math.inf
         if not 0 <= seconds < math.inf:
             raise ValueError(f"expires(after={after!r}): must be a finite number of seconds >= 0")
         if scope is None:
@@ -131,12 +138,12 @@ class expires:  # noqa: N801  # torch's name; used like a function
             scope = f"{caller.f_code.co_filename}#{caller.f_lineno}"
         elif not isinstance(scope, str):
             raise TypeError(f"expires(scope={scope!r}): must be a string")
-        self._after = seconds
+        self._after = min(seconds, _LONGEST_SECONDS)
         self._scope = scope
         self._client = client
 
     def __enter__(self) -> None:
-        client = self._client or _client
+        client = _client if self._client is None else self._client
         if client is None:
             raise ClientNotConfiguredError(
                 "no timer client configured: call timers.configure(client) in this worker before "

@@ -46,6 +46,7 @@ REJECTION_REASONS = (
     "other_user",
     "outside_job",
     "identity_mismatch",
+    "internal_error",
 )
 """Every value of the ``reason`` label, known in advance so that each series starts at 0."""
 

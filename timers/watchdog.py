@@ -58,6 +58,10 @@ _logger = logging.getLogger(__name__)
 _NS = 1_000_000_000
 _FOREVER = 2**63
 _REJECTIONS_LOGGED_EVERY_NS = _NS
+_OVERSLEPT_NS = 2 * _NS
+_HOLD_NS = _NS // 2
+"""A server that wakes up this much too late was stopped (SIGSTOP, a frozen cgroup). The releases
+that its workers could not send meanwhile get this long to arrive before anything expires."""
 
 
 class Source(Protocol):
@@ -144,6 +148,9 @@ class Watchdog:
         self._reaping: dict[Worker, threading.Thread | None] = {}
         self._logged_rejections: dict[str, tuple[int, int]] = {}
         self._watched: dict[int, Worker] = {}
+        self._unwatched: set[Worker] = set()
+        """Workers whose exit epoll cannot report, for want of descriptors: looked at each step."""
+        self._hold_until_ns = 0
         self._closed = False
         self._owner = os.getpid()
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -158,8 +165,11 @@ class Watchdog:
 
     def step(self, until_ns: int) -> None:
         """Sleep until there is something to do, at most until ``until_ns``, and do it."""
-        timeout = max(0, min(until_ns, self._next_wake()) - self._clock.monotonic_ns()) / _NS
-        exited: list[Worker] = []
+        wake_ns = min(until_ns, self._next_wake())
+        timeout = max(0, wake_ns - self._clock.monotonic_ns()) / _NS
+        # Whoever had ended before their requests were read may have sent more, which this step
+        # reads; those found during this step are for the next one.
+        gone, self._ghosts = self._ghosts, []
         if self._source_fd is None:
             messages, rejections = self._source.read(timeout)
             self.apply(messages, rejections)
@@ -169,16 +179,20 @@ class Watchdog:
                 with contextlib.suppress(BlockingIOError):
                     os.eventfd_read(fd)
             elif fd in self._watched:
-                exited.append(self._watched[fd])
+                gone.append(self._watched[fd])
+        gone.extend(worker for worker in self._unwatched if _has_ended(worker))
         if self._source_fd is not None:
             self.apply(*self._source.read(0.0))
         with self.lock:
-            ghosts, self._ghosts = self._ghosts, []
-            for worker in (*exited, *ghosts):
+            for worker in gone:
                 self._exited(worker)
             while self._finished:
                 self._settle(self._finished.popleft())
-        self.sweep()
+            now_ns = self._clock.monotonic_ns()
+            if now_ns - wake_ns > _OVERSLEPT_NS:
+                self._hold_until_ns = now_ns + _HOLD_NS
+        if now_ns >= self._hold_until_ns:
+            self.sweep()
 
     def wake(self) -> None:
         """Make a sleeping :meth:`step` return. Safe from any thread and after :meth:`close`."""
@@ -191,7 +205,8 @@ class Watchdog:
         with self.lock:
             deadline = self.table.next_deadline()
             retries = [when for when, _ in self._retries.values()]
-        return min([_FOREVER if deadline is None else deadline, *retries])
+        wake_ns = min([_FOREVER if deadline is None else deadline, *retries])
+        return max(wake_ns, self._hold_until_ns)
 
     # -- requests -----------------------------------------------------------------------------
 
@@ -202,7 +217,10 @@ class Watchdog:
             for rejection in rejections:
                 self._reject(rejection.reason, rejection.detail, None)
             for message in messages:
-                self._apply(message, now_ns)
+                try:
+                    self._apply(message, now_ns)
+                except Exception as error:  # noqa: BLE001  # one request costs that request
+                    self._reject("internal_error", f"{error!r} on {message}", message.pid)
 
     def _apply(self, message: Message, now_ns: int) -> None:  # noqa: C901, PLR0912  # hot path
         (
@@ -299,11 +317,17 @@ class Watchdog:
 
     def _watch(self, worker: Worker, process: Process) -> None:
         fd = process.fileno()
-        if fd is not None:
+        try:
+            if fd is None:
+                raise OSError  # noqa: TRY301  # as if it could not be registered
             self._epoll.register(fd, select.EPOLLIN)
+        except OSError:
+            self._unwatched.add(worker)
+        else:
             self._watched[fd] = worker
 
     def _unwatch(self, worker: Worker) -> None:
+        self._unwatched.discard(worker)
         fd = worker.process.fileno() if worker.process else None
         if fd is not None and self._watched.pop(fd, None) is not None:
             self._epoll.unregister(fd)
@@ -638,6 +662,10 @@ _REFUSALS: Mapping[str, str] = {
     "other_user": "process {pid} runs as another user than this server",
     "outside_job": "process {pid} is not a descendant of the supervised command",
 }
+
+
+def _has_ended(worker: Worker) -> bool:
+    return worker.process is None or worker.process.exited()
 
 
 def _info(timer: Timer[Worker]) -> TimerInfo:
