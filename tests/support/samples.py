@@ -21,10 +21,22 @@ from timers.events import (
 from timers.procfs import ProcessFacts
 from timers.stacks import Frame, StackDump, ThreadStack
 
-__all__ = ["DUMP", "TIMER", "TRACE_ID", "WORKER", "all_events", "expired", "rejected", "stack_dumped"]
+__all__ = [
+    "DUMP",
+    "PARENT_ID",
+    "SPAN_ID",
+    "TIMER",
+    "TRACE_ID",
+    "WORKER",
+    "all_events",
+    "expired",
+    "rejected",
+    "stack_dumped",
+]
 
 TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
-SPAN_ID = "b7ad6b7169203331"
+PARENT_ID = "b7ad6b7169203331"
+SPAN_ID = "00f067aa0ba902b7"
 WORKER = WorkerInfo(pid=4711, start_time=99, rank=3, local_rank=1, restart_count=2)
 TIMER = TimerInfo(
     scope_id="all_reduce",
@@ -32,7 +44,8 @@ TIMER = TimerInfo(
     after_seconds=60.0,
     signal=9,
     thread=4712,
-    traceparent=f"00-{TRACE_ID}-{SPAN_ID}-01",
+    traceparent=f"00-{TRACE_ID}-{PARENT_ID}-01",
+    span_id=SPAN_ID,
 )
 DUMP = StackDump(
     pid=4711,

@@ -39,7 +39,7 @@ class RaisingSink:
         self.calls = 0
         self._error = error
 
-    def __call__(self, event: Event) -> None:
+    def __call__(self, _event: Event) -> None:
         self.calls += 1
         raise self._error
 

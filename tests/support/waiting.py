@@ -13,7 +13,7 @@ T = TypeVar("T")
 __all__ = ["eventually"]
 
 
-def eventually(probe: Callable[[], T], what: str = "", timeout: float = 30.0) -> T:
+def eventually(probe: Callable[[], T | None], what: str = "", timeout: float = 30.0) -> T:
     """Call ``probe`` until it answers something true, and return that; fail after ``timeout``.
 
     The bound is generous because machines are slow and shared; a passing test never waits for it.

@@ -1,0 +1,43 @@
+"""The trace that a timer belongs to, from what its worker sent (W3C Trace Context, section 3.2)."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from timers.events import TimerInfo
+
+__all__ = ["TraceIds", "trace_ids"]
+
+# Version 00, and whatever later versions append.
+_TRACEPARENT = re.compile(
+    r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(?:-.*)?"
+)
+_SPAN_ID = re.compile(r"(?!0{16})[0-9a-f]{16}")
+_NO_PARENT = "0" * 16
+
+
+class TraceIds(NamedTuple):
+    """Hexadecimal ids, as in logs and headers."""
+
+    trace_id: str
+    parent_id: str | None
+    """The worker's span around the scope; None when the scope's span is the root."""
+    span_id: str | None
+    """What the worker reserved for the scope's own span; None when it reserved none."""
+    sampled: bool
+
+
+def trace_ids(timer: TimerInfo) -> TraceIds | None:
+    """Read what the worker sent; None when it sent nothing, or nothing that is valid."""
+    found = _TRACEPARENT.fullmatch(timer.traceparent or "")
+    if found is None:
+        return None
+    span_id = timer.span_id if _SPAN_ID.fullmatch(timer.span_id or "") else None
+    return TraceIds(
+        trace_id=found[1],
+        parent_id=None if found[2] == _NO_PARENT else found[2],
+        span_id=span_id,
+        sampled=bool(int(found[3], 16) & 1),
+    )

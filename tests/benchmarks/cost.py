@@ -1,0 +1,178 @@
+"""What one ``with expires(...)`` costs the worker, beside its peers and the bare system calls."""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import fcntl
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from typing import TYPE_CHECKING
+
+import timers
+
+from .table import Row
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+_ROUNDS = 40
+_BURST = 500
+_PIPE_BYTES = 1 << 20
+
+_SERVERS = {
+    "ours": "import sys, timers as m",
+    "torch": "import sys, torch.distributed.elastic.timer as m",
+}
+_SERVE = """
+server = m.FileTimerServer(sys.argv[1], "benchmark", max_interval=0.05)
+server.start()
+print("ready", flush=True)
+sys.stdin.read()
+"""
+
+
+@contextlib.contextmanager
+def _server(kind: str) -> Iterator[str]:
+    with tempfile.TemporaryDirectory() as directory:
+        path = f"{directory}/pipe"
+        process = subprocess.Popen(
+            [sys.executable, "-c", _SERVERS[kind] + _SERVE, path],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        assert process.stdin
+        assert process.stdout
+        process.stdout.readline()
+        try:
+            yield path
+        finally:
+            process.kill()
+            process.wait()
+            process.stdin.close()
+            process.stdout.close()
+
+
+def _samples(block: Callable[[], None], burst: int = _BURST, pause: float = 0.01) -> list[float]:
+    """Seconds for one call, by bursts that fit into the pipe; the server drains in the pauses."""
+    samples = []
+    for _ in range(_ROUNDS):
+        started = time.perf_counter()
+        for _ in range(burst):
+            block()
+        samples.append((time.perf_counter() - started) / burst)
+        time.sleep(pause)
+    return samples
+
+
+def _at_depth(depth: int, call: Callable[[], list[float]]) -> list[float]:
+    return call() if depth == 0 else _at_depth(depth - 1, call)
+
+
+def _floor() -> list[float]:
+    # The same bytes as our client's acquire and release.
+    acquire = b"x" * 196 + b"\n"
+    release = b"x" * 124 + b"\n"
+    reader, writer = os.pipe()
+    fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+
+    def writes() -> None:
+        os.write(writer, acquire)
+        os.write(writer, release)
+
+    samples = []
+    for _ in range(_ROUNDS):
+        samples += [
+            sample for sample in _samples_once(writes)
+        ]
+        os.read(reader, _PIPE_BYTES)
+    os.close(reader)
+    os.close(writer)
+    return samples
+
+
+def _samples_once(block: Callable[[], None]) -> list[float]:
+    started = time.perf_counter()
+    for _ in range(_BURST):
+        block()
+    return [(time.perf_counter() - started) / _BURST]
+
+
+def _ours(path: str) -> Iterator[Row]:
+    client = timers.FileTimerClient(path)
+
+    def named() -> None:
+        with timers.expires(60, "all_reduce", client=client):
+            pass
+
+    def unnamed() -> None:
+        with timers.expires(60, client=client):
+            pass
+
+    floor = "two bare writes of the same bytes"
+    yield Row("expires, file pair, named", _samples(named), base=floor)
+    yield Row("expires, file pair, default scope", _samples(unnamed), base=floor)
+    yield Row(
+        "expires, file pair, default scope, depth 200",
+        _at_depth(200, lambda: _samples(unnamed)),
+        base=floor,
+    )
+
+
+def _torch(path: str) -> Iterator[Row]:
+    from torch.distributed.elastic import timer
+
+    client = timer.FileTimerClient(path)
+
+    def named() -> None:
+        with timer.expires(60, "all_reduce", client=client):
+            pass
+
+    def unnamed() -> None:
+        with timer.expires(60, client=client):
+            pass
+
+    floor = "two bare writes of the same bytes"
+    burst = {"burst": 50, "pause": 0.05}  # its pipe takes about 700 requests
+    yield Row("torch expires, file pair, named", _samples(named, **burst), base=floor)
+    yield Row("torch expires, file pair, default scope", _samples(unnamed, **burst), base=floor)
+    yield Row(
+        "torch expires, file pair, default scope, depth 200",
+        _at_depth(200, lambda: _samples(unnamed, burst=20, pause=0.05)),
+        base=floor,
+    )
+
+
+def _in_process() -> Iterator[Row]:
+    floor = "two bare writes of the same bytes"
+
+    def dump_later() -> None:
+        faulthandler.dump_traceback_later(60)
+        faulthandler.cancel_dump_traceback_later()
+
+    def thread_timer() -> None:
+        timer = threading.Timer(60, print)
+        timer.start()
+        timer.cancel()
+
+    yield Row("faulthandler.dump_traceback_later + cancel", _samples(dump_later, 50), base=floor)
+    yield Row("threading.Timer start + cancel", _samples(thread_timer, 50), base=floor)
+
+
+def rows() -> Iterator[Row]:
+    """Measure; torch's rows come when torch is installed."""
+    yield Row("two bare writes of the same bytes", _floor())
+    with _server("ours") as path:
+        yield from _ours(path)
+    try:
+        import torch  # noqa: F401
+    except ImportError:
+        pass
+    else:
+        with _server("torch") as path:
+            yield from _torch(path)
+    yield from _in_process()

@@ -1,0 +1,119 @@
+"""From the deadline to the death of the worker, at each server's own settings.
+
+The workers are the same for all: a process that writes one request and sleeps. torch's pipe server
+kills its own process after a reap, so each of its samples has a server of its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import select
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .table import Row
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_AFTER_SECONDS = 0.2
+_SERVE = """
+import sys, {module} as m
+{setup}
+server = m.FileTimerServer(sys.argv[1], "benchmark"{options})
+server.start()
+print("ready", flush=True)
+sys.stdin.read()
+"""
+_WORKER = """
+import json, os, sys, time
+after = float(sys.argv[2])
+deadline = time.monotonic() + after
+fd = os.open(sys.argv[1], os.O_WRONLY)
+request = {"version": 1, "pid": os.getpid(), "scope_id": "stuck",
+           "expiration_time": time.time() + after, "signal": 9}
+os.write(fd, (json.dumps(request) + "\\n").encode())
+os.close(fd)
+print(deadline, flush=True)
+time.sleep(3600)
+"""
+_KINDS = {
+    "ours, default settings (with stack dump)": ("timers", "", ""),
+    "ours, without stack dump": ("timers", "", ", before_kill=lambda run_id, timers: None"),
+    "torch, as its agent starts it (max_interval=0.1)": (
+        "torch.distributed.elastic.timer",
+        "",
+        ", max_interval=0.1",
+    ),
+    "torch, default settings": ("torch.distributed.elastic.timer", "", ""),
+}
+
+
+@contextlib.contextmanager
+def _server(kind: str) -> Iterator[str]:
+    module, setup, options = _KINDS[kind]
+    with tempfile.TemporaryDirectory() as directory:
+        path = str(Path(directory) / "pipe")
+        process = subprocess.Popen(
+            [sys.executable, "-c", _SERVE.format(module=module, setup=setup, options=options), path],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
+        assert process.stdin
+        assert process.stdout
+        process.stdout.readline()
+        try:
+            yield path
+        finally:
+            process.kill()
+            process.wait()
+            process.stdin.close()
+            process.stdout.close()
+
+
+def _sample(path: str) -> float:
+    worker = subprocess.Popen(
+        [sys.executable, "-c", _WORKER, path, str(_AFTER_SECONDS)], stdout=subprocess.PIPE
+    )
+    assert worker.stdout
+    try:
+        deadline = float(json.loads(worker.stdout.readline()))
+        import os
+
+        pidfd = os.pidfd_open(worker.pid)
+        poll = select.poll()
+        poll.register(pidfd, select.POLLIN)
+        if not poll.poll(60_000):
+            raise RuntimeError("the worker was not killed within a minute")
+        died = time.monotonic()
+        os.close(pidfd)
+    finally:
+        worker.kill()
+        worker.wait()
+        worker.stdout.close()
+    return died - deadline
+
+
+def rows(samples: int = 30) -> Iterator[Row]:
+    """Measure; torch's rows come when torch is installed."""
+    base = next(iter(_KINDS))
+    for kind, (module, _, _) in _KINDS.items():
+        if module == "timers":
+            with _server(kind) as path:
+                yield Row(kind, [_sample(path) for _ in range(samples)], unit="ms", base=base)
+            continue
+        try:
+            __import__(module)
+        except ImportError:
+            continue
+        found = []
+        for _ in range(max(3, samples // 6)):
+            with _server(kind) as path:
+                found.append(_sample(path))
+        yield Row(kind, found, unit="ms", base=base)

@@ -1,0 +1,1 @@
+"""Real monitoring for tests: Prometheus, Alertmanager, Grafana's panels, and services to look at."""

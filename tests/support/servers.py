@@ -1,0 +1,132 @@
+"""Every pair of ours behind one face, so that one suite of tests is for all of them."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from victims.worker import run_local
+
+from timers import FileTimerServer, LocalTimerServer
+
+from .processes import VICTIMS
+from .remote import Listener, Remote
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from timers.server import WatchdogServer
+
+__all__ = ["FilePair", "LocalPair", "Pair"]
+
+
+class Pair(Protocol):
+    """One kind of server with its workers. What it started ends with :meth:`close`."""
+
+    def server(self, **options: Any) -> WatchdogServer:
+        """Make and start a server; ``options`` are its keywords."""
+        ...
+
+    def worker(self) -> Remote:
+        """Start a worker that is connected to the test and knows the server."""
+        ...
+
+    def accept(self) -> Remote:
+        """A process that a worker forked."""
+        ...
+
+    def close(self) -> None:
+        """End all of it."""
+        ...
+
+
+class _Base:
+    def __init__(self) -> None:
+        self._listener = Listener()
+        self._ends = contextlib.ExitStack()
+
+    def accept(self) -> Remote:
+        remote = self._listener.accept()
+        self._ends.callback(remote.close)
+        return remote
+
+    def close(self) -> None:
+        self._ends.close()
+        self._listener.close()
+
+
+class FilePair(_Base):
+    """The named pipe; its workers are programs of their own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.directory = Path(tempfile.mkdtemp())
+        self._ends.callback(shutil.rmtree, self.directory)
+        self.path = self.directory / "pipe"
+        self.environment: Mapping[str, str] = {}
+        self.processes: dict[int, subprocess.Popen[bytes]] = {}
+
+    def server(self, **options: Any) -> FileTimerServer:
+        server = FileTimerServer(self.path, "run", **options)
+        self._ends.callback(server.stop)
+        server.start()
+        return server
+
+    def worker(self, number: int = signal.SIGKILL) -> Remote:
+        return self._program("worker", self.path, int(number))
+
+    def server_process(self, max_interval: float = 10) -> Remote:
+        """A server in a process of its own: ``tests/victims/server.py``."""
+        return self._program("server", self.path, max_interval)
+
+    def _program(self, name: str, *args: object) -> Remote:
+        process = subprocess.Popen(
+            [
+                sys.executable,
+                VICTIMS / f"{name}.py",
+                str(self._listener.port),
+                *map(str, args),
+            ],
+            env={**os.environ, **self.environment},
+        )
+        self._ends.callback(_end, process)
+        self.processes[process.pid] = process
+        return self.accept()
+
+
+class LocalPair(_Base):
+    """A queue of :mod:`multiprocessing`; its workers are children of this process."""
+
+    def __init__(self, queue: str, method: str) -> None:
+        super().__init__()
+        self._context: Any = multiprocessing.get_context(method)
+        self.queue: Any = getattr(self._context, queue)()
+        self._ends.callback(self.queue.close)
+
+    def server(self, **options: Any) -> LocalTimerServer:
+        server = LocalTimerServer(self.queue, run_id="run", **options)
+        self._ends.callback(server.stop)
+        server.start()
+        return server
+
+    def worker(self) -> Remote:
+        process = self._context.Process(
+            target=run_local, args=(self._listener.port, self.queue), daemon=True
+        )
+        process.start()
+        self._ends.callback(process.join)
+        return self.accept()
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is None:
+        process.kill()
+    process.wait()
