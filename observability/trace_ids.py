@@ -1,4 +1,7 @@
-"""The trace that a timer belongs to, from what its worker sent (W3C Trace Context, section 3.2)."""
+"""The trace that a timer belongs to, and whether spans are wanted; needs no OpenTelemetry.
+
+What the worker sent is W3C Trace Context, section 3.2.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,11 @@ import re
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from timers.events import TimerInfo
 
-__all__ = ["TraceIds", "trace_ids"]
+__all__ = ["TraceIds", "spans_wanted", "trace_ids"]
 
 # Version 00, and whatever later versions append.
 _TRACEPARENT = re.compile(
@@ -27,6 +32,18 @@ class TraceIds(NamedTuple):
     span_id: str | None
     """What the worker reserved for the scope's own span; None when it reserved none."""
     sampled: bool
+
+
+def spans_wanted(environ: Mapping[str, str]) -> bool:
+    """Whether OpenTelemetry's standard variables ask for spans over OTLP."""
+    if environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
+        return False
+    if environ.get("OTEL_TRACES_EXPORTER", "otlp").strip() not in ("", "otlp"):
+        return False
+    return bool(
+        environ.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+        or environ.get("OTEL_EXPORTER_OTLP_ENDPOINT")
+    )
 
 
 def trace_ids(timer: TimerInfo) -> TraceIds | None:

@@ -39,7 +39,7 @@ from timers.events import (
 )
 
 from .fields import stack_fields
-from .trace_ids import trace_ids
+from .trace_ids import spans_wanted, trace_ids
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -60,25 +60,13 @@ _MAX_STACK_CHARACTERS = 16_384
 _Key = tuple[int | str, int | None, int | None, str]
 
 
-def wanted(environ: Mapping[str, str]) -> bool:
-    """Whether the standard variables ask for spans over OTLP."""
-    if environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
-        return False
-    if environ.get("OTEL_TRACES_EXPORTER", "otlp").strip() not in ("", "otlp"):
-        return False
-    return bool(
-        environ.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
-        or environ.get("OTEL_EXPORTER_OTLP_ENDPOINT")
-    )
-
-
 def exporter_from_environment(environ: Mapping[str, str] | None = None) -> SpanExporter | None:
     """Make the OTLP/HTTP exporter that the standard variables describe; None when they do not.
 
     :raises ImportError: they do, and the ``otel`` extra is not installed.
     """
     environ = os.environ if environ is None else environ
-    if not wanted(environ):
+    if not spans_wanted(environ):
         return None
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import (  # noqa: PLC0415
         OTLPSpanExporter,

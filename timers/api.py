@@ -9,6 +9,7 @@ from __future__ import annotations
 import abc
 import contextlib
 import logging
+import math
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -238,7 +239,7 @@ class TimerServer(abc.ABC):
                     run_id=self._run_id,
                     worker=_worker_info(worker_id),
                     timer=_timer_info(timer),
-                    elapsed_seconds=lateness,
+                    elapsed_seconds=math.nan,
                     lateness_seconds=lateness,
                 )
             )
@@ -253,14 +254,14 @@ class TimerServer(abc.ABC):
             "run_id": self._run_id,
             "worker": _worker_info(worker_id),
             "timer": _timer_info(timers[0]),
-            "elapsed_seconds": max(0.0, now - timers[0].expiration_time),
+            "elapsed_seconds": math.nan,
             "signal": 0,
             "outcome": outcome,
         }
         if outcome.failed:
             self._emit(ReapFailed(**common, attempt=1, retry_in_seconds=self._max_interval))
         else:
-            held = tuple((_timer_info(timer), 0.0) for timer in timers)
+            held = tuple((_timer_info(timer), math.nan) for timer in timers)
             self._emit(WorkerKilled(**common, timers=held))
 
     def _emit(self, event: Event) -> None:
@@ -308,6 +309,6 @@ def _timer_info(request: Any) -> TimerInfo:
     return TimerInfo(
         scope_id=str(request.scope_id),
         expiration_time=request.expiration_time,
-        after_seconds=0.0,
+        after_seconds=math.nan,  # its requests do not say
         signal=0,
     )

@@ -224,7 +224,7 @@ class Dispatcher:
         self._last_logged, self._errors_logged = now, self._errors
         with contextlib.suppress(Exception):  # A logging handler is somebody else's code, too.
             _logger.error(
-                "%s could not deliver an event: it is lost and counted, later ones are still tried"
+                "%r could not deliver an event: it is lost and counted, later ones are still tried"
                 " (%d more errors since the last such message)",
                 self.name,
                 more,

@@ -80,8 +80,8 @@ def _open_as_server(path: str) -> int:
     for _ in range(3):  # another server may create or remove it between our steps
         with contextlib.suppress(FileExistsError):
             os.mkfifo(path, 0o600)
-        _check_fifo(path)
         try:
+            _check_fifo(path)
             # Succeeds only when somebody reads: a server, ours or torch's.
             os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW))
         except OSError as error:
@@ -91,7 +91,10 @@ def _open_as_server(path: str) -> int:
                 raise
         else:
             raise _running(path)
-        fd = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            continue
         try:
             # Two servers that start at once both find no reader; the lock decides.
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -200,9 +203,13 @@ class FifoWriter:
     def _deliver(self, line: bytes, timeout: float) -> bool:
         """Write ``line`` to whichever server there is; false when its pipe stays full."""
         if self._fd >= 0:
-            with contextlib.suppress(BrokenPipeError):
+            try:
                 return _write(self._fd, line, timeout)
-            # That server is gone; there may be another one at the path by now.
+            except OSError as error:
+                # EPIPE: that server is gone; there may be another one at the path by now. EBADF:
+                # a program that became a daemon has closed whatever it knew nothing of.
+                if error.errno not in (errno.EPIPE, errno.EBADF):
+                    raise
         fd = self._open()
         try:
             if _keeps_descriptors(fd):
@@ -279,6 +286,11 @@ class FifoWriter:
             fd, self._fd = self._fd, -1
             if fd >= 0:
                 os.close(fd)
+
+    def __del__(self) -> None:
+        # A client made for a few blocks and forgotten must not cost a descriptor for ever.
+        with contextlib.suppress(OSError):
+            self.close()
 
     def _after_fork(self) -> None:
         self._reset()

@@ -304,6 +304,10 @@ class FileTimerServer(WatchdogServer):
             request.worker_id, request.scope_id, request.expiration_time, int(request.signal)
         )
 
+    def clear_timers(self, worker_pids: set[int]) -> None:
+        """Forget every timer of these pids. Safe from any thread."""
+        super().clear_timers(worker_pids)  # overridden for the argument's name, which is torch's
+
     def _default_before_kill(self) -> BeforeKill:
         return log_debug_info_for_expired_timers
 

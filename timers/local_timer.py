@@ -13,6 +13,7 @@ import queue as queues
 import signal as signals
 import threading
 import time
+import weakref
 from typing import TYPE_CHECKING, Any, cast
 
 from . import procfs
@@ -21,7 +22,7 @@ from .debug_info_logging import log_debug_info_for_expired_timers
 from .on_error import ErrorPolicy
 from .scopes import calling
 from .server import WatchdogServer
-from .wire import Message, Rejection
+from .wire import Message, Rejection, writable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -67,6 +68,7 @@ class LocalTimerClient(TimerClient):
         self._mp_queue = mp_queue
         self._errors = ErrorPolicy(on_error)
         self._identity: tuple[int, int | None] = (0, None)
+        _clients.add(self)
 
     @property
     def failures(self) -> int:
@@ -119,6 +121,26 @@ class LocalTimerClient(TimerClient):
             self._mp_queue.put(LocalTimerRequest(pid, scope_id, expiration_time, extras))
         except (OSError, ValueError) as error:  # ValueError: the queue is closed
             self._errors.failed(error)
+
+
+    def _after_fork(self) -> None:
+        # multiprocessing does this in processes that it forks itself. Without it a queue believes
+        # in a feeder thread that exists in the parent only, and sends nothing.
+        reset = getattr(self._mp_queue, "_after_fork", None)
+        if reset is not None:
+            reset()
+
+
+_clients: weakref.WeakSet[LocalTimerClient] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for client in list(_clients):
+        client._after_fork()  # noqa: SLF001  # this module's own
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 class MultiprocessingRequestQueue(RequestQueue):
@@ -201,7 +223,7 @@ def _message(request: Any) -> Message:
     if not expiration_time < 2**33:  # not a number, or later than anybody's calendar
         raise ValueError(f"expiration_time out of range: {request!r}")
     extras = getattr(request, "extras", {})
-    return Message(pid, scope_id, expiration_time, int(signals.SIGKILL), **extras)
+    return Message(pid, writable(scope_id), expiration_time, int(signals.SIGKILL), **extras)
 
 
 class LocalTimerServer(WatchdogServer):

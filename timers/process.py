@@ -44,15 +44,17 @@ class Process:
     def __init__(self, pid: int) -> None:
         """Take hold of ``pid``. Raises ProcessLookupError when there is no such process.
 
-        When descriptors run out (EMFILE, ENFILE), the start time alone has to identify it.
+        Where no pidfd is to be had (no descriptors left, a sandbox that does not know the call),
+        the start time alone has to identify it.
         """
         self.pid = pid
         self._fd: int | None = None
         try:
             self._fd = os.pidfd_open(pid)
         except OSError as error:
-            # EINVAL: pid <= 0, or the id of a thread that does not lead its process.
-            if error.errno not in (errno.EMFILE, errno.ENFILE):
+            # EINVAL or, in newer kernels, ENOENT: not a pid, or the id of a thread that does not
+            # lead its process.
+            if error.errno in (errno.ESRCH, errno.EINVAL, errno.ENOENT):
                 raise ProcessLookupError(errno.ESRCH, f"no process {pid}") from error
         # Read after the pidfd is open: from here on the pid cannot be recycled unnoticed.
         self.start_time = procfs.start_time(pid)

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 __all__ = ["ReapPolicy", "call_bounded", "choose", "escalation", "retry_delay", "terminate"]
 
 
+_CONFIRM_SECONDS = 1.0
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReapPolicy:
     """How a server ends a stuck worker. All times in seconds."""
@@ -37,7 +40,8 @@ class ReapPolicy:
     dump_timeout: float = 5.0
     """Bound on the step before the kill; the kill comes then, dump or no dump."""
     grace: float = 5.0
-    """How long a worker may outlive a signal before the next, stronger step."""
+    """How long a worker may outlive a signal before the next, stronger step. After SIGKILL it is
+    given at least a second to end."""
     flush_timeout: float = 1.0
     """Bound on getting the events that explain the kill delivered before it."""
     process_tree: bool = False
@@ -66,9 +70,9 @@ def choose(timers: Sequence[Timer[Any]]) -> tuple[Timer[Any], int]:
 
 def escalation(signal: int, grace: float) -> list[tuple[int, float]]:
     """The signals to send, each with the seconds to wait for the worker's end after it."""
-    if signal == signals.SIGKILL:
-        return [(signal, grace)]
-    return [(signal, grace), (int(signals.SIGKILL), grace)]
+    # Nobody is gone the moment SIGKILL is sent: without some time every reap would look failed.
+    last = (int(signals.SIGKILL), max(grace, _CONFIRM_SECONDS))
+    return [last] if signal == signals.SIGKILL else [(signal, grace), last]
 
 
 def retry_delay(attempt: int) -> float:
@@ -106,7 +110,7 @@ def terminate(
 ) -> tuple[Outcome, list[int]]:
     """Send ``signal`` to ``process``, see it end, and escalate to SIGKILL if it does not.
 
-    Blocks for at most twice ``grace``. Returns how it ended and, with ``process_tree``, the pids
+    Blocks for at most twice ``grace`` (and a second or two). Returns how it ended and, with ``process_tree``, the pids
     of the descendants that were killed after it. Never raises for a process that is gone.
     """
     if process.exited():
@@ -114,7 +118,12 @@ def terminate(
     # Found before the signal: once their parent is dead nothing tells whose children they were.
     tree = _Tree(process.pid) if process_tree else None
     outcome = _terminate(process, signal, grace)
-    return outcome, tree.kill() if tree is not None and not outcome.failed else []
+    if tree is None:
+        return outcome, []
+    try:
+        return outcome, [] if outcome.failed else tree.kill()
+    finally:
+        tree.close()
 
 
 def _terminate(process: Process, signal: int, grace: float) -> Outcome:
@@ -163,8 +172,12 @@ class _Tree:
         deadline = time.monotonic() + 1.0
         for process in self._found.values():
             process.exited(deadline - time.monotonic())
-            process.close()
         return killed
+
+    def close(self) -> None:
+        """Let go of all of them."""
+        for process in self._found.values():
+            process.close()
 
 
 def _send_quietly(process: Process, signal: int) -> bool:

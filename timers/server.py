@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import logging
 import os
 import signal as signals
@@ -61,6 +62,8 @@ class WatchdogServer(TimerServer):
         clock: Clock | None,
     ) -> None:
         require_linux(type(self).__name__)
+        # Nothing shall have to be imported at the moment of a hang; workers never need this.
+        importlib.import_module(f"{__package__}.stack_ladder")
         if not 0 < max_interval < threading.TIMEOUT_MAX:
             raise ValueError(f"max_interval must be more than 0 seconds, got {max_interval!r}")
         super().__init__(request_queue, max_interval, daemon)
@@ -201,7 +204,12 @@ class WatchdogServer(TimerServer):
             self._watchdog.settle(self._reap_bound())
 
     def run_once(self) -> None:
-        """Process every request that has been sent, reap what is due, and end, as in torch."""
+        """Process every request that has been sent, reap what is due, and end, as in torch.
+
+        Does nothing when the server has ended, or in a forked child.
+        """
+        if self._run_once_signaled or self._stop_signaled or self._owner != os.getpid():
+            return
         self._run_once_signaled = True
         self._join()
         self._watchdog.step(self._clock.monotonic_ns())

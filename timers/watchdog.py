@@ -178,11 +178,13 @@ class Watchdog:
             if fd == self._wake_fd:
                 with contextlib.suppress(BlockingIOError):
                     os.eventfd_read(fd)
-            elif fd in self._watched:
-                gone.append(self._watched[fd])
-        gone.extend(worker for worker in self._unwatched if _has_ended(worker))
-        if self._source_fd is not None:
-            self.apply(*self._source.read(0.0))
+            elif worker := self._watched.get(fd):
+                gone.append(worker)
+        gone.extend(worker for worker in list(self._unwatched) if _has_ended(worker))
+        # Before the last read: a deadline that passes while requests are taken up is for the next
+        # step, because its release may have been sent in time and not been read yet.
+        due_ns = self._clock.monotonic_ns()
+        self.apply(*self._source.read(0.0))
         with self.lock:
             for worker in gone:
                 self._exited(worker)
@@ -192,7 +194,7 @@ class Watchdog:
             if now_ns - wake_ns > _OVERSLEPT_NS:
                 self._hold_until_ns = now_ns + _HOLD_NS
         if now_ns >= self._hold_until_ns:
-            self.sweep()
+            self.sweep(due_ns)
 
     def wake(self) -> None:
         """Make a sleeping :meth:`step` return. Safe from any thread and after :meth:`close`."""
@@ -301,6 +303,7 @@ class Watchdog:
             elif not worker.process.exited():
                 return None
             self._exited(worker)
+            self.workers.unlist(worker)  # one that is being reaped keeps all but its place
         worker = self.workers.open(pid)
         if worker.process is None:
             if worker.refusal is None:
@@ -348,10 +351,10 @@ class Watchdog:
         self, timer: Timer[Worker], scope: ScopeStatistics, now_ns: int, error: str | None
     ) -> None:
         elapsed = max(0, now_ns - timer.started_ns) / _NS
-        scope.durations.observe(elapsed)
+        scope.durations.observe(elapsed, timer.traceparent)
         after_ns = timer.deadline_ns - timer.acquired_ns
         if after_ns > 0:
-            scope.ratios.observe(max(0, now_ns - timer.acquired_ns) / after_ns)
+            scope.ratios.observe(max(0, now_ns - timer.acquired_ns) / after_ns, timer.traceparent)
         if self.observer.wants_requests:
             self._emit(
                 TimerReleased,
@@ -364,6 +367,8 @@ class Watchdog:
     # -- exits --------------------------------------------------------------------------------
 
     def _exited(self, worker: Worker) -> None:
+        if worker.forgotten:
+            return  # its pid was found recycled earlier in this step
         self._unwatch(worker)
         if worker.reaping:
             return  # its reap will find out, and tells the end of the story
@@ -378,7 +383,11 @@ class Watchdog:
     def _is_gone(self, worker: Worker) -> bool:
         # The kernel says so; is_running() is asked as well because in torch it is the authority
         # that a subclass overrides. It cannot vouch for a recycled pid, hence the order.
-        running = self._is_running(worker.pid)
+        try:
+            running = self._is_running(worker.pid)
+        except Exception:
+            _logger.exception("is_process_running raised for %s, which has ended", worker.pid)
+            running = False
         return not running or (worker.process is not None and worker.process.replaced())
 
     def _clear(self, worker: Worker) -> tuple[tuple[TimerInfo, float], ...]:
@@ -398,27 +407,37 @@ class Watchdog:
                     self._clear(worker)
 
     def _forget(self, worker: Worker) -> None:
+        worker.forgotten = True
         self._unwatch(worker)
         self.workers.close(worker)
         self.statistics.workers = self.workers.watched
 
     # -- deadlines ----------------------------------------------------------------------------
 
-    def sweep(self) -> None:
-        """Expire what is due now and start reaping; also what :meth:`step` ends with."""
+    def sweep(self, due_ns: int | None = None) -> None:
+        """Expire what is due and start reaping; also what :meth:`step` ends with.
+
+        :param due_ns: up to which deadline; by default, now.
+        """
         with self.lock:
-            now_ns = self._clock.monotonic_ns()
+            if due_ns is None:
+                due_ns = self._clock.monotonic_ns()
             self.statistics.last_sweep = self._clock.time()
-            workers = self._expire(now_ns)
-            due = [worker for worker, (when, _) in self._retries.items() if when <= now_ns]
+            workers = self._expire(due_ns)
+            due = [worker for worker, (when, _) in self._retries.items() if when <= due_ns]
             for worker in due:
-                worker.pending = [*self._retries.pop(worker)[1], *worker.pending]
+                # Whoever has released its timers since is no longer stuck.
+                failed = [timer for timer in self._retries.pop(worker)[1] if timer.live]
+                worker.pending = [*failed, *worker.pending]
+                if not failed:
+                    worker.attempts = 0
             for worker in dict.fromkeys((*workers, *due)):
                 self._start_reap(worker)
 
-    def _expire(self, now_ns: int) -> list[Worker]:
+    def _expire(self, due_ns: int) -> list[Worker]:
         workers: dict[Worker, None] = {}
-        for timer in self.table.expired(now_ns):
+        now_ns = self._clock.monotonic_ns()
+        for timer in self.table.expired(due_ns):
             lateness = (now_ns - timer.deadline_ns) / _NS
             self.statistics.lateness.observe(lateness)
             self.statistics.scope(timer.scope_id).expirations += 1
@@ -458,7 +477,7 @@ class Watchdog:
     def _reap_on_thread(self, worker: Worker, timers: list[Timer[Worker]]) -> None:
         try:
             self._explain(worker, timers)
-        except Exception:  # whatever goes wrong in explaining, the kill comes
+        except BaseException:  # whatever goes wrong in explaining, the kill comes
             _logger.exception("could not explain why worker %s is reaped", worker.pid)
         self._finished.append(self._end(worker, timers))
         self.wake()
@@ -475,12 +494,17 @@ class Watchdog:
                 f"timers-dump-{worker.pid}",
             )
             dump = stacks.get(worker.pid) if isinstance(stacks, dict) else None
-        except Exception as error:  # noqa: BLE001  # somebody else's step may raise anything
+        except BaseException as error:  # noqa: BLE001  # somebody else's: even SystemExit
             reason = f"the step before the kill failed: {type(error).__name__}: {error}"
             seconds = (self._clock.monotonic_ns() - started_ns) / _NS
             dump = StackDump(pid=worker.pid, method="none", seconds=seconds, error=reason)
         if isinstance(dump, StackDump):
-            self.statistics.dumped(dump.method, ok=bool(dump.threads), seconds=dump.seconds)
+            self.statistics.dumped(
+                dump.method,
+                ok=bool(dump.threads),
+                seconds=dump.seconds,
+                traceparent=chosen.traceparent,
+            )
             self._emit(
                 StackDumped,
                 worker=worker.info,
@@ -499,7 +523,7 @@ class Watchdog:
         worker.descendants = []
         try:
             done = self._reap(worker.pid, signal)
-        except Exception:
+        except BaseException:
             _logger.exception(
                 "_reap_worker raised for worker %s, which counts as reaped; "
                 "it should return False for a worker that is still there",
@@ -517,7 +541,7 @@ class Watchdog:
         Blocks for up to twice the grace period. False for a process that may not be reaped.
         """
         with self.lock:
-            worker = self.workers.get(pid)
+            worker = self._being_reaped(pid) or self.workers.get(pid)
             adhoc = worker is None
             if worker is None:
                 worker = self.workers.open(pid)
@@ -538,6 +562,14 @@ class Watchdog:
             if adhoc:
                 with self.lock:
                     self.workers.close(worker)
+
+    def _being_reaped(self, pid: int) -> Worker | None:
+        # Its pid may have been recycled since its timers expired, and registered for another.
+        me = threading.current_thread()
+        for worker, thread in self._reaping.items():
+            if worker.pid == pid and thread in (me, None):
+                return worker
+        return None
 
     # -- back on the watchdog's thread ----------------------------------------------------------
 

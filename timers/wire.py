@@ -48,6 +48,7 @@ __all__ = [
     "Rejection",
     "bounded",
     "request_json",
+    "writable",
 ]
 
 VERSION = 1
@@ -118,6 +119,15 @@ def bounded(line: bytes) -> bytes:
             f"most that a pipe takes at once; use a shorter scope: {line[:_SHOWN_CHARACTERS]!r}..."
         )
     return line
+
+
+def writable(text: str) -> str:
+    """Return ``text`` as UTF-8 can hold it.
+
+    A lone surrogate (from a file name that is not UTF-8) could not be written anywhere: to no log
+    and to no page of metrics.
+    """
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _no_constant(name: str) -> float:
@@ -245,9 +255,8 @@ def _message(value: Any) -> Message:  # noqa: C901  # flat, and the hot path
     if not -math.inf < expiration_time < _MAX_NS // 10**9:
         raise _BadRequest("out_of_range", "expiration_time out of range")
     if not scope_id.isascii():
-        # A lone surrogate (from a file name that is not UTF-8) could not be written anywhere.
-        scope_id = scope_id.encode("utf-8", "backslashreplace").decode("utf-8")
-    if len(value) <= 5:  # noqa: PLR2004  # the five keys of torch's format: no extras
+        scope_id = writable(scope_id)
+    if len(value) == 4 + ("version" in value):  # torch's keys: no extras
         return Message(pid, scope_id, expiration_time, signal)
     get = value.get
     start_time, thread, deadline_ns = get("start_time"), get("thread"), get("deadline_ns")

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Worker", "Workers"]
 
+_MAX_PID = 2**31 - 1  # pid_t is a signed 32-bit integer
+
 
 class Worker:
     """What the server knows about one process that sent a request. Compared by identity."""
@@ -30,6 +32,7 @@ class Worker:
     __slots__ = (
         "attempts",
         "descendants",
+        "forgotten",
         "info",
         "outcome",
         "pending",
@@ -56,6 +59,8 @@ class Worker:
         """What the last attempt to end it came to."""
         self.descendants: list[int] = []
         """Which of its descendants that attempt killed."""
+        self.forgotten = False
+        """Whether its end has been handled."""
 
 
 def _info(pid: int, start_time: int | None) -> WorkerInfo:
@@ -99,7 +104,7 @@ class Workers:
         What cannot be a process (0 and negative numbers mean groups to kill(2)) and init are
         refused without being registered, so that requests with made-up pids occupy nothing.
         """
-        if pid <= 1:
+        if not 1 < pid <= _MAX_PID:
             return Worker(pid, None, "protected_process")
         refusal = None
         process = None
@@ -113,11 +118,15 @@ class Workers:
         self.watched += not refusal
         return worker
 
-    def close(self, worker: Worker) -> None:
-        """Forget a worker whose exit has been handled."""
+    def unlist(self, worker: Worker) -> None:
+        """Make room for another process with the same pid."""
         if self._by_pid.get(worker.pid) is worker:
             del self._by_pid[worker.pid]
             self.watched -= not worker.refusal
+
+    def close(self, worker: Worker) -> None:
+        """Forget a worker whose exit has been handled."""
+        self.unlist(worker)
         if worker.process is not None:
             worker.process.close()
 

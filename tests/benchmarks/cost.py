@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import faulthandler
 import fcntl
+import importlib.util
 import os
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import timers
 
@@ -61,10 +62,7 @@ def _samples(block: Callable[[], None], burst: int = _BURST, pause: float = 0.01
     """Seconds for one call, by bursts that fit into the pipe; the server drains in the pauses."""
     samples = []
     for _ in range(_ROUNDS):
-        started = time.perf_counter()
-        for _ in range(burst):
-            block()
-        samples.append((time.perf_counter() - started) / burst)
+        samples.append(_one_burst(block, burst))
         time.sleep(pause)
     return samples
 
@@ -86,20 +84,18 @@ def _floor() -> list[float]:
 
     samples = []
     for _ in range(_ROUNDS):
-        samples += [
-            sample for sample in _samples_once(writes)
-        ]
+        samples.append(_one_burst(writes, _BURST))
         os.read(reader, _PIPE_BYTES)
     os.close(reader)
     os.close(writer)
     return samples
 
 
-def _samples_once(block: Callable[[], None]) -> list[float]:
+def _one_burst(block: Callable[[], None], burst: int) -> float:
     started = time.perf_counter()
-    for _ in range(_BURST):
+    for _ in range(burst):
         block()
-    return [(time.perf_counter() - started) / _BURST]
+    return (time.perf_counter() - started) / burst
 
 
 def _ours(path: str) -> Iterator[Row]:
@@ -124,8 +120,7 @@ def _ours(path: str) -> Iterator[Row]:
 
 
 def _torch(path: str) -> Iterator[Row]:
-    from torch.distributed.elastic import timer
-
+    timer: Any = importlib.import_module("torch.distributed.elastic.timer")
     client = timer.FileTimerClient(path)
 
     def named() -> None:
@@ -137,9 +132,9 @@ def _torch(path: str) -> Iterator[Row]:
             pass
 
     floor = "two bare writes of the same bytes"
-    burst = {"burst": 50, "pause": 0.05}  # its pipe takes about 700 requests
-    yield Row("torch expires, file pair, named", _samples(named, **burst), base=floor)
-    yield Row("torch expires, file pair, default scope", _samples(unnamed, **burst), base=floor)
+    # Its pipe takes about 700 requests before the client raises.
+    yield Row("torch expires, file pair, named", _samples(named, 50, 0.05), base=floor)
+    yield Row("torch expires, file pair, default scope", _samples(unnamed, 20, 0.05), base=floor)
     yield Row(
         "torch expires, file pair, default scope, depth 200",
         _at_depth(200, lambda: _samples(unnamed, burst=20, pause=0.05)),
@@ -168,11 +163,7 @@ def rows() -> Iterator[Row]:
     yield Row("two bare writes of the same bytes", _floor())
     with _server("ours") as path:
         yield from _ours(path)
-    try:
-        import torch  # noqa: F401
-    except ImportError:
-        pass
-    else:
+    if importlib.util.find_spec("torch"):
         with _server("torch") as path:
             yield from _torch(path)
     yield from _in_process()

@@ -7,7 +7,10 @@ kills its own process after a reap, so each of its samples has a server of its o
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
+import os
+import random
 import select
 import subprocess
 import sys
@@ -21,10 +24,8 @@ from .table import Row
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_AFTER_SECONDS = 0.2
 _SERVE = """
 import sys, {module} as m
-{setup}
 server = m.FileTimerServer(sys.argv[1], "benchmark"{options})
 server.start()
 print("ready", flush=True)
@@ -43,24 +44,23 @@ print(deadline, flush=True)
 time.sleep(3600)
 """
 _KINDS = {
-    "ours, default settings (with stack dump)": ("timers", "", ""),
-    "ours, without stack dump": ("timers", "", ", before_kill=lambda run_id, timers: None"),
+    "ours, default settings (with stack dump)": ("timers", ""),
+    "ours, without stack dump": ("timers", ", before_kill=lambda run_id, timers: None"),
     "torch, as its agent starts it (max_interval=0.1)": (
         "torch.distributed.elastic.timer",
-        "",
         ", max_interval=0.1",
     ),
-    "torch, default settings": ("torch.distributed.elastic.timer", "", ""),
+    "torch, default settings": ("torch.distributed.elastic.timer", ""),
 }
 
 
 @contextlib.contextmanager
 def _server(kind: str) -> Iterator[str]:
-    module, setup, options = _KINDS[kind]
+    module, options = _KINDS[kind]
     with tempfile.TemporaryDirectory() as directory:
         path = str(Path(directory) / "pipe")
         process = subprocess.Popen(
-            [sys.executable, "-c", _SERVE.format(module=module, setup=setup, options=options), path],
+            [sys.executable, "-c", _SERVE.format(module=module, options=options), path],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -77,15 +77,17 @@ def _server(kind: str) -> Iterator[str]:
             process.stdout.close()
 
 
+def _after() -> float:
+    return random.uniform(0.2, 0.4)  # not in step with anybody's interval
+
+
 def _sample(path: str) -> float:
     worker = subprocess.Popen(
-        [sys.executable, "-c", _WORKER, path, str(_AFTER_SECONDS)], stdout=subprocess.PIPE
+        [sys.executable, "-c", _WORKER, path, str(_after())], stdout=subprocess.PIPE
     )
     assert worker.stdout
     try:
         deadline = float(json.loads(worker.stdout.readline()))
-        import os
-
         pidfd = os.pidfd_open(worker.pid)
         poll = select.poll()
         poll.register(pidfd, select.POLLIN)
@@ -103,14 +105,12 @@ def _sample(path: str) -> float:
 def rows(samples: int = 30) -> Iterator[Row]:
     """Measure; torch's rows come when torch is installed."""
     base = next(iter(_KINDS))
-    for kind, (module, _, _) in _KINDS.items():
+    for kind, (module, _) in _KINDS.items():
         if module == "timers":
             with _server(kind) as path:
                 yield Row(kind, [_sample(path) for _ in range(samples)], unit="ms", base=base)
             continue
-        try:
-            __import__(module)
-        except ImportError:
+        if importlib.util.find_spec("torch") is None:
             continue
         found = []
         for _ in range(max(3, samples // 6)):

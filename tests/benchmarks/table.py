@@ -37,10 +37,9 @@ def as_text(title: str, rows: list[Row]) -> str:
         scale = _SCALES[row.unit]
         figures = [medians[row.name], *(quantile(row.samples, q) for q in (0.1, 0.9, 0.99))]
         shown = " ".join(f"{figure * scale:8.4g}" for figure in figures)
-        ratio = f"{medians[row.name] / medians[row.base]:6.2f}x" if row.base in medians else "      -"
-        lines.append(
-            f"{row.name:{width}} {shown}  {row.unit:4} {ratio} {len(row.samples):5d}"
-        )
+        base = medians.get(row.base or "")
+        ratio = "      -" if base is None else f"{medians[row.name] / base:6.2f}x"
+        lines.append(f"{row.name:{width}} {shown}  {row.unit:4} {ratio} {len(row.samples):5d}")
     return "\n".join(lines)
 
 

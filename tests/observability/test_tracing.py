@@ -36,11 +36,8 @@ def traced_server(
 ) -> Iterator[timers.FileTimerServer]:
     """A server whose pipeline logs to a file and exports to the collector."""
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.endpoint)
-    exporter = exporter_from_environment()
-    assert exporter is not None
     server = timers.FileTimerServer(tmp_path / "pipe", "run-7", before_kill=_take)
-    sink = SpanSink(exporter, run_id="run-7", interval=0.05)
-    pipeline = observability.attach(server, events=tmp_path / "events.jsonl", sinks=[sink])
+    pipeline = observability.attach(server, events=tmp_path / "events.jsonl")
     server.start()
     try:
         yield server

@@ -1,0 +1,135 @@
+"""What a timer server tells people and machines: logs and metrics, with no risk to a reap.
+
+One call attaches it to a server, before the server is started::
+
+    import timers
+    import observability
+
+    server = timers.FileTimerServer("/tmp/timers.pipe", run_id="train-7")
+    pipeline = observability.attach(server, events="/var/log/train-7.jsonl")
+    server.start()
+    ...
+    server.stop()
+    pipeline.close()
+
+For torch's own ``FileTimerServer``, make the pipeline first and pass its ``log_event``::
+
+    pipeline = observability.open_pipeline(run_id="train-7")
+    server = torch.distributed.elastic.timer.FileTimerServer(
+        path, "train-7", log_event=pipeline.log_event
+    )
+
+This package may import :mod:`timers`; never the other way round.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import TYPE_CHECKING, Any
+
+from timers.dispatch import Observers
+
+from .pipeline import Pipeline, Sink, SinkCounts
+from .trace_ids import spans_wanted
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable
+
+_logger = logging.getLogger(__name__)
+
+__all__ = ["Pipeline", "Sink", "SinkCounts", "attach", "open_pipeline"]
+
+
+def open_pipeline(
+    *,
+    events: str | os.PathLike[str] | None = "-",
+    level: str = "info",
+    include: Collection[str] = (),
+    exclude: Collection[str] = (),
+    dump_directory: str | os.PathLike[str] | None = None,
+    run_id: str = "",
+    sinks: Iterable[Sink] = (),
+    spans: bool | None = None,
+    capacity: int = 10_000,
+) -> Pipeline:
+    """Make a pipeline with a log, spans when they are asked for, and further sinks if given.
+
+    :param events: where log lines go: a path, ``"-"`` for standard error, None for nowhere.
+    :param level: the lowest level that is logged: ``debug``, ``info``, ``warning`` or ``error``.
+    :param include: names of events that are logged whatever their level.
+    :param exclude: names of events that are never logged.
+    :param dump_directory: where stacks that are too large for a log line go as a whole.
+    :param run_id: for events that carry none.
+    :param sinks: see :mod:`observability.pipeline`.
+    :param spans: whether each scope becomes an OpenTelemetry span; None leaves it to the standard
+        ``OTEL_...`` variables (:mod:`observability.tracing`).
+    :param capacity: how many events may wait for each sink.
+    :raises OSError: a file or directory cannot be opened.
+    :raises ValueError: unknown ``level``, ``capacity`` below 1, or two sinks of the same name.
+    """
+    all_sinks = list(sinks)
+    if events is not None:
+        from .log import LogSink  # noqa: PLC0415 - structlog is loaded only by those who log
+
+        all_sinks.insert(
+            0,
+            LogSink(
+                events,
+                level=level,
+                include=include,
+                exclude=exclude,
+                run_id=run_id,
+                dump_directory=dump_directory,
+            ),
+        )
+    span_sink = None if spans is False else _span_sink(run_id)
+    if span_sink is not None:
+        all_sinks.append(span_sink)
+    return Pipeline(*all_sinks, run_id=run_id, capacity=capacity)
+
+
+def _span_sink(run_id: str) -> Sink | None:
+    if not spans_wanted(os.environ):
+        return None
+    try:
+        from .tracing import SpanSink, exporter_from_environment  # noqa: PLC0415 - an extra
+    except ImportError as error:
+        _logger.warning(
+            "the environment asks for OpenTelemetry spans, and they cannot be exported: %s; "
+            "pip install 'expiration-timers[otel]'",
+            error,
+        )
+        return None
+    exporter = exporter_from_environment()
+    return None if exporter is None else SpanSink(exporter, run_id=run_id)
+
+
+def attach(server: Any, *, run_id: str | None = None, **options: Any) -> Pipeline:
+    """Make a pipeline and attach it to ``server``, which must not have been started yet.
+
+    An observer that was given to the server is kept; without one it wrote its events to the
+    ``timers.events`` logger, and no longer does. Several servers can share one pipeline: attach
+    the first, then set ``observer`` of the others and call :meth:`Pipeline.watch`.
+
+    :param server: one of this package's servers, or a subclass of ``timers.TimerServer``: anything
+        with an ``observer`` that can be set and with ``statistics``.
+    :param run_id: by default the server's own.
+    :param options: those of :func:`open_pipeline`.
+    :raises TypeError: ``server`` has no ``observer`` or no ``statistics``.
+    :raises OSError: a file or directory cannot be opened.
+    :raises ValueError: see :func:`open_pipeline`.
+    """
+    if not (hasattr(server, "observer") and hasattr(server, "statistics")):
+        raise TypeError(
+            f"cannot attach a pipeline to {type(server).__name__}: it has no 'observer' and"
+            " 'statistics'. For torch's FileTimerServer, pass log_event=open_pipeline().log_event"
+            " to its constructor"
+        )
+    if run_id is None:
+        run_id = str(getattr(server, "run_id", "") or "")
+    pipeline = open_pipeline(run_id=run_id, **options)
+    known = server.observer
+    server.observer = pipeline if known is None else Observers(known, pipeline)
+    pipeline.watch(server.statistics)
+    return pipeline
