@@ -24,6 +24,7 @@ This package may import :mod:`timers`; never the other way round.
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 from typing import TYPE_CHECKING, Any
@@ -94,15 +95,21 @@ def _span_sink(run_id: str) -> Sink | None:
         return None
     try:
         from .tracing import SpanSink, exporter_from_environment  # noqa: PLC0415 - an extra
+
+        exporter = exporter_from_environment()
     except ImportError as error:
-        _logger.warning(
-            "the environment asks for OpenTelemetry spans, and they cannot be exported: %s; "
-            "pip install 'expiration-timers[otel]'",
-            error,
-        )
+        _say_that_spans_are_impossible(str(error))
         return None
-    exporter = exporter_from_environment()
     return None if exporter is None else SpanSink(exporter, run_id=run_id)
+
+
+@functools.cache
+def _say_that_spans_are_impossible(why: str) -> None:
+    _logger.warning(
+        "the environment asks for OpenTelemetry spans, and they cannot be exported: %s; "
+        "pip install 'expiration-timers[otel]'",
+        why,
+    )
 
 
 def attach(server: Any, *, run_id: str | None = None, **options: Any) -> Pipeline:

@@ -1,7 +1,8 @@
 """Events from servers to sinks: bounded, isolated, counted.
 
 A sink is a callable that takes one :class:`~timers.events.Event` and has a ``name``. It may also
-have: ``wants_requests`` (to be given every acquire and release), ``reopen()`` (SIGHUP), ``close()``
+have: ``wants_requests`` (to be given every acquire and release), ``ignored`` (a tuple of event
+classes that it has no use for), ``reopen()`` (SIGHUP), ``close()``
 (called once, after its last event) and ``dropped`` (events it lost in a queue of its own, which
 are added to the ones counted here).
 
@@ -91,6 +92,7 @@ class Pipeline:
             name=sink.name,
             capacity=self._capacity,
             wants_requests=bool(getattr(sink, "wants_requests", False)),
+            ignored=getattr(sink, "ignored", ()),
         )
         with self._lock:
             if sink.name in self._sinks:

@@ -29,6 +29,7 @@ from timers.events import (
     Event,
     ReapFailed,
     StackDumped,
+    TimerAcquired,
     TimerExpired,
     TimerInfo,
     TimerReleased,
@@ -88,6 +89,7 @@ class SpanSink:
 
     name = "spans"
     wants_requests = True
+    ignored = (TimerAcquired,)
 
     def __init__(self, exporter: SpanExporter, *, run_id: str = "", interval: float = 1.0) -> None:
         self._exporter = exporter

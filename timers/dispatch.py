@@ -44,6 +44,8 @@ class Dispatcher:
     :param name: what it is called in log messages and as the thread's name.
     :param capacity: how many events may wait, at least 1; further ones are dropped and counted.
     :param wants_requests: see :class:`~timers.events.Observer`.
+    :param ignored: events that ``deliver`` has no use for: neither queued nor ever counted as
+        dropped.
     :raises ValueError: for a ``capacity`` below 1.
 
     Safe from any thread and from signal handlers. After a fork the child's copy is empty, counts
@@ -58,6 +60,7 @@ class Dispatcher:
         name: str,
         capacity: int = 10_000,
         wants_requests: bool = False,
+        ignored: tuple[type[Event], ...] = (),
     ) -> None:
         if capacity < 1:
             raise ValueError(
@@ -67,6 +70,7 @@ class Dispatcher:
         self.capacity = capacity
         self.wants_requests = wants_requests
         self._deliver = deliver
+        self._ignored = ignored
         self._request_capacity = capacity - capacity // 10
         self._closed = False
         self._reset()
@@ -107,6 +111,8 @@ class Dispatcher:
 
     def emit(self, event: Event) -> None:
         """Queue ``event``; drop and count it when there is no room. Never blocks, never raises."""
+        if self._ignored and isinstance(event, self._ignored):
+            return
         with self._lock:
             limit = self._request_capacity if isinstance(event, _REQUESTS) else self.capacity
             if self._closed or len(self._queue) >= limit:

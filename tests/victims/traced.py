@@ -1,5 +1,7 @@
 """A worker with OpenTelemetry active: traced.py PIPE MODE, exporting where the environment says.
 
+PIPE is - for the one in the environment.
+
 Its spans: "train" around the scope "step", and "inside" within it. MODE says how "step" ends.
 """
 
@@ -21,7 +23,10 @@ provider = TracerProvider()
 provider.add_span_processor(SimpleSpanProcessor(OTLPSpanExporter(timeout=5)))
 trace.set_tracer_provider(provider)
 tracer = trace.get_tracer("victim")
-timers.configure(timers.FileTimerClient(path))
+if path == "-":
+    timers.configure_from_env()
+else:
+    timers.configure(timers.FileTimerClient(path))
 
 
 def step() -> None:
