@@ -108,7 +108,7 @@ def stack_fields(dump: StackDump, timer: TimerInfo | None) -> dict[str, Any]:
         "stack_seconds": round(dump.seconds, 6),
         "stack_error": dump.error,
         **{
-            f"process_{field.name}": getattr(dump.facts, field.name)
+            f"process_{field.name}": _plain(getattr(dump.facts, field.name))
             for field in dataclasses.fields(dump.facts)
         },
         "stack": [_thread(thread) for thread in ordered] or None,

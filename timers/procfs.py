@@ -70,6 +70,10 @@ class ProcessFacts:
     resident_bytes: int | None = None
     threads: int | None = None
     open_files: int | None = None
+    open_paths: tuple[str, ...] = ()
+    """Regular files it has open; left empty here, filled by who has the means to."""
+    connections: tuple[str, ...] = ()
+    """Peers of its sockets, as ``host:port STATUS`` or a path; left empty here likewise."""
 
 
 def _read(pid: int, name: str) -> str | None:
