@@ -147,7 +147,7 @@ class TimerServer(abc.ABC):
     @observer.setter
     def observer(self, observer: Observer | None) -> None:
         self._observer = observer
-        self._tell(observer or log_events())
+        self._tell(log_events() if observer is None else observer)
 
     def _tell(self, observer: Observer) -> None:
         self._told = observer

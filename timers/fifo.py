@@ -208,7 +208,9 @@ class FifoWriter:
             except OSError as error:
                 # EPIPE: that server is gone; there may be another one at the path by now. EBADF:
                 # a program that became a daemon has closed whatever it knew nothing of.
-                if error.errno not in (errno.EPIPE, errno.EBADF):
+                if error.errno == errno.EBADF:
+                    self._fd = -1
+                elif error.errno != errno.EPIPE:
                     raise
         fd = self._open()
         try:

@@ -12,6 +12,7 @@ import signal as signals
 import threading
 import time
 import weakref
+from functools import partial
 from typing import TYPE_CHECKING, Any, SupportsInt
 
 from . import procfs
@@ -309,7 +310,7 @@ class FileTimerServer(WatchdogServer):
         super().clear_timers(worker_pids)  # overridden for the argument's name, which is torch's
 
     def _default_before_kill(self) -> BeforeKill:
-        return log_debug_info_for_expired_timers
+        return partial(log_debug_info_for_expired_timers, timeout=self._policy.dump_timeout)
 
     def _close(self) -> None:
         super()._close()

@@ -14,6 +14,7 @@ import signal as signals
 import threading
 import time
 import weakref
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from . import procfs
@@ -121,7 +122,6 @@ class LocalTimerClient(TimerClient):
             self._mp_queue.put(LocalTimerRequest(pid, scope_id, expiration_time, extras))
         except (OSError, ValueError) as error:  # ValueError: the queue is closed
             self._errors.failed(error)
-
 
     def _after_fork(self) -> None:
         # multiprocessing does this in processes that it forks itself. Without it a queue believes
@@ -273,4 +273,4 @@ class LocalTimerServer(WatchdogServer):
         )
 
     def _default_before_kill(self) -> BeforeKill:
-        return log_debug_info_for_expired_timers
+        return partial(log_debug_info_for_expired_timers, timeout=self._policy.dump_timeout)

@@ -27,9 +27,9 @@ class LogEvent(Dispatcher):
     ) -> None:
         self._log_event = log_event
         self._request = request
-        super().__init__(self._call, name="log_event")
+        super().__init__(self._tell, name="log_event")
 
-    def _call(self, event: Event) -> None:
+    def _tell(self, event: Event) -> None:
         if isinstance(event, WatchdogStarted | WatchdogStopped):
             self._log_event(event.name, None)
         elif isinstance(event, TimerExpired | WorkerKilled):

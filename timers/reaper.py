@@ -110,24 +110,30 @@ def terminate(
 ) -> tuple[Outcome, list[int]]:
     """Send ``signal`` to ``process``, see it end, and escalate to SIGKILL if it does not.
 
-    Blocks for at most twice ``grace`` (and a second or two). Returns how it ended and, with ``process_tree``, the pids
-    of the descendants that were killed after it. Never raises for a process that is gone.
+    Blocks for at most twice ``grace`` (and a second or two). Returns how it ended and, with
+    ``process_tree``, the pids of the descendants that were killed after it. Never raises for a
+    process that is gone.
     """
     if process.exited():
         return Outcome.ALREADY_GONE, []
-    # Found before the signal: once their parent is dead nothing tells whose children they were.
-    tree = _Tree(process.pid) if process_tree else None
-    outcome = _terminate(process, signal, grace)
-    if tree is None:
-        return outcome, []
+    tree = _Tree() if process_tree else None
     try:
-        return outcome, [] if outcome.failed else tree.kill()
+        outcome = _terminate(process, signal, grace, tree)
+        if tree is None or outcome is Outcome.NOT_PERMITTED:
+            return outcome, []
+        # Those of a process that outlives SIGKILL too: it will end when nobody looks, and they may
+        # be what holds it.
+        return outcome, tree.kill()
     finally:
-        tree.close()
+        if tree is not None:
+            tree.close()
 
 
-def _terminate(process: Process, signal: int, grace: float) -> Outcome:
+def _terminate(process: Process, signal: int, grace: float, tree: _Tree | None) -> Outcome:
     for sent, wait in escalation(signal, grace):
+        if tree is not None:
+            # Before each signal: once their parent is dead nothing tells whose children they were.
+            tree.collect(process)
         try:
             process.send(sent)
         except ProcessLookupError:
@@ -143,19 +149,21 @@ def _terminate(process: Process, signal: int, grace: float) -> Outcome:
 class _Tree:
     """The descendants of a process, held by pidfd so that none is mistaken for another."""
 
-    def __init__(self, root: int) -> None:
+    def __init__(self) -> None:
         self._found: dict[int, Process] = {}
-        self._collect(root)
 
-    def _collect(self, parent: int) -> None:
-        for pid in procfs.children(parent):
-            if pid in self._found:
-                continue
-            try:
-                self._found[pid] = Process(pid)
-            except ProcessLookupError:
-                continue
-            self._collect(pid)
+    def collect(self, parent: Process) -> None:
+        """Take hold of the descendants that ``parent`` has now."""
+        children = procfs.children(parent.pid)
+        if parent.exited():
+            return  # they may be those of another process, which has its pid by now
+        for pid in children:
+            if pid not in self._found:
+                try:
+                    self._found[pid] = Process(pid)
+                except ProcessLookupError:
+                    continue
+            self.collect(self._found[pid])
 
     def kill(self) -> list[int]:
         """SIGKILL all of them; a stopped process cannot fork, so they are frozen first."""
@@ -165,7 +173,7 @@ class _Tree:
             for pid in todo:
                 frozen.add(pid)
                 _send_quietly(self._found[pid], signals.SIGSTOP)
-                self._collect(pid)  # what it started since the first look
+                self.collect(self._found[pid])  # what it started since the first look
         for pid, process in self._found.items():
             if _send_quietly(process, signals.SIGKILL):
                 killed.append(pid)

@@ -58,10 +58,14 @@ _logger = logging.getLogger(__name__)
 _NS = 1_000_000_000
 _FOREVER = 2**63
 _REJECTIONS_LOGGED_EVERY_NS = _NS
+_DUMP_OVERRUN_SECONDS = 0.5
+"""A step that is about to give up by itself knows more than that it took too long."""
 _OVERSLEPT_NS = 2 * _NS
 _HOLD_NS = _NS // 2
 """A server that wakes up this much too late was stopped (SIGSTOP, a frozen cgroup). The releases
 that its workers could not send meanwhile get this long to arrive before anything expires."""
+_HELD_UP_NS = _NS // 10
+"""An acquire that arrives this much after its own deadline was held up, and gets the same time."""
 
 
 class Source(Protocol):
@@ -258,6 +262,10 @@ class Watchdog:
         elif after is None:
             acquired_ns = min(now_ns, deadline_ns)
         else:
+            if after > 0 and now_ns - deadline_ns > _HELD_UP_NS:
+                # It was sent ahead of its deadline, so it was held up on its way (a stopped
+                # server, a full pipe), and so is its release, which may be right behind it.
+                deadline_ns = now_ns + _HOLD_NS
             acquired_ns = deadline_ns - int(after * _NS)
         timer = Timer(
             worker,
@@ -374,8 +382,15 @@ class Watchdog:
             return  # its reap will find out, and tells the end of the story
         if worker.process is not None and not self._is_gone(worker):
             return
+        retry = self._retries.pop(worker, None)
+        if retry is not None and any(timer.live for timer in retry[1]):
+            # A reap under way all the same: SIGKILL had its effect later than was waited for.
+            still_alive = worker.outcome is Outcome.STILL_ALIVE
+            outcome = Outcome.KILLED if still_alive else Outcome.ALREADY_GONE
+            _, signal = choose(retry[1])
+            self._settle(_Reaped(worker, retry[1], signal, outcome, worker.descendants))
+            return
         timers = self._clear(worker)
-        self._retries.pop(worker, None)
         self._forget(worker)
         if worker.refusal is None:
             self._emit(WorkerExited, worker=worker.info, timers=timers)
@@ -490,7 +505,7 @@ class Watchdog:
         try:
             stacks = call_bounded(
                 lambda: before_kill(self._run_id, requests),
-                self._policy.dump_timeout,
+                self._policy.dump_timeout + _DUMP_OVERRUN_SECONDS,
                 f"timers-dump-{worker.pid}",
             )
             dump = stacks.get(worker.pid) if isinstance(stacks, dict) else None
