@@ -157,9 +157,20 @@ class WatchdogServer(TimerServer):
         found = procfs.stat(pid) if pid > 0 else None
         return found is not None and found.state not in "ZX"
 
-    def running_timers(self) -> list[RunningTimer]:
-        """Every open timer, the most urgent first. Safe from any thread."""
-        return self._watchdog.running()
+    def running_timers(self, limit: int | None = None) -> list[RunningTimer]:
+        """List the open timers, the most urgent first. Safe from any thread.
+
+        :param limit: how many, at most; by default all.
+        """
+        return self._watchdog.running(limit)
+
+    def wake(self) -> None:
+        """Have the watchdog look at its deadlines now. Safe from any thread.
+
+        It needs no waking to be on time; that it answers shows that it is alive
+        (``statistics.last_sweep`` changes).
+        """
+        self._watchdog.wake()
 
     # -- running --------------------------------------------------------------------------------
 

@@ -42,7 +42,9 @@ class FakeClock:
     :param monotonic_ns: nanoseconds at which the monotonic clock starts.
 
     A server waits in real time for what it expects: one that runs in its own thread takes notice
-    of an :meth:`advance` after at most its ``max_interval``, so give it a small one.
+    of an :meth:`advance` after at most its ``max_interval``, so give it a small one. It takes a
+    jump of more than two seconds for a pause of its own (a stopped process), after which releases
+    get half a second, of this clock, to arrive before anything expires: advance it once more.
     """
 
     def __init__(

@@ -12,6 +12,7 @@ worker's exit is taken note of, everything that lies in the transport is read.
 from __future__ import annotations
 
 import contextlib
+import heapq
 import logging
 import os
 import select
@@ -89,6 +90,8 @@ class RunningTimer(NamedTuple):
     """Since its block was entered."""
     remaining_seconds: float
     """Until its deadline; negative once that has passed."""
+    expired: bool
+    """Whether the server has taken note of that."""
 
 
 class _Reaped(NamedTuple):
@@ -664,20 +667,22 @@ class Watchdog:
         """Tell the observer that the server listens."""
         self._emit(WatchdogStarted, address=address, max_interval_seconds=max_interval)
 
-    def running(self) -> list[RunningTimer]:
-        """Every timer that runs or has expired without an end, the most urgent first."""
-        with self.lock:
-            now_ns = self._clock.monotonic_ns()
-            timers = sorted(self.table, key=lambda timer: timer.deadline_ns)
-            return [
-                RunningTimer(
-                    worker=timer.worker.info,
-                    timer=_info(timer),
-                    age_seconds=(now_ns - timer.started_ns) / _NS,
-                    remaining_seconds=(timer.deadline_ns - now_ns) / _NS,
-                )
-                for timer in timers
-            ]
+    def running(self, limit: int | None = None) -> list[RunningTimer]:
+        """The ``limit`` most urgent of the timers that run, or that expired and are still open."""
+        with self.lock:  # only for the copy: the watchdog waits for it
+            timers = list(self.table)
+        now_ns = self._clock.monotonic_ns()
+        most = len(timers) if limit is None else limit
+        return [
+            RunningTimer(
+                worker=timer.worker.info,
+                timer=_info(timer),
+                age_seconds=max(0, now_ns - timer.started_ns) / _NS,
+                remaining_seconds=(timer.deadline_ns - now_ns) / _NS,
+                expired=timer.expired,
+            )
+            for timer in heapq.nsmallest(most, timers, key=lambda timer: timer.deadline_ns)
+        ]
 
     def stopped(self) -> None:
         """Tell the observer that the server no longer listens, and what nobody watches now."""

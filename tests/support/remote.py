@@ -19,9 +19,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["Listener", "Remote", "serve"]
+__all__ = ["EndThread", "Listener", "Remote", "serve"]
 
 _SECONDS = 60.0
+
+
+class EndThread(Exception):  # noqa: N818  # no error
+    """Raised by a call whose thread is to end."""
 
 
 class Remote:
@@ -41,13 +45,21 @@ class Remote:
 
     def do(self, call: str, *args: object, thread: str = "main") -> Any:
         """Have it call something and return what that returned."""
+        self.ask(call, *args, thread=thread)
+        return self.answer()
+
+    def ask(self, call: str, *args: object, thread: str = "main") -> None:
+        """Have it call something; :meth:`answer` gives what that returned."""
         self._send(call, args, thread, answer=True)
+
+    def answer(self) -> Any:
+        """What the oldest unanswered :meth:`ask` returned, waiting for it."""
         line = self._file.readline()
         if not line:
-            raise AssertionError(f"process {self.pid} ended during {call}{args}")
+            raise AssertionError(f"process {self.pid} ended instead of answering")
         answer = json.loads(line)
         if "error" in answer:
-            raise AssertionError(f"process {self.pid}: {call}{args} raised {answer['error']}")
+            raise AssertionError(f"process {self.pid}: {answer['error']}")
         return answer["value"]
 
     def _send(self, call: str, args: tuple[object, ...], thread: str, *, answer: bool) -> None:
@@ -107,13 +119,17 @@ def serve(port: int, target: object, hello: dict[str, Any] | None = None) -> Non
         with lock:
             connection.sendall(json.dumps(message).encode() + b"\n")
 
-    def perform(request: dict[str, Any]) -> None:
+    def perform(request: dict[str, Any]) -> bool:
+        ends = False
         try:
             answer = {"value": getattr(target, request["call"])(*request["args"])}
+        except EndThread:
+            answer, ends = {"value": None}, True
         except Exception as error:  # noqa: BLE001  # whatever it is, the test is told
             answer = {"error": repr(error)}
         if request["answer"]:
             say(answer)
+        return not ends
 
     threads: dict[str, queue.SimpleQueue[dict[str, Any]]] = {}
     say({"pid": os.getpid(), **(hello or {})})
@@ -132,7 +148,7 @@ def serve(port: int, target: object, hello: dict[str, Any] | None = None) -> Non
 
 
 def _work(
-    requests: queue.SimpleQueue[dict[str, Any]], perform: Callable[[dict[str, Any]], None]
+    requests: queue.SimpleQueue[dict[str, Any]], perform: Callable[[dict[str, Any]], bool]
 ) -> None:
-    while True:
-        perform(requests.get())
+    while perform(requests.get()):
+        pass

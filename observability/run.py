@@ -1,0 +1,133 @@
+"""``timers run``: a command, supervised, with a timer server for what it starts."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import sys
+import tempfile
+import time
+from typing import TYPE_CHECKING
+
+from timers.environment import SERVER_PID_VARIABLE
+
+from .child import CannotStart, Child
+from .run_events import RunFinished
+from .service import Service, write_line
+from .settings import SettingsError
+from .supervise import Supervisor, become_subreaper, block_signals
+from .trace_ids import spans_wanted
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from timers.reaper import ReapPolicy
+
+    from .settings import Settings
+
+__all__ = ["run"]
+
+AGENT_SERVER_VARIABLE = "TORCHELASTIC_ENABLE_FILE_TIMER"
+"""Makes torchrun's agent start a server of its own: at our path, where it deletes our pipe, and one
+that kills its own agent after a reap."""
+
+
+def run(
+    command: Sequence[str], timer_file: str | None, settings: Settings, policy: ReapPolicy
+) -> int:
+    """Run ``command`` under a timer server; return what to exit with.
+
+    Must be called in the main thread, before any other is started; the signals that it holds back
+    stay blocked when it returns, because a late Ctrl-C must not interrupt the rest either.
+
+    :param timer_file: path of the named pipe; None for one in a temporary directory of its own.
+    :raises ~observability.settings.SettingsError: something that was asked for is not possible;
+        the command was not started then.
+    """
+    if sys.platform != "linux":
+        raise SettingsError(f"timers run needs Linux (prctl, pidfd, /proc), this is {sys.platform}")
+    signals, mask = block_signals()
+    become_subreaper()
+    with _timer_file(timer_file) as path:
+        service = Service(path, settings, policy)
+        try:
+            service.start()
+            started = time.monotonic()
+            try:
+                child = Child(command, _environment(service, path), mask)
+            except CannotStart as error:
+                service.say(str(error), "error")
+                return error.code
+            code = Supervisor(
+                child,
+                signals,
+                grace=policy.grace,
+                tell=service.say,
+                hangup=None if settings.events == "-" else service.pipeline.reopen,
+            ).wait()
+            _finish(service, code, time.monotonic() - started)
+            return code
+        finally:
+            service.stop()
+
+
+@contextlib.contextmanager
+def _timer_file(path: str | None) -> Iterator[str]:
+    if path is not None:
+        yield path
+        return
+    directory = tempfile.mkdtemp(prefix="timers-")  # mode 0700
+    try:
+        yield os.path.join(directory, "timers.pipe")
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def _environment(service: Service, path: str) -> Mapping[str, str]:
+    environment = dict(os.environ)
+    if environment.pop(AGENT_SERVER_VARIABLE, None) is not None:
+        service.say(
+            f"{AGENT_SERVER_VARIABLE} is not passed on: torchrun would start a second timer server"
+        )
+    path = os.path.abspath(path)
+    environment |= {
+        "TORCHELASTIC_TIMER_FILE": path,
+        "TIMERS_FILE": path,
+        "TIMERS_RUN_ID": service.settings.run_id,
+        SERVER_PID_VARIABLE: str(os.getpid()),
+        "TIMERS_HTTP": "off" if service.address is None else str(service.address),
+    }
+    if not spans_wanted(environment):
+        # Or a worker that traces would refer to spans of scopes that nobody exports.
+        environment.setdefault("TIMERS_TRACING", "0")
+    # A watchdog that dies must not take the job with it, and this process can be killed.
+    environment.setdefault("TIMERS_ON_ERROR", "warn")
+    return environment
+
+
+def _finish(service: Service, code: int, elapsed: float) -> None:
+    """Say what was counted, once the last reap has been."""
+    service.stop_watching()
+    scopes = list(service.server.statistics.scopes.values())
+    acquires = sum(scope.acquires for scope in scopes)
+    expirations = sum(scope.expirations for scope in scopes)
+    reaps = sum(
+        count for scope in scopes for outcome, count in scope.reaps.items() if not outcome.failed
+    )
+    service.pipeline.emit(
+        RunFinished(
+            timestamp=time.time(),
+            run_id=service.settings.run_id,
+            exit_code=code,
+            elapsed_seconds=elapsed,
+            acquires=acquires,
+            expirations=expirations,
+            reaps=reaps,
+        )
+    )
+    if service.settings.events != "-" and os.isatty(2):
+        write_line(
+            f"{acquires} timers acquired, {expirations} expired, {reaps} workers reaped; the"
+            f" command exited with {code} after {elapsed:.1f} s"
+        )

@@ -1,0 +1,81 @@
+"""``timers serve``: the service alone, for workers that somebody else starts as the same user."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from typing import TYPE_CHECKING
+
+from .health import is_watching
+from .sd_notify import notify, watchdog_seconds
+from .service import Service
+from .settings import SettingsError
+
+if TYPE_CHECKING:
+    from timers.reaper import ReapPolicy
+
+    from .settings import Settings
+
+__all__ = ["default_timer_file", "serve"]
+
+_SIGNALS = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
+_DIRECTORY_VARIABLES = ("RUNTIME_DIRECTORY", "XDG_RUNTIME_DIR")
+"""systemd.exec(5), RuntimeDirectory=; and that of the logged-in user."""
+
+
+def default_timer_file() -> str:
+    """Where the pipe is when nobody says: in the user's own runtime directory.
+
+    :raises SettingsError: there is none.
+    """
+    for variable in _DIRECTORY_VARIABLES:
+        directory = os.environ.get(variable, "").partition(":")[0]
+        if directory:
+            return os.path.join(directory, "timers.pipe")
+    raise SettingsError(
+        "--timer-file: give the path of the pipe; without XDG_RUNTIME_DIR there is no default"
+    )
+
+
+def serve(timer_file: str, settings: Settings, policy: ReapPolicy) -> None:
+    """Serve until SIGTERM or SIGINT. SIGHUP reopens the events file; without one it ends, too.
+
+    Must be called in the main thread, before any other is started; the signals stay blocked when
+    it returns.
+
+    :raises SettingsError: something that was asked for is not possible.
+    """
+    waited_for = {number for number in _SIGNALS if signal.getsignal(number) != signal.SIG_IGN}
+    signal.pthread_sigmask(signal.SIG_BLOCK, waited_for)
+    service = Service(timer_file, settings, policy)
+    try:
+        service.start()
+        if service.http is not None:
+            service.say(f"serves {service.http.scheme}://{service.address}", "info")
+        notify("READY=1")
+        _wait_for_end(service, waited_for)
+        notify("STOPPING=1")
+    finally:
+        service.stop()
+
+
+def _wait_for_end(service: Service, signals: set[signal.Signals]) -> None:
+    period = watchdog_seconds()
+    while True:
+        if period is None:
+            info = signal.sigwaitinfo(signals)
+        else:
+            # Half the period, as sd_watchdog_enabled(3) advises.
+            asked = time.monotonic()
+            if is_watching(service.server):
+                notify("WATCHDOG=1")
+            rest = period / 2 - (time.monotonic() - asked)
+            found = signal.sigtimedwait(signals, max(0.0, rest))
+            if found is None:
+                continue
+            info = found
+        if info.si_signo == signal.SIGHUP and service.settings.events != "-":
+            service.pipeline.reopen()
+        else:
+            return

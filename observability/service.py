@@ -1,0 +1,187 @@
+"""A timer server with everything around it: its pipeline, its metrics, its HTTP side."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+import time
+from typing import TYPE_CHECKING
+
+from timers import FileTimerServer, stacks
+from timers.errors import TimerError
+
+from . import open_pipeline
+from .address import Address
+from .http import HttpServer, tls_context
+from .http_app import View, make_app
+from .metrics import Metrics
+from .process_facts import add_open_files
+from .recent import RecentReaps
+from .run_events import Notice
+from .settings import SettingsError
+
+if TYPE_CHECKING:
+    from timers.reaper import BeforeKill, ReapPolicy
+
+    from .pipeline import Pipeline
+    from .settings import Settings
+
+__all__ = ["Service", "write_line"]
+
+CLOSE_SECONDS = 2.0
+_DUMP_MARGIN_SECONDS = 0.25
+"""Taken off the bound of the step before the kill, so that what it knows by then is used."""
+
+
+class Service:
+    """Listens from the moment it is made; serves between :meth:`start` and :meth:`stop`.
+
+    :param timer_file: path of the named pipe.
+    :param policy: how stuck workers are ended.
+    :raises SettingsError: something that was asked for is not possible. Nothing is left behind.
+    """
+
+    def __init__(self, timer_file: str, settings: Settings, policy: ReapPolicy) -> None:
+        self.settings = settings
+        self._notices: list[str] = []
+        if settings.http is not None and not (
+            settings.http.is_loopback or settings.token is not None or settings.insecure
+        ):
+            raise SettingsError(
+                f"--http {settings.http}: other machines could read stacks, which show source and"
+                " arguments. Give --http-token-file, or --http-insecure if that is intended"
+            )
+        self.http = None if settings.http is None else self._listen(settings.http)
+        try:
+            self._build(timer_file, policy)
+        except SettingsError:
+            if self.http is not None:
+                self.http.stop()
+            raise
+
+    def _listen(self, address: Address) -> HttpServer:
+        settings = self.settings
+        tls = None
+        if settings.tls_cert is not None:
+            try:
+                tls = tls_context(settings.tls_cert, settings.tls_key)
+            except OSError as error:
+                files = " and ".join(filter(None, (settings.tls_cert, settings.tls_key)))
+                raise SettingsError(f"--tls-cert, --tls-key: {files}: {error}") from None
+        try:
+            return HttpServer(address, tls=tls)
+        except OSError as error:
+            if not (settings.http_fallback and error.errno == errno.EADDRINUSE):
+                raise SettingsError(f"--http {address}: {error}") from None
+        try:
+            server = HttpServer(Address(address.host, 0), tls=tls)
+        except OSError as error:
+            raise SettingsError(f"--http {address.host}:0: {error}") from None
+        self._notices.append(f"{address} is taken: HTTP is served at {server.address}")
+        return server
+
+    def _build(self, timer_file: str, policy: ReapPolicy) -> None:
+        settings = self.settings
+        self._reaps = RecentReaps(run_id=settings.run_id)
+        try:
+            self.pipeline: Pipeline = open_pipeline(
+                events=settings.events,
+                level=settings.level,
+                include=settings.include,
+                exclude=settings.exclude,
+                dump_directory=settings.dump_dir,
+                run_id=settings.run_id,
+                sinks=[self._reaps],
+            )
+        except OSError as error:
+            raise SettingsError(f"--events or --dump-dir: {error}") from None
+        try:
+            self.server = FileTimerServer(
+                timer_file,
+                settings.run_id,
+                settings.max_interval,
+                observer=self.pipeline,
+                before_kill=_take_stacks(policy.dump_timeout, native=settings.native),
+                policy=policy,
+            )
+        except (TimerError, OSError, ValueError) as error:
+            self.pipeline.close(CLOSE_SECONDS)
+            raise SettingsError(f"--timer-file {timer_file}: {error}") from None
+        self.pipeline.watch(self.server.statistics)
+        self.view = View(
+            self.server,
+            Metrics(self.pipeline),
+            self._reaps,
+            run_id=settings.run_id,
+            host=socket.gethostname(),
+        )
+
+    @property
+    def address(self) -> Address | None:
+        """Where HTTP is really served."""
+        return None if self.http is None else self.http.address
+
+    def start(self) -> None:
+        """Watch timers and answer requests."""
+        self.server.start()
+        self.view.is_ready = True
+        if self.http is not None:
+            app = make_app(
+                self.view,
+                token=self.settings.token,
+                local_only=self.http.address.is_loopback,
+            )
+            self.http.start(app)
+        for notice in self._notices:
+            self.say(notice)
+
+    def say(self, message: str, severity: str = "warning") -> None:
+        """Tell people something: as an event and, when the events go elsewhere, on stderr.
+
+        As an event alone when the events go to stderr, where each line is a JSON object then.
+        """
+        self.pipeline.emit(
+            Notice(
+                timestamp=time.time(),
+                run_id=self.settings.run_id,
+                message=message,
+                severity=severity,
+            )
+        )
+        if self.settings.events != "-":
+            write_line(message)
+
+    def stop_watching(self) -> None:
+        """End the timer server; a reap under way is finished first, within its bounds."""
+        self.view.is_ready = False
+        self.server.stop()
+
+    def stop(self) -> None:
+        """End everything and deliver what is left to say. Idempotent."""
+        self.stop_watching()
+        if self.http is not None:
+            self.http.stop()
+        self.pipeline.close(CLOSE_SECONDS)
+
+
+def write_line(message: str) -> None:
+    """Write a line for people to stderr, in one piece; it is nobody's failure if that fails."""
+    with contextlib.suppress(OSError):
+        os.write(2, f"timers: {message}\n".encode("utf-8", "backslashreplace"))
+
+
+def _take_stacks(timeout: float, *, native: bool) -> BeforeKill:
+    """Make a step before the kill that only looks, and leaves the telling to the events."""
+    bound = max(0.0, timeout - _DUMP_MARGIN_SECONDS)
+
+    def take_stacks(
+        _run_id: str, expired_timers: dict[int, list[str]]
+    ) -> dict[int, stacks.StackDump]:
+        return {
+            pid: add_open_files(stacks.take(pid, timeout=bound, native=native))
+            for pid in expired_timers
+        }
+
+    return take_stacks
