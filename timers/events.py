@@ -25,6 +25,7 @@ __all__ = [
     "TimerAcquired",
     "TimerExpired",
     "TimerInfo",
+    "TimerOverran",
     "TimerReleased",
     "WatchdogStarted",
     "WatchdogStopped",
@@ -150,6 +151,18 @@ class TimerReleased(Event):
     """Since the block was entered."""
     error: str | None = None
     """Type name of the exception that left the block, when the client said so."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TimerOverran(Event):
+    """A block takes longer than its worker expected (``warn_after``), and is not yet expired."""
+
+    name: ClassVar[str] = "timer warning"
+    default_level: ClassVar[str] = "warning"
+
+    worker: WorkerInfo
+    timer: TimerInfo
+    elapsed_seconds: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

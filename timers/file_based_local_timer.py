@@ -141,6 +141,8 @@ class FileTimerClient(TimerClient):
                 flags = ', "leave": true' + _error(announced.error)
             if announced.span is not None:
                 flags += _span(announced.span)
+            if announced.warn_after is not None:
+                flags += f', "warn_after": {announced.warn_after!r}'
         else:
             expiration_time = float(expiration_time)
             thread = threading.get_native_id()

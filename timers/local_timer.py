@@ -91,6 +91,8 @@ class LocalTimerClient(TimerClient):
                 "leave": announced.leave,
                 "error": announced.error,
             }
+            if announced.warn_after is not None:
+                extras["warn_after"] = announced.warn_after
             if announced.span is not None:
                 extras["traceparent"] = announced.span.traceparent
                 extras["span_id"] = announced.span.span_id

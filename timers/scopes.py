@@ -54,6 +54,7 @@ class Announcement(NamedTuple):
     error: str | None = None
     """Type name of the exception that is leaving the block."""
     span: ScopeSpan | None = None
+    warn_after: float | None = None
 
 
 class _Block(NamedTuple):
@@ -106,8 +107,11 @@ class expires:  # noqa: N801  # torch's name; used like a function
         scope is one timer: entering it again restarts the countdown, and leaving the inner block
         restarts that of the outer one. Blocks in different threads never share a timer.
     :param client: who to send it to; by default the client given to :func:`configure`.
+    :param warn_after: seconds, more than 0 and less than ``after``: when the block takes longer
+        than this, the server says so (event ``timer warning``) and takes note of the stack.
+        Not known to torch's server and clients, which ignore it.
     :raises RuntimeError: on entering, when there is no client at all.
-    :raises ValueError: when ``after`` is negative or not finite.
+    :raises ValueError: when ``after`` is negative or not finite, or ``warn_after`` not within it.
     :raises TypeError: when ``after`` is not a number or ``scope`` not a string.
 
     Entering raises whatever ``client.acquire`` raises (:class:`BrokenPipeError` when no server
@@ -119,10 +123,15 @@ class expires:  # noqa: N801  # torch's name; used like a function
     release does not raise; negative, infinite and not-a-number durations are errors.
     """
 
-    __slots__ = ("_after", "_client", "_scope")
+    __slots__ = ("_after", "_client", "_scope", "_warn_after")
 
     def __init__(
-        self, after: float, scope: str | None = None, client: TimerClient | None = None
+        self,
+        after: float,
+        scope: str | None = None,
+        client: TimerClient | None = None,
+        *,
+        warn_after: float | None = None,
     ) -> None:
         if isinstance(after, str | bytes):  # which float() would take
             raise TypeError(f"expires(after={after!r}): must be a number of seconds")
@@ -132,6 +141,11 @@ class expires:  # noqa: N801  # torch's name; used like a function
             seconds = math.inf
         if not 0 <= seconds < math.inf:
             raise ValueError(f"expires(after={after!r}): must be a finite number of seconds >= 0")
+        if warn_after is not None and not 0 < warn_after < seconds:
+            raise ValueError(
+                f"expires(after={after!r}, warn_after={warn_after!r}): must be more than 0 and less"
+                " than after"
+            )
         if scope is None:
             # One frame up and no further: inspect.stack() would read source files for each frame.
             caller = sys._getframe(1)  # noqa: SLF001  # what inspect.currentframe() is made of
@@ -141,6 +155,7 @@ class expires:  # noqa: N801  # torch's name; used like a function
         self._after = min(seconds, _LONGEST_SECONDS)
         self._scope = scope
         self._client = client
+        self._warn_after = None if warn_after is None else float(warn_after)
 
     def __enter__(self) -> None:
         client = _client if self._client is None else self._client
@@ -158,7 +173,13 @@ class expires:  # noqa: N801  # torch's name; used like a function
         nested = outer is not None and _same_client(outer, client) is not None
         span = trace_context.enter()
         calling.announcement = Announcement(
-            expiration_time, thread, after, deadline_ns, nested, span=span
+            expiration_time,
+            thread,
+            after,
+            deadline_ns,
+            nested,
+            span=span,
+            warn_after=self._warn_after,
         )
         try:
             client.acquire(scope, expiration_time)

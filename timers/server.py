@@ -15,11 +15,11 @@ from .api import RequestQueue, TimerRequest, TimerServer
 from .clock import SYSTEM_CLOCK, Clock
 from .process import require_linux
 from .reaper import ReapPolicy
-from .watchdog import RunningTimer, Source, Watchdog
+from .watchdog import RunningTimer, Sampler, Source, Watchdog
 from .wire import Message
 
 if TYPE_CHECKING:
-    from .events import Observer
+    from .events import Observer, WorkerInfo
     from .reaper import BeforeKill
     from .table import Timer
     from .workers import Worker
@@ -163,6 +163,19 @@ class WatchdogServer(TimerServer):
         :param limit: how many, at most; by default all.
         """
         return self._watchdog.running(limit)
+
+    def known_workers(self) -> list[WorkerInfo]:
+        """List the workers that sent a request and have not exited. Safe from any thread."""
+        return self._watchdog.known_workers()
+
+    @property
+    def sampler(self) -> Sampler | None:
+        """Who looks at workers before their deadline; to be set before :meth:`start`."""
+        return self._watchdog.sampler
+
+    @sampler.setter
+    def sampler(self, sampler: Sampler | None) -> None:
+        self._watchdog.sampler = sampler
 
     def wake(self) -> None:
         """Have the watchdog look at its deadlines now. Safe from any thread.

@@ -32,6 +32,7 @@ class Timer(Generic[WorkerT]):
 
     __slots__ = (
         "acquired_ns",
+        "checkpoints",
         "deadline_ns",
         "expiration_time",
         "expired",
@@ -43,6 +44,7 @@ class Timer(Generic[WorkerT]):
         "started_ns",
         "thread",
         "traceparent",
+        "warn_ns",
         "worker",
     )
 
@@ -73,10 +75,21 @@ class Timer(Generic[WorkerT]):
         self.span_id = span_id
         self.outer: Timer[WorkerT] | None = None
         """For a nested block of the same scope: the timer of the block around it."""
+        self.checkpoints: tuple[int, ...] = ()
+        """Moments before the deadline at which somebody wants to look, the next one first."""
+        self.warn_ns: int | None = None
+        """When the worker wants to be warned of; None when it does not, or no longer."""
         self.live = True
         """Whether the table still holds it: false once released, replaced or cleared."""
         self.expired = False
         """Whether :meth:`TimerTable.expired` has already returned it."""
+
+    def continues(self, other: Timer[WorkerT]) -> None:
+        """Make this the timer of the same block as ``other``, with a new countdown."""
+        self.started_ns = other.started_ns
+        self.outer = other.outer
+        if self.span_id is None:
+            self.traceparent, self.span_id = other.traceparent, other.span_id
 
 
 class TimerTable(Generic[WorkerT]):
@@ -90,6 +103,7 @@ class TimerTable(Generic[WorkerT]):
         self._sequence = 0
         self._size = 0
         self._stale = 0
+        self._reached: list[Timer[WorkerT]] = []
 
     def __len__(self) -> int:
         return self._size
@@ -111,7 +125,8 @@ class TimerTable(Generic[WorkerT]):
         else:
             self._retire(replaced)
         self._sequence += 1
-        heappush(self._heap, (timer.deadline_ns, self._sequence, timer))
+        next_ns = timer.checkpoints[0] if timer.checkpoints else timer.deadline_ns
+        heappush(self._heap, (next_ns, self._sequence, timer))
         return replaced
 
     def release(self, worker: WorkerT, thread: int | None, scope_id: str) -> Timer[WorkerT] | None:
@@ -144,21 +159,30 @@ class TimerTable(Generic[WorkerT]):
         """Return each timer whose deadline is ``now_ns`` or earlier, once, by deadline.
 
         They stay in the table, marked ``expired``, until they are released or their worker is
-        removed.
+        removed. Checkpoints that have passed are left for :meth:`take_reached`.
         """
         due: list[Timer[WorkerT]] = []
-        heap = self._heap
-        while heap and heap[0][0] <= now_ns:
-            timer = heappop(heap)[2]
-            if timer.live:
+        while self._heap and self._heap[0][0] <= now_ns:
+            _, sequence, timer = heappop(self._heap)
+            if not timer.live:
+                self._stale -= 1
+            elif timer.checkpoints:
+                self._reached.append(timer)
+                timer.checkpoints = timer.checkpoints[1:]
+                next_ns = timer.checkpoints[0] if timer.checkpoints else timer.deadline_ns
+                heappush(self._heap, (next_ns, sequence, timer))
+            else:
                 timer.expired = True
                 due.append(timer)
-            else:
-                self._stale -= 1
         return due
 
+    def take_reached(self) -> list[Timer[WorkerT]]:
+        """Return the timers of which :meth:`expired` passed a checkpoint since the last call."""
+        reached, self._reached = self._reached, []
+        return [timer for timer in reached if timer.live and not timer.expired]
+
     def next_deadline(self) -> int | None:
-        """When :meth:`expired` will next have something to return; None when nothing runs."""
+        """When :meth:`expired` will next have something to do; None when nothing runs."""
         heap = self._heap
         while heap and not heap[0][2].live:
             heappop(heap)

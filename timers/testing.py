@@ -44,7 +44,8 @@ class FakeClock:
     A server waits in real time for what it expects: one that runs in its own thread takes notice
     of an :meth:`advance` after at most its ``max_interval``, so give it a small one. It takes a
     jump of more than two seconds for a pause of its own (a stopped process), after which releases
-    get half a second, of this clock, to arrive before anything expires: advance it once more.
+    get half a second, of this clock, to arrive before anything expires: after a jump, let time go
+    on in small steps until the outcome is there.
     """
 
     def __init__(

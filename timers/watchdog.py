@@ -31,6 +31,7 @@ from .events import (
     TimerAcquired,
     TimerExpired,
     TimerInfo,
+    TimerOverran,
     TimerReleased,
     WatchdogStarted,
     WatchdogStopped,
@@ -52,7 +53,7 @@ if TYPE_CHECKING:
     from .reaper import BeforeKill
     from .statistics import ScopeStatistics, Statistics
 
-__all__ = ["RunningTimer", "Source", "Watchdog"]
+__all__ = ["RunningTimer", "Sampler", "Source", "Watchdog"]
 
 _logger = logging.getLogger(__name__)
 
@@ -78,6 +79,18 @@ class Source(Protocol):
 
     def read(self, timeout: float) -> tuple[Sequence[Message], Sequence[Rejection]]:
         """All that is there now. Only a source without ``fileno`` may wait, up to ``timeout``."""
+        ...
+
+
+class Sampler(Protocol):
+    """Looks at a worker while its timer runs, so that more is known should it expire."""
+
+    def moments(self, after_seconds: float) -> tuple[float, ...]:
+        """When to look, in seconds after the acquire, for a timer of ``after_seconds``."""
+        ...
+
+    def look(self, running: RunningTimer, /) -> None:
+        """Look at the worker of ``running``. Called by the watchdog's thread: must not block."""
         ...
 
 
@@ -137,6 +150,8 @@ class Watchdog:
         is_running: Callable[[int], bool],
     ) -> None:
         self.observer = observer
+        self.sampler: Sampler | None = None
+        """May be set until the first step."""
         self.statistics = statistics
         self.table: TimerTable[Worker] = TimerTable()
         self.workers = Workers(policy.descendants_of)
@@ -231,11 +246,8 @@ class Watchdog:
                 except Exception as error:  # noqa: BLE001  # one request costs that request
                     self._reject("internal_error", f"{error!r} on {message}", message.pid)
 
-    def _apply(self, message: Message, now_ns: int) -> None:  # noqa: C901, PLR0912  # hot path
-        (
-            pid, scope_id, expiration_time, signal, start_time, thread, deadline_ns, after, nested,
-            leave, error, traceparent, span_id,
-        ) = message  # fmt: skip
+    def _apply(self, message: Message, now_ns: int) -> None:  # noqa: C901  # hot path
+        pid, scope_id, start_time = message.pid, message.scope_id, message.start_time
         worker = self.workers.get(pid)
         if worker is None or (start_time is not None and start_time != worker.start_time):
             found = self._identify(pid, start_time)
@@ -250,16 +262,37 @@ class Watchdog:
         statistics = self.statistics
         statistics.requests += 1
         scope = statistics.scopes.get(scope_id) or statistics.scope(scope_id)
-        if expiration_time < 0:
+        if message.expiration_time < 0:
             scope.releases += 1
-            released = self.table.release(worker, thread, scope_id)
+            released = self.table.release(worker, message.thread, scope_id)
             if released is not None:
                 scope.active -= 1
-                self._ended(released, scope, now_ns, error)
+                self._ended(released, scope, now_ns, message.error)
             return
+        timer = self._timer(worker, message, now_ns)
+        replaced = self.table.acquire(timer)
+        if replaced is None:
+            scope.active += 1
+        elif message.nested:
+            timer.outer = replaced
+        elif message.leave:
+            self._ended(replaced, scope, now_ns, message.error)
+            if replaced.outer is not None:
+                timer.continues(replaced.outer)
+        else:  # a heartbeat: the same block goes on
+            timer.continues(replaced)
+        if message.leave:
+            scope.releases += 1
+            return
+        scope.acquires += 1
+        if self.observer.wants_requests:
+            self._emit(TimerAcquired, worker=worker.info, timer=_info(timer))
+
+    def _timer(self, worker: Worker, message: Message, now_ns: int) -> Timer[Worker]:
+        deadline_ns, after = message.deadline_ns, message.after
         if deadline_ns is None:
             # Converted once, here: whatever happens to the wall clock later moves nothing.
-            remaining = int((expiration_time - self._clock.time()) * _NS)
+            remaining = int((message.expiration_time - self._clock.time()) * _NS)
             deadline_ns = now_ns + remaining
             acquired_ns = now_ns if remaining > 0 else deadline_ns
         elif after is None:
@@ -272,36 +305,27 @@ class Watchdog:
             acquired_ns = deadline_ns - int(after * _NS)
         timer = Timer(
             worker,
-            scope_id,
+            message.scope_id,
             deadline_ns=deadline_ns,
             acquired_ns=acquired_ns,
-            thread=thread,
-            signal=signal,
-            expiration_time=expiration_time,
-            traceparent=traceparent,
-            span_id=span_id,
+            thread=message.thread,
+            signal=message.signal,
+            expiration_time=message.expiration_time,
+            traceparent=message.traceparent,
+            span_id=message.span_id,
         )
-        replaced = self.table.acquire(timer)
-        if replaced is None:
-            scope.active += 1
-        elif nested:
-            timer.outer = replaced
-        elif not leave:  # a heartbeat: the same block goes on
-            timer.started_ns, timer.outer = replaced.started_ns, replaced.outer
-            if timer.span_id is None:
-                timer.traceparent, timer.span_id = replaced.traceparent, replaced.span_id
-        else:
-            self._ended(replaced, scope, now_ns, error)
-            outer = replaced.outer
-            if outer is not None:
-                timer.started_ns, timer.outer = outer.started_ns, outer.outer
-                timer.traceparent, timer.span_id = outer.traceparent, outer.span_id
-        if leave:
-            scope.releases += 1
-            return
-        scope.acquires += 1
-        if self.observer.wants_requests:
-            self._emit(TimerAcquired, worker=worker.info, timer=_info(timer))
+        if message.warn_after is not None or self.sampler is not None:
+            self._set_checkpoints(timer, message.warn_after)
+        return timer
+
+    def _set_checkpoints(self, timer: Timer[Worker], warn_after: float | None) -> None:
+        after_ns = timer.deadline_ns - timer.acquired_ns
+        moments = set() if self.sampler is None else set(self.sampler.moments(after_ns / _NS))
+        if warn_after is not None:
+            timer.warn_ns = timer.acquired_ns + int(warn_after * _NS)
+            moments.add(warn_after)
+        found = sorted(timer.acquired_ns + int(moment * _NS) for moment in moments)
+        timer.checkpoints = tuple(moment for moment in found if moment < timer.deadline_ns)
 
     def _identify(self, pid: int, start_time: int | None) -> Worker | None:
         """Find or register who sent a request; None when that process is gone and replaced."""
@@ -442,6 +466,7 @@ class Watchdog:
                 due_ns = self._clock.monotonic_ns()
             self.statistics.last_sweep = self._clock.time()
             workers = self._expire(due_ns)
+            self._look(due_ns)
             due = [worker for worker, (when, _) in self._retries.items() if when <= due_ns]
             for worker in due:
                 # Whoever has released its timers since is no longer stuck.
@@ -469,6 +494,21 @@ class Watchdog:
             timer.worker.pending.append(timer)
             workers[timer.worker] = None
         return list(workers)
+
+    def _look(self, now_ns: int) -> None:
+        """Warn and sample at the checkpoints that were passed."""
+        for timer in self.table.take_reached():
+            if timer.warn_ns is not None and timer.warn_ns <= now_ns:
+                timer.warn_ns = None
+                self._emit(
+                    TimerOverran,
+                    worker=timer.worker.info,
+                    timer=_info(timer),
+                    elapsed_seconds=(now_ns - timer.acquired_ns) / _NS,
+                )
+            if self.sampler is not None:
+                with contextlib.suppress(Exception):  # whatever it does, deadlines are kept
+                    self.sampler.look(_running(timer, now_ns))
 
     def _start_reap(self, worker: Worker) -> None:
         if worker.reaping or worker in self._retries or not worker.pending:
@@ -674,15 +714,14 @@ class Watchdog:
         now_ns = self._clock.monotonic_ns()
         most = len(timers) if limit is None else limit
         return [
-            RunningTimer(
-                worker=timer.worker.info,
-                timer=_info(timer),
-                age_seconds=max(0, now_ns - timer.started_ns) / _NS,
-                remaining_seconds=(timer.deadline_ns - now_ns) / _NS,
-                expired=timer.expired,
-            )
+            _running(timer, now_ns)
             for timer in heapq.nsmallest(most, timers, key=lambda timer: timer.deadline_ns)
         ]
+
+    def known_workers(self) -> list[WorkerInfo]:
+        """Every worker that sent a request and has not been seen to exit."""
+        with self.lock:
+            return [worker.info for worker in self.workers if worker.refusal is None]
 
     def stopped(self) -> None:
         """Tell the observer that the server no longer listens, and what nobody watches now."""
@@ -729,6 +768,16 @@ def _info(timer: Timer[Worker]) -> TimerInfo:
         thread=timer.thread,
         traceparent=timer.traceparent,
         span_id=timer.span_id,
+    )
+
+
+def _running(timer: Timer[Worker], now_ns: int) -> RunningTimer:
+    return RunningTimer(
+        worker=timer.worker.info,
+        timer=_info(timer),
+        age_seconds=max(0, now_ns - timer.started_ns) / _NS,
+        remaining_seconds=(timer.deadline_ns - now_ns) / _NS,
+        expired=timer.expired,
     )
 
 

@@ -18,6 +18,7 @@ key             type    meaning
 ``nested``      boolean on an acquire: the block is inside another one of the same scope
 ``leave``       boolean on an acquire: it ends an inner block of the same scope, and restarts
                         the countdown of the block around it
+``warn_after``  number  seconds after which the block deserves a warning
 ``error``       string  on a release (or leave): type name of the exception that left the block
 ``traceparent`` string  W3C Trace Context of the worker's span
 ``span_id``     string  16 hexadecimal digits: the id that the span of the scope shall have
@@ -58,6 +59,7 @@ MAX_LINE_BYTES: int = getattr(select, "PIPE_BUF", 4096)
 _MAX_PID = 2**31 - 1  # pid_t is a signed 32-bit integer
 _MAX_SIGNAL = 64  # signal(7): the last real-time signal
 _MAX_NS = 2**63 - 1  # struct timespec cannot hold more
+_MAX_SECONDS = _MAX_NS // 10**9
 _SHOWN_CHARACTERS = 200
 _OBJECT_START = b'{"version"'
 
@@ -79,6 +81,7 @@ class Message(NamedTuple):
     error: str | None = None
     traceparent: str | None = None
     span_id: str | None = None
+    warn_after: float | None = None
 
 
 class Rejection(NamedTuple):
@@ -252,7 +255,7 @@ def _message(value: Any) -> Message:  # noqa: C901  # flat, and the hot path
         raise _BadRequest("wrong_type", "expiration_time is a number of seconds")
     if not -_MAX_PID <= pid <= _MAX_PID or not -_MAX_SIGNAL <= signal <= _MAX_SIGNAL:
         raise _BadRequest("out_of_range", "pid or signal out of range")
-    if not -math.inf < expiration_time < _MAX_NS // 10**9:
+    if not -math.inf < expiration_time < _MAX_SECONDS:
         raise _BadRequest("out_of_range", "expiration_time out of range")
     if not scope_id.isascii():
         scope_id = writable(scope_id)
@@ -262,11 +265,15 @@ def _message(value: Any) -> Message:  # noqa: C901  # flat, and the hot path
     start_time, thread, deadline_ns = get("start_time"), get("thread"), get("deadline_ns")
     after, nested, leave = get("after"), get("nested", False), get("leave", False)
     error, traceparent, span_id = get("error"), get("traceparent"), get("span_id")
+    warn_after = get("warn_after")
     if (
         (start_time is not None and type(start_time) is not int)
         or (thread is not None and type(thread) is not int)
         or (deadline_ns is not None and type(deadline_ns) is not int)
         or (after is not None and type(after) is not float and type(after) is not int)
+        or (
+            warn_after is not None and type(warn_after) is not float and type(warn_after) is not int
+        )
         or type(nested) is not bool
         or type(leave) is not bool
         or (error is not None and type(error) is not str)
@@ -275,9 +282,9 @@ def _message(value: Any) -> Message:  # noqa: C901  # flat, and the hot path
     ):
         raise _BadRequest("wrong_type", "an optional key has the wrong type")
     if (deadline_ns is not None and not 0 <= deadline_ns <= _MAX_NS) or (
-        after is not None and not 0 <= after < _MAX_NS // 10**9
+        not 0 <= (after or 0) < _MAX_SECONDS or not 0 <= (warn_after or 0) < _MAX_SECONDS
     ):
-        raise _BadRequest("out_of_range", "deadline_ns or after out of range")
+        raise _BadRequest("out_of_range", "deadline_ns, after or warn_after out of range")
     return Message(
         pid,
         scope_id,
@@ -292,4 +299,5 @@ def _message(value: Any) -> Message:  # noqa: C901  # flat, and the hot path
         error,
         traceparent,
         span_id,
+        warn_after,
     )

@@ -25,7 +25,7 @@ from timers.stacks import Frame, StackDump, ThreadStack
 
 def test_every_event_is_flat_and_names_itself() -> None:
     events = all_events()
-    assert len(events) == 10
+    assert len(events) == 11
     for event in events:
         fields = to_fields(event, run_id="default", host="node-1")
         assert fields["event"] == event.name

@@ -102,6 +102,7 @@ def test_levels_and_names_filter(path: Path) -> None:
         "kill worker process",
         "worker exited",
         "request rejected",
+        "timer warning",
     ]
 
 

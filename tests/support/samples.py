@@ -11,6 +11,7 @@ from timers.events import (
     TimerAcquired,
     TimerExpired,
     TimerInfo,
+    TimerOverran,
     TimerReleased,
     WatchdogStarted,
     WatchdogStopped,
@@ -129,4 +130,5 @@ def all_events() -> list[Event]:
         ),
         WorkerExited(timestamp=1.0, worker=WORKER, timers=((TIMER, 3.0),)),
         rejected("{"),
+        TimerOverran(timestamp=1.0, worker=WORKER, timer=TIMER, elapsed_seconds=0.5),
     ]

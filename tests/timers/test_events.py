@@ -25,6 +25,7 @@ CONTRACT = {
     "watchdog stopped": "info",
     "timer acquired": "debug",
     "timer released": "debug",
+    "timer warning": "warning",
     "timer expired": "warning",
     "stack dumped": "warning",
     "kill worker process": "error",

@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 from typing import TYPE_CHECKING
 
 import pytest
-from support.samples import all_events, expired
 
-from timers import FileTimerClient, TimerClient
+from support.children import alive, waiting
+from support.samples import all_events, expired
+from support.waiting import eventually
+from timers import FileTimerClient, FileTimerRequest, FileTimerServer, TimerClient
 from timers.clock import SYSTEM_CLOCK, Clock
 from timers.dispatch import Dispatcher
-from timers.events import Event, Observer, TimerExpired, WatchdogStarted
+from timers.events import (
+    Event,
+    Observer,
+    TimerAcquired,
+    TimerExpired,
+    WatchdogStarted,
+    WorkerKilled,
+)
 from timers.fifo import FifoReader
 from timers.file_based_local_timer import _FifoSource
 from timers.testing import Call, FakeClock, FakeSource, RecordingClient, RecordingObserver
@@ -194,3 +204,37 @@ def test_a_source_gives_each_request_once(kind: str, pipe: FifoReader) -> None:
 def test_a_fake_source_has_nothing_to_wait_on() -> None:
     assert FakeSource().fileno() is None
     assert FakeSource().read(1000.0) == ([], [])
+
+
+# -- all of them together, as in a test of somebody's own ------------------------------------------
+
+
+def test_a_real_server_on_a_fake_clock(tmp_path: Path) -> None:
+    clock, observer = FakeClock(), RecordingObserver(wants_requests=True)
+    server = FileTimerServer(
+        tmp_path / "pipe", max_interval=0.01, clock=clock, observer=observer, before_kill=no_step
+    )
+    server.start()
+    with waiting() as worker:
+        client = FileTimerClient(server._file_path)
+        client._send_request(FileTimerRequest(worker, "x", clock.time() + 60, signal.SIGKILL))
+        eventually(lambda: observer.of(TimerAcquired))
+        clock.advance(59)
+        clock.step_wall(-3600)
+        assert alive(worker)
+        clock.advance(1)
+
+        def killed() -> list[WorkerKilled]:
+            # A minute in one jump looks to the server as if it had been stopped.
+            clock.advance(0.1)
+            return observer.of(WorkerKilled)
+
+        eventually(killed)
+        assert not alive(worker)
+    server.stop()
+    (expired,) = observer.of(TimerExpired)
+    assert expired.elapsed_seconds >= 60
+
+
+def no_step(run_id: str, expired: dict[int, list[str]]) -> None:
+    del run_id, expired
