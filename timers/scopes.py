@@ -224,7 +224,13 @@ class expires:  # noqa: N801  # torch's name; used like a function
                 expiration_time = time.time() + around.after
                 deadline_ns = time.monotonic_ns() + int(around.after * 1_000_000_000)
             calling.announcement = Announcement(
-                expiration_time, thread, around.after, deadline_ns, leave=True, error=error_name
+                expiration_time,
+                thread,
+                around.after,
+                deadline_ns,
+                leave=True,
+                error=error_name,
+                warn_after=around.owner._warn_after,  # noqa: SLF001  # of this class
             )
             block.client.acquire(scope, expiration_time)
         except Exception as failure:  # noqa: BLE001  # whatever a client raises

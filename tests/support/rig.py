@@ -74,6 +74,7 @@ class Rig:
         nested: bool = False,
         leave: bool = False,
         traceparent: str | None = None,
+        warn_after: float | None = None,
     ) -> None:
         """Apply an acquire as a client of ours would send it now."""
         self.watchdog.apply(
@@ -90,6 +91,7 @@ class Rig:
                     nested=nested,
                     leave=leave,
                     traceparent=traceparent,
+                    warn_after=warn_after,
                 )
             ]
         )

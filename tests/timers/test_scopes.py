@@ -15,9 +15,9 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from support.children import FORKS, in_child
 
 import timers
+from support.children import FORKS, in_child
 from timers import expires, scopes
 from timers.errors import ClientNotConfiguredError, TimerError
 from timers.testing import RecordingClient
@@ -211,6 +211,22 @@ def test_for_ever_is_a_century(after: float) -> None:
     assert 3e9 <= announced.expiration_time < 9e9
     assert 0 < announced.deadline_ns < 2**63
     assert announced.after == 3e9
+
+
+@pytest.mark.parametrize("warn_after", [0, -1, 10, 11, math.nan, math.inf])
+def test_a_warning_comes_within_the_block_or_not_at_all(warn_after: float) -> None:
+    expires(after=10, warn_after=9.999)
+    with pytest.raises(ValueError, match=r"warn_after=.*more than 0 and less than after"):
+        expires(after=10, warn_after=warn_after)
+
+
+def test_the_warning_is_announced_and_the_outer_blocks_own_when_the_inner_one_ends() -> None:
+    client = Noting()
+    with expires(10, "x", client, warn_after=5), expires(10, "x", client, warn_after=3):
+        pass
+    with expires(10, "x", client):
+        pass
+    assert [a.warn_after for a in client.announced] == [5, 3, 5, None, None, None]
 
 
 # -- the default scope ----------------------------------------------------------------------------

@@ -40,6 +40,7 @@ class TableAgainstDictionary(RuleBasedStateMachine):
         self.model: dict[tuple[str, int | None, str], Timer[str]] = {}
         self.acquired: list[Timer[str]] = []
         self.expired: set[int] = set()
+        self.marks: dict[int, list[int]] = {}
         self.now = 0
 
     @initialize()
@@ -47,9 +48,13 @@ class TableAgainstDictionary(RuleBasedStateMachine):
         assert len(self.table) == 0
         assert self.table.next_deadline() is None
 
-    @rule(worker=WORKERS, thread=THREADS, scope=SCOPES, ahead=TIMES)
-    def acquire(self, worker: str, thread: int | None, scope: str, ahead: int) -> None:
+    @rule(worker=WORKERS, thread=THREADS, scope=SCOPES, ahead=TIMES, marks=st.sets(TIMES))
+    def acquire(
+        self, worker: str, thread: int | None, scope: str, ahead: int, marks: set[int]
+    ) -> None:
         added = timer(worker, scope, self.now + ahead, thread)
+        added.checkpoints = tuple(self.now + mark for mark in sorted(marks) if mark < ahead)
+        self.marks[id(added)] = list(added.checkpoints)
         self.acquired.append(added)
         assert self.table.acquire(added) is self.model.get((worker, thread, scope))
         self.model[worker, thread, scope] = added
@@ -78,6 +83,15 @@ class TableAgainstDictionary(RuleBasedStateMachine):
         assert self.table.expired(self.now) == due
         assert all(t.expired for t in due)
         self.expired.update(id(t) for t in due)
+        reached = []
+        for t in self.model.values():
+            marks = self.marks[id(t)]
+            passed = sum(mark <= self.now for mark in marks)
+            self.marks[id(t)] = marks[passed:]
+            if id(t) not in self.expired:
+                reached += [id(t)] * passed
+        assert sorted(id(t) for t in self.table.take_reached()) == sorted(reached)
+        assert self.table.take_reached() == []
 
     @precondition(lambda self: self.model)
     @rule(data=st.data())
@@ -85,7 +99,7 @@ class TableAgainstDictionary(RuleBasedStateMachine):
         """Heartbeat one timer so often that the heap has to be rebuilt on the way."""
         key = data.draw(st.sampled_from(sorted(self.model, key=repr)))
         for _ in range(_MIN_STALE + 10):
-            self.acquire(*key, 40)
+            self.acquire(*key, 40, {3})
 
     @invariant()
     def holds_what_the_model_holds(self) -> None:
@@ -98,7 +112,9 @@ class TableAgainstDictionary(RuleBasedStateMachine):
 
     @invariant()
     def knows_the_next_deadline(self) -> None:
-        waiting = [t.deadline_ns for t in self.model.values() if not t.expired]
+        waiting = [
+            min([*self.marks[id(t)], t.deadline_ns]) for t in self.model.values() if not t.expired
+        ]
         assert self.table.next_deadline() == min(waiting, default=None)
 
     @invariant()
@@ -138,6 +154,30 @@ def test_an_expired_timer_stays_until_it_is_released() -> None:
     assert table.next_deadline() is None
     assert table.release("a", None, "x") is due
     assert list(table) == []
+
+
+def test_checkpoints_are_reached_before_the_deadline_and_once() -> None:
+    table: TimerTable[str] = TimerTable()
+    watched = timer(deadline=10)
+    watched.checkpoints = (3, 6)
+    table.acquire(watched)
+    assert table.next_deadline() == 3
+    assert (table.expired(3), table.take_reached()) == ([], [watched])
+    assert (table.expired(5), table.take_reached()) == ([], [])
+    assert (table.expired(6), table.take_reached()) == ([], [watched])
+    assert table.next_deadline() == 10
+    assert (table.expired(10), table.take_reached()) == ([watched], [])
+
+
+def test_who_is_gone_by_then_has_reached_nothing() -> None:
+    table: TimerTable[str] = TimerTable()
+    for scope in ("released", "kept"):
+        watched = timer(scope=scope)
+        watched.checkpoints = (3,)
+        table.acquire(watched)
+    assert table.expired(5) == []
+    table.release("a", None, "released")
+    assert [t.scope_id for t in table.take_reached()] == ["kept"]
 
 
 def test_a_heartbeat_replaces_the_timer_and_its_deadline() -> None:

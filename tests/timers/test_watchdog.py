@@ -9,9 +9,9 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
 from support.children import alive, descriptors, dropped, in_pid_namespace, waiting
 from support.rig import Rig
-
 from timers import ReapPolicy, procfs
 from timers.events import (
     Outcome,
@@ -20,6 +20,7 @@ from timers.events import (
     StackDumped,
     TimerAcquired,
     TimerExpired,
+    TimerOverran,
     TimerReleased,
     WatchdogStarted,
     WatchdogStopped,
@@ -32,6 +33,8 @@ from timers.wire import Message, Rejection
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+
+    from timers.watchdog import RunningTimer
 
 
 @pytest.fixture
@@ -291,6 +294,107 @@ def test_a_leave_that_finds_nothing_is_an_acquire(rig: Rig, worker: int) -> None
     rig.acquire(worker, "x", after=10, leave=True)
     assert counts(rig) == (0, 1, 0, 1)
     rig.pass_time(10)
+    assert rig.reaped == [(worker, 9)]
+
+
+# -- warnings and looks before the deadline --------------------------------------------------------
+
+
+def test_a_slow_block_is_warned_of_once(rig: Rig, worker: int) -> None:
+    rig.acquire(worker, "x", after=10, warn_after=4)
+    rig.pass_time(3.999)
+    assert rig.observer.names == ["timer acquired"]
+    rig.pass_time(0.001)
+    (warning,) = rig.observer.of(TimerOverran)
+    assert warning.elapsed_seconds == pytest.approx(4)
+    assert (warning.worker.pid, warning.timer.scope_id) == (worker, "x")
+    rig.pass_time(5)
+    assert len(rig.observer.of(TimerOverran)) == 1
+    assert (counts(rig), rig.reaped) == ((1, 0, 0, 1), [])
+    rig.pass_time(1)
+    assert rig.observer.names[1:] == ["timer warning", "timer expired", "kill worker process"]
+
+
+def test_a_block_that_ends_in_time_is_not_warned_of(rig: Rig, worker: int) -> None:
+    rig.acquire(worker, "x", after=10, warn_after=4)
+    rig.pass_time(3)
+    rig.release(worker, "x")
+    rig.pass_time(30)
+    assert rig.observer.names == ["timer acquired", "timer released"]
+
+
+def test_a_heartbeat_restarts_the_warning_too(rig: Rig, worker: int) -> None:
+    for _ in range(3):
+        rig.acquire(worker, "x", after=10, warn_after=4)
+        rig.pass_time(3)
+    assert rig.observer.of(TimerOverran) == []
+    rig.pass_time(1)
+    assert len(rig.observer.of(TimerOverran)) == 1
+
+
+def test_what_expires_before_anybody_looked_is_not_warned_of_any_more(
+    rig: Rig, worker: int
+) -> None:
+    rig.acquire(worker, "x", after=10, warn_after=4)
+    rig.pass_time(10)
+    assert rig.observer.names == ["timer acquired", "timer expired", "kill worker process"]
+
+
+class Looks:
+    """A sampler that notes what it is shown, and then may raise."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.seen: list[tuple[str, float]] = []
+        self._error = error
+
+    def moments(self, after_seconds: float) -> tuple[float, ...]:
+        return (after_seconds / 4, after_seconds / 2)
+
+    def look(self, running: RunningTimer, /) -> None:
+        self.seen.append((running.timer.scope_id, running.age_seconds))
+        if self._error is not None:
+            raise self._error
+
+
+@pytest.mark.parametrize("error", [None, KeyError("mine")])
+def test_a_sampler_looks_at_its_moments_and_delays_no_deadline(
+    rig: Rig, worker: int, error: Exception | None
+) -> None:
+    looks = rig.watchdog.sampler = Looks(error)
+    rig.acquire(worker, "x", after=8)
+    for _ in range(7):
+        rig.pass_time(1)
+    assert looks.seen == [("x", 2.0), ("x", 4.0)]
+    assert rig.reaped == []
+    rig.pass_time(1)
+    assert rig.reaped == [(worker, 9)]
+    assert len(looks.seen) == 2
+
+
+def test_the_loop_wakes_up_for_a_warning(rig: Rig, worker: int) -> None:
+    rig.acquire(worker, "x", after=10, warn_after=4)
+    assert rig.watchdog.table.next_deadline() == rig.clock.monotonic_ns() + 4 * 10**9
+    rig.clock.advance(1.5)
+    rig.step()
+    rig.clock.advance(1.5)
+    rig.step()
+    assert rig.observer.of(TimerOverran) == []
+    rig.clock.advance(1)
+    rig.step()
+    assert len(rig.observer.of(TimerOverran)) == 1
+
+
+def test_an_acquire_that_was_held_up_waits_a_moment_for_its_release(rig: Rig, worker: int) -> None:
+    def late(scope: str) -> Message:
+        deadline_ns = rig.clock.monotonic_ns() - 5 * 10**9
+        return Message(worker, scope, 1.0, 9, thread=1, deadline_ns=deadline_ns, after=1.0)
+
+    rig.watchdog.apply([late("x"), late("y")])
+    rig.pass_time(0.4)
+    assert rig.observer.of(TimerExpired) == []
+    rig.release(worker, "x")
+    rig.pass_time(0.2)
+    assert [event.timer.scope_id for event in rig.observer.of(TimerExpired)] == ["y"]
     assert rig.reaped == [(worker, 9)]
 
 

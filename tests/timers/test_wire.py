@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import multiprocessing as mp
+import multiprocessing.queues
 import os
 import threading
 from typing import TYPE_CHECKING, Any
@@ -12,9 +14,16 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from timers import FileTimerClient, FileTimerRequest, expires
+from timers import (
+    FileTimerClient,
+    FileTimerRequest,
+    LocalTimerClient,
+    MultiprocessingRequestQueue,
+    expires,
+)
 from timers.errors import RequestTooLargeError
 from timers.fifo import FifoReader
+from timers.local_timer import _QueueSource
 from timers.procfs import start_time
 from timers.statistics import REJECTION_REASONS
 from timers.wire import (
@@ -42,6 +51,7 @@ EXTRAS: dict[str, Any] = {
     "thread": 6,
     "deadline_ns": 7,
     "after": 8.5,
+    "warn_after": 4.25,
     "nested": True,
     "leave": True,
     "error": "ValueError",
@@ -98,7 +108,9 @@ def test_each_extra_alone_with_and_without_a_version(key: str) -> None:
     assert getattr(message, key) == EXTRAS[key]
 
 
-@pytest.mark.parametrize("key", ["start_time", "thread", "deadline_ns", "after", "error"])
+@pytest.mark.parametrize(
+    "key", ["start_time", "thread", "deadline_ns", "after", "warn_after", "error"]
+)
 def test_an_extra_may_be_null(key: str) -> None:
     (message,), rejected = decode(line(**{key: None}))
     assert (getattr(message, key), rejected) == (None, [])
@@ -156,6 +168,8 @@ BAD = {
     line(thread=1.5)[:-1]: "wrong_type",
     line(deadline_ns=1.5)[:-1]: "wrong_type",
     line(after="1")[:-1]: "wrong_type",
+    line(warn_after="1")[:-1]: "wrong_type",
+    line(warn_after=True)[:-1]: "wrong_type",
     line(nested=1)[:-1]: "wrong_type",
     line(nested=None)[:-1]: "wrong_type",
     line(leave="yes")[:-1]: "wrong_type",
@@ -173,6 +187,8 @@ BAD = {
     line(deadline_ns=2**63)[:-1]: "out_of_range",
     line(after=-1)[:-1]: "out_of_range",
     line(after=10**30)[:-1]: "out_of_range",
+    line(warn_after=-1)[:-1]: "out_of_range",
+    line(warn_after=10**30)[:-1]: "out_of_range",
     b"x" * 10_000: "too_long",
     line(scope_id="s" * 10_000)[:-1]: "too_long",
     line(scope_id="s" * (MAX_LINE_BYTES - len(line()) + 2))[:-1]: "too_long",
@@ -459,3 +475,15 @@ def test_writable_text_can_be_written(text: str) -> None:
     assert writable(text).encode("utf-8").decode("utf-8") == writable(text)
     if "\\" not in writable(text):
         assert writable(text) == text
+
+
+def test_a_request_in_a_queue_is_made_writable_too() -> None:
+    queue: mp.queues.SimpleQueue[object] = mp.get_context("spawn").SimpleQueue()
+    source = _QueueSource(MultiprocessingRequestQueue(queue))
+    LocalTimerClient(queue).acquire("caf\udce9", 1.0)
+    queue.put("not a request")
+    LocalTimerClient(queue).release("caf\udce9")
+    messages, rejections = source.read(0.0)
+    assert [message.scope_id for message in messages] == ["caf\\udce9"] * 2
+    assert [rejection.reason for rejection in rejections] == ["wrong_type"]
+    queue.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pytest
 
 from support.children import OTHER_UID, alive, descriptors, dropped, same_path, waiting
 from support.rig import Rig
+from support.waiting import eventually
 from timers import ReapPolicy, procfs
 from timers.events import RequestRejected, TimerExpired, WorkerKilled
 from timers.workers import Workers
@@ -52,6 +54,8 @@ def test_the_ranks_come_from_its_environment(workers: Workers) -> None:
         ({"RANK": "three", "LOCAL_RANK": "-1", "TORCHELASTIC_RESTART_COUNT": "²"}, (None,) * 3),
     ):
         with subprocess.Popen(["cat"], stdin=subprocess.PIPE, env=environment) as process:
+            # exec(3) closes what Popen waits for a moment before the environment can be read.
+            eventually(functools.partial(procfs.environment, process.pid))
             info = workers.open(process.pid).info
             assert (info.rank, info.local_rank, info.restart_count) == expected
             process.kill()
