@@ -15,6 +15,7 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 import re
+import socket
 from itertools import accumulate
 from typing import TYPE_CHECKING, Protocol
 
@@ -64,6 +65,11 @@ class Counts(Protocol):
 
 class Source(Protocol):
     """Where the numbers come from: a :class:`~observability.pipeline.Pipeline`."""
+
+    @property
+    def run_id(self) -> str:
+        """Names the job."""
+        ...
 
     @property
     def statistics(self) -> Sequence[Statistics]:
@@ -116,6 +122,11 @@ class _Collector(Collector):
         yield from _server_metrics(statistics)
         yield from _sink_metrics(self._source.sink_counts)
         yield InfoMetricFamily(
+            "timers_run",
+            "Which run this service is for, and on which host.",
+            value={"run_id": self._source.run_id, "host": socket.gethostname()},
+        )
+        yield InfoMetricFamily(
             "timers_build", "Version of expiration-timers and of Python.", value=self._build
         )
 
@@ -152,9 +163,14 @@ def _scope_metrics(scopes: Mapping[str, Sequence[ScopeStatistics]]) -> Iterator[
         labels=["scope", "outcome"],
     )
     active = GaugeMetricFamily("timers_active", "Timers that run now.", labels=["scope"])
+    overdue = GaugeMetricFamily(
+        "timers_overdue",
+        "Timers past their deadline whose worker has neither left the scope nor ended.",
+        labels=["scope"],
+    )
     durations = HistogramMetricFamily(
         "timers_scope_duration_seconds",
-        "Time from acquire to release, or to the kill.",
+        "Time from acquire to release.",
         labels=["scope"],
         unit="seconds",
     )
@@ -169,11 +185,12 @@ def _scope_metrics(scopes: Mapping[str, Sequence[ScopeStatistics]]) -> Iterator[
         releases.add_metric([scope], sum(each.releases for each in counts))
         expirations.add_metric([scope], sum(each.expirations for each in counts))
         active.add_metric([scope], sum(each.active for each in counts))
+        overdue.add_metric([scope], sum(each.overdue for each in counts))
         for outcome in counts[0].reaps:
             reaps.add_metric([scope, outcome.value], sum(each.reaps[outcome] for each in counts))
         _add(durations, [scope], [each.durations for each in counts])
         _add(ratios, [scope], [each.ratios for each in counts])
-    yield from (acquires, releases, expirations, reaps, active, durations, ratios)
+    yield from (acquires, releases, expirations, reaps, active, overdue, durations, ratios)
 
 
 def _server_metrics(statistics: Sequence[Statistics]) -> Iterator[Metric]:

@@ -85,13 +85,24 @@ class Histogram:
 class ScopeStatistics:
     """The counts of one scope (or of ``other``)."""
 
-    __slots__ = ("acquires", "active", "durations", "expirations", "ratios", "reaps", "releases")
+    __slots__ = (
+        "acquires",
+        "active",
+        "durations",
+        "expirations",
+        "overdue",
+        "ratios",
+        "reaps",
+        "releases",
+    )
 
     def __init__(self) -> None:
         self.acquires = 0
         self.releases = 0
         self.expirations = 0
         self.active = 0
+        self.overdue = 0
+        """Of the active ones, those whose deadline has passed: stuck now."""
         self.reaps = dict.fromkeys(Outcome, 0)
         self.durations = Histogram(DURATION_BUCKETS)
         self.ratios = Histogram(RATIO_BUCKETS)

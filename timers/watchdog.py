@@ -66,6 +66,8 @@ _OVERSLEPT_NS = 2 * _NS
 _HOLD_NS = _NS // 2
 """A server that wakes up this much too late was stopped (SIGSTOP, a frozen cgroup). The releases
 that its workers could not send meanwhile get this long to arrive before anything expires."""
+_HOLD_AT_MOST_NS = 5 * _HOLD_NS
+"""As long as requests keep coming in it is still catching up, and holds on for up to this long."""
 _HELD_UP_NS = _NS // 10
 """An acquire that arrives this much after its own deadline was held up, and gets the same time."""
 
@@ -173,6 +175,7 @@ class Watchdog:
         self._unwatched: set[Worker] = set()
         """Workers whose exit epoll cannot report, for want of descriptors: looked at each step."""
         self._hold_until_ns = 0
+        self._hold_at_most_ns = 0
         self._closed = False
         self._owner = os.getpid()
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -192,6 +195,7 @@ class Watchdog:
         # Whoever had ended before their requests were read may have sent more, which this step
         # reads; those found during this step are for the next one.
         gone, self._ghosts = self._ghosts, []
+        requests = self.statistics.requests
         if self._source_fd is None:
             messages, rejections = self._source.read(timeout)
             self.apply(messages, rejections)
@@ -215,6 +219,9 @@ class Watchdog:
             now_ns = self._clock.monotonic_ns()
             if now_ns - wake_ns > _OVERSLEPT_NS:
                 self._hold_until_ns = now_ns + _HOLD_NS
+                self._hold_at_most_ns = now_ns + _HOLD_AT_MOST_NS
+            elif now_ns < self._hold_until_ns and self.statistics.requests > requests:
+                self._hold_until_ns = min(now_ns + _HOLD_NS, self._hold_at_most_ns)
         if now_ns >= self._hold_until_ns:
             self.sweep(due_ns)
 
@@ -246,7 +253,7 @@ class Watchdog:
                 except Exception as error:  # noqa: BLE001  # one request costs that request
                     self._reject("internal_error", f"{error!r} on {message}", message.pid)
 
-    def _apply(self, message: Message, now_ns: int) -> None:  # noqa: C901  # hot path
+    def _apply(self, message: Message, now_ns: int) -> None:  # noqa: C901, PLR0912  # hot path
         pid, scope_id, start_time = message.pid, message.scope_id, message.start_time
         worker = self.workers.get(pid)
         if worker is None or (start_time is not None and start_time != worker.start_time):
@@ -267,20 +274,23 @@ class Watchdog:
             released = self.table.release(worker, message.thread, scope_id)
             if released is not None:
                 scope.active -= 1
+                scope.overdue -= released.expired
                 self._ended(released, scope, now_ns, message.error)
             return
         timer = self._timer(worker, message, now_ns)
         replaced = self.table.acquire(timer)
         if replaced is None:
             scope.active += 1
-        elif message.nested:
-            timer.outer = replaced
-        elif message.leave:
-            self._ended(replaced, scope, now_ns, message.error)
-            if replaced.outer is not None:
-                timer.continues(replaced.outer)
-        else:  # a heartbeat: the same block goes on
-            timer.continues(replaced)
+        else:
+            scope.overdue -= replaced.expired
+            if message.nested:
+                timer.outer = replaced
+            elif not message.leave:  # a heartbeat: the same block goes on
+                timer.continues(replaced)
+            else:
+                self._ended(replaced, scope, now_ns, message.error)
+                if replaced.outer is not None:
+                    timer.continues(replaced.outer)
         if message.leave:
             scope.releases += 1
             return
@@ -437,7 +447,9 @@ class Watchdog:
         now_ns = self._clock.monotonic_ns()
         cleared = self.table.remove_worker(worker)
         for timer in cleared:
-            self.statistics.scope(timer.scope_id).active -= 1
+            scope = self.statistics.scope(timer.scope_id)
+            scope.active -= 1
+            scope.overdue -= timer.expired
         return tuple((_info(timer), (now_ns - timer.started_ns) / _NS) for timer in cleared)
 
     def clear(self, pids: Iterable[int]) -> None:
@@ -483,7 +495,9 @@ class Watchdog:
         for timer in self.table.expired(due_ns):
             lateness = (now_ns - timer.deadline_ns) / _NS
             self.statistics.lateness.observe(lateness)
-            self.statistics.scope(timer.scope_id).expirations += 1
+            scope = self.statistics.scope(timer.scope_id)
+            scope.expirations += 1
+            scope.overdue += 1
             self._emit(
                 TimerExpired,
                 worker=timer.worker.info,

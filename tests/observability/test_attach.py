@@ -9,14 +9,14 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from support.log_lines import read
-from support.processes import VICTIMS, victim
-from support.sinks import BlockingSink, RaisingSink, RecordingSink
-from support.waiting import eventually
 
 import observability
 import timers
 from observability.metrics import Metrics
+from support.log_lines import read
+from support.processes import VICTIMS, victim
+from support.sinks import BlockingSink, RaisingSink, RecordingSink
+from support.waiting import eventually
 from timers.dispatch import Dispatcher
 
 if TYPE_CHECKING:

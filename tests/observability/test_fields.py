@@ -6,6 +6,8 @@ import math
 from dataclasses import replace
 
 import pytest
+
+from observability.fields import printable, stuck_thread, timestamp, to_fields
 from support.samples import (
     DUMP,
     PARENT_ID,
@@ -17,8 +19,6 @@ from support.samples import (
     expired,
     stack_dumped,
 )
-
-from observability.fields import printable, stuck_thread, timestamp, to_fields
 from timers.events import Outcome, WatchdogStopped, WorkerExited, WorkerKilled
 from timers.stacks import Frame, StackDump, ThreadStack
 

@@ -16,14 +16,14 @@ import pytest
 import structlog
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.log_lines import parse, read
-from support.samples import DUMP, TIMER, WORKER, all_events, expired, rejected, stack_dumped
-from support.waiting import eventually
 
 from observability.bounded import MAX_LINE_BYTES, encode, fit
 from observability.dumps import DumpDirectory
 from observability.log import LogSink
 from observability.pipeline import Pipeline
+from support.log_lines import parse, read
+from support.samples import DUMP, TIMER, WORKER, all_events, expired, rejected, stack_dumped
+from support.waiting import eventually
 from timers.events import Event, RequestRejected, TimerAcquired, WorkerExited, WorkerInfo
 from timers.stacks import Frame, StackDump, ThreadStack
 

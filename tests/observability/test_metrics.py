@@ -12,11 +12,11 @@ import pytest
 from prometheus_client import REGISTRY
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as open_families
 from prometheus_client.parser import text_string_to_metric_families as text_families
-from support.samples import DUMP, TIMER, TRACE_ID, expired
-from support.sinks import RaisingSink, RecordingSink
 
 from observability.metrics import LABEL_CHARACTERS, Metrics
 from observability.pipeline import Pipeline
+from support.samples import DUMP, TIMER, TRACE_ID, expired
+from support.sinks import RaisingSink, RecordingSink
 from timers.events import Outcome
 from timers.statistics import DUMP_LABELS, REJECTION_REASONS, Statistics
 

@@ -6,11 +6,11 @@ import threading
 from typing import TYPE_CHECKING
 
 import pytest
+
+from observability.pipeline import Pipeline
 from support.samples import TIMER, WORKER, expired
 from support.sinks import BlockingSink, RaisingSink, RecordingSink
 from support.waiting import eventually
-
-from observability.pipeline import Pipeline
 from timers.events import TimerAcquired
 from timers.statistics import Statistics
 

@@ -7,11 +7,10 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from support.processes import victim
-from support.sinks import BlockingSink, RecordingSink
-
 from observability.fields import to_fields
 from observability.pipeline import Pipeline
+from support.processes import victim
+from support.sinks import BlockingSink, RecordingSink
 from timers.events import (
     Outcome,
     TimerExpired,

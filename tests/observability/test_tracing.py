@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
-from support.otlp import Receiver, attributes, receiver
-from support.processes import victim
-from support.waiting import eventually
 
 import observability
 import timers
 from observability.tracing import SpanSink, exporter_from_environment
+from support.otlp import Receiver, attributes, receiver
+from support.processes import victim
+from support.waiting import eventually
 from timers import stacks
 from timers.events import TimerInfo, TimerReleased, WorkerInfo
 

@@ -120,7 +120,7 @@ def test_nothing_is_loaded_from_elsewhere(tmp_path: Path, browser: webdriver.Chr
         )
         assert names
         assert all(name.startswith(f"http://{service.address}/") for name in names)
-        complaints = [entry["message"] for entry in browser.get_log("browser")]
+        complaints = [entry["message"] for entry in browser.get_log("browser")]  # type: ignore[no-untyped-call]  # selenium's
         assert [each for each in complaints if "favicon" not in each] == []
 
 

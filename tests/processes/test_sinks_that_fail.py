@@ -6,7 +6,7 @@ import contextlib
 import os
 import socket
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -36,7 +36,7 @@ def take(run_id: str, expired: dict[int, list[str]]) -> dict[int, stacks.StackDu
 
 
 @contextlib.contextmanager
-def attached(directory: Path, **options: object) -> Iterator[tuple[str, Pipeline]]:
+def attached(directory: Path, **options: Any) -> Iterator[tuple[str, Pipeline]]:
     path = str(directory / "pipe")
     server = timers.FileTimerServer(path, "run-1", before_kill=take)
     pipeline = observability.attach(server, **{"events": None, **options})

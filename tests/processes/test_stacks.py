@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+
 from support.processes import VICTIMS, victim
 from support.waiting import eventually
-
 from timers.debug_info_logging import log_debug_info_for_expired_timers
 from timers.procfs import stat, thread_states
 from timers.stacks import StackDump, ThreadStack, take

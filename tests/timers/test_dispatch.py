@@ -11,10 +11,10 @@ import weakref
 from typing import TYPE_CHECKING
 
 import pytest
+
 from support.samples import TIMER, WORKER, expired
 from support.sinks import BlockingSink, RaisingSink, RecordingSink
 from support.waiting import eventually
-
 from timers.dispatch import Dispatcher, Observers
 from timers.events import TimerAcquired
 

@@ -10,8 +10,8 @@ import threading
 from typing import TYPE_CHECKING
 
 import pytest
-from support.waiting import eventually
 
+from support.waiting import eventually
 from timers import procfs
 
 if TYPE_CHECKING:

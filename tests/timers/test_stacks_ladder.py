@@ -16,8 +16,8 @@ import threading
 from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
-from support.waiting import eventually
 
+from support.waiting import eventually
 from timers import debug_info_logging, procfs, stack_ladder
 from timers.debug_info_logging import log_debug_info_for_expired_timers
 from timers.stacks import Frame, StackDump, take

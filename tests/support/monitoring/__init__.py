@@ -1,1 +1,1 @@
-"""Real monitoring for tests: Prometheus, Alertmanager, Grafana's panels, and services to look at."""
+"""Real monitoring for tests: Prometheus, Alertmanager, Grafana's panels, services to look at."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import json
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from .tools import missing, require
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
 __all__ = ["draw", "libraries", "refused_logql"]
 
@@ -106,14 +107,9 @@ def _digest(files: Sequence[Path]) -> str:
     return digest.hexdigest()[:16]
 
 
-class _locked:
+@contextlib.contextmanager
+def _locked(place: Path) -> Iterator[None]:
     """Only one process at a time builds a place; the others wait and find it built."""
-
-    def __init__(self, place: Path) -> None:
-        self._file = place.with_suffix(".lock").open("w")
-
-    def __enter__(self) -> None:
-        fcntl.flock(self._file, fcntl.LOCK_EX)
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
+    with place.with_suffix(".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

@@ -1,13 +1,13 @@
-"""What there is to see: several runs with steady work, near misses, a reap, a failed reap, silence.
+"""What there is to see: several runs with steady work, near misses, reaps, a failed reap, silence.
 
-A scenario is a context manager that yields the services to scrape. It starts them, and ends one of
-them after it has been seen once. Tests only know :class:`Seen`, so that where the services come
-from can be replaced.
+A scenario is a context manager that yields :class:`Seen`, the services to scrape. Tests know
+nothing else of it, so that where the services come from can be replaced.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -17,19 +17,31 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["Seen", "scripted"]
+__all__ = ["Seen", "trouble"]
 
-_EXPORTER = Path(__file__).with_name("exporter.py")
+_SERVICE = Path(__file__).with_name("service.py")
+_RUNS = (
+    ("gpu-1", "llm-7", "steady"),
+    ("gpu-2", "llm-7", "reaping"),
+    ("gpu-3", "vision-3", "near"),
+    ("gpu-4", "speech-1", "failing"),
+    ("gpu-5", "speech-1", "silent"),
+    ("gpu-6", "ranking-2", "leaving"),
+)
+"""Host that a service plays, its run, and its kind (see service.py)."""
 
 
 @dataclass
 class Seen:
-    """The services of a scenario, by the name of the host they play."""
+    """The services of a scenario."""
 
     services: dict[str, str] = field(default_factory=dict)
-    """Address (``127.0.0.1:PORT``) of each one."""
+    """Address (``127.0.0.1:PORT``) of each one, by the name of the host it plays."""
+    run_ids: frozenset[str] = frozenset()
+    scopes: frozenset[str] = frozenset()
+    leaving_host: str = ""
+    """The host of a service that ends once it has been scraped."""
     leaving: subprocess.Popen[str] | None = None
-    """A service that ends once it has been scraped."""
 
     def leave(self) -> None:
         """End the service that leaves without a word."""
@@ -37,7 +49,7 @@ class Seen:
         self.leaving.kill()
 
     def scrape_config(self) -> str:
-        """The targets, as part of a configuration of Prometheus."""
+        """Write the targets as part of a configuration of Prometheus."""
         return "".join(
             f"      - targets: ['{address}']\n        labels: {{instance: '{host}:9464'}}\n"
             for host, address in self.services.items()
@@ -45,34 +57,38 @@ class Seen:
 
 
 @contextlib.contextmanager
-def scripted() -> Iterator[Seen]:
-    """Services whose counts follow a script: everything happens within seconds."""
-    runs = (
-        ("gpu-1", "llm-7", "steady"),
-        ("gpu-2", "llm-7", "reaping"),
-        ("gpu-3", "vision-3", "near"),
-        ("gpu-4", "speech-1", "failing"),
-        ("gpu-5", "speech-1", "silent"),
-        ("gpu-6", "ranking-2", "leaving"),
+def trouble(directory: Path) -> Iterator[Seen]:
+    """Start real services with real workers; what is to happen has happened after half a minute."""
+    seen = Seen(
+        run_ids=frozenset(run_id for _, run_id, _ in _RUNS),
+        scopes=frozenset({"all_reduce", "load_batch", "save_checkpoint", "train_step"}),
     )
-    seen = Seen()
+    tests = str(Path(__file__).parents[2])
+    path = os.pathsep.join(filter(None, (tests, os.environ.get("PYTHONPATH"))))
     with contextlib.ExitStack() as ended:
         started = {}
-        for host, run_id, kind in runs:
-            command = [sys.executable, str(_EXPORTER), run_id, kind]
-            process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        for host, run_id, kind in _RUNS:
+            process = subprocess.Popen(
+                [sys.executable, str(_SERVICE), str(directory), run_id, kind],
+                stdout=subprocess.PIPE,
+                stderr=ended.enter_context((directory / f"{kind}.stderr").open("w")),
+                text=True,
+                env={**os.environ, "PYTHONPATH": path},
+            )
             ended.callback(_end, process)
             started[host] = process
+            if kind == "leaving":
+                seen.leaving_host, seen.leaving = host, process
         for host, process in started.items():
             assert process.stdout is not None
             port = process.stdout.readline().removeprefix("ready ").strip()
             assert port.isdecimal(), f"{process.args!r} did not start"
             seen.services[host] = f"127.0.0.1:{port}"
-        seen.leaving = started["gpu-6"]
         yield seen
 
 
 def _end(process: subprocess.Popen[str]) -> None:
+    # Its workers end with it, because they asked the kernel to see to that.
     process.kill()
     process.wait()
     if process.stdout is not None:

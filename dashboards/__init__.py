@@ -1,0 +1,30 @@
+"""What people look at: Grafana dashboards as code, Prometheus rules and the runbooks of the alerts.
+
+``python -m dashboards.build`` writes the JSON that is imported into Grafana (and the Kubernetes
+manifests that carry it); ``python -m dashboards.build --check`` says whether what is committed is
+what the code builds. Building needs ``grafana-foundation-sdk==0.0.21``; using the files needs
+nothing.
+
+Decision: where ``run_id`` comes from. Our series carry no ``run_id`` label: it would be one more
+label on every series for something that is constant in a process. One metric,
+``timers_run_info{run_id, host} 1``, says which run a service is for, and a query that cares about
+runs selects with ``and on (job, instance) timers_run_info{run_id=~"$run_id"}``. ``and`` never
+multiplies series, so it cannot fail with "many-to-many" when two runs share an address one after
+the other. Alerts do not join at all (an alert must not vanish because a label could not be looked
+up): they look the run up when the annotation is written.
+
+Decision: panels compute from the service's own series, not from recorded ones, so that importing a
+dashboard is enough to see something, and so that ``$__rate_interval`` follows the zoom. What is
+also computed by an alert, or over weeks, is recorded (``timers-recording.yml``); the last row of
+the fleet dashboard shows the recorded series.
+"""
+
+import warnings
+
+with warnings.catch_warnings():
+    # The SDK would rather have the schema that only the newest Grafana can import; ours is the one
+    # that all of them can. It says so whenever one of its modules with both is first imported.
+    warnings.simplefilter("ignore", DeprecationWarning)
+    from grafana_foundation_sdk.builders import dashboard, loki, prometheus, timeseries
+
+    del dashboard, loki, prometheus, timeseries

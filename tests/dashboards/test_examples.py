@@ -1,0 +1,268 @@
+"""The examples of where it runs: valid by the word of the programs that read them."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import jsonschema
+import pytest
+import yaml
+
+from dashboards.build import ALERTS, HERE, RECORDING
+from support.monitoring import servers
+from support.monitoring.tools import require
+from support.waiting import eventually
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+EXAMPLES = HERE.parent / "examples"
+PROMETHEUS = EXAMPLES / "prometheus"
+MANIFESTS = sorted((EXAMPLES / "kubernetes").glob("*.yaml"))
+DURATION = {"type": "string", "pattern": "^([0-9]+(ms|[smhdwy]))+$"}
+STRINGS = {"type": "object", "additionalProperties": {"type": "string"}}
+
+
+def closed(required: list[str], **properties: Any) -> dict[str, Any]:
+    """The schema of an object with these keys and no others."""
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": required,
+        "additionalProperties": False,
+    }
+
+
+# What we use of the Prometheus operator's v1 API (its documentation, "API reference").
+RULE = {
+    "oneOf": [
+        closed(["record", "expr"], record={"type": "string"}, expr={"type": "string"}),
+        closed(
+            ["alert", "expr"],
+            alert={"type": "string"},
+            expr={"type": "string"},
+            labels=STRINGS,
+            annotations=STRINGS,
+            **{"for": DURATION},
+        ),
+    ]
+}
+GROUP = closed(
+    ["name", "rules"],
+    name={"type": "string"},
+    rules={"type": "array", "items": RULE, "minItems": 1},
+)
+ENDPOINT = closed(
+    ["port"],
+    port={"type": "string"},
+    path={"type": "string", "pattern": "^/"},
+    interval=DURATION,
+    filterRunning={"type": "boolean"},
+    authorization=closed(
+        ["credentials"],
+        type={"const": "Bearer"},
+        credentials=closed(["name", "key"], name={"type": "string"}, key={"type": "string"}),
+    ),
+    relabelings={
+        "type": "array",
+        "items": closed(
+            ["targetLabel"],
+            sourceLabels={"type": "array", "items": {"type": "string"}},
+            targetLabel={"type": "string"},
+        ),
+    },
+)
+OPERATOR = {
+    "PrometheusRule": closed(["groups"], groups={"type": "array", "items": GROUP}),
+    "PodMonitor": closed(
+        ["selector", "podMetricsEndpoints"],
+        jobLabel={"type": "string"},
+        selector=closed(["matchLabels"], matchLabels=STRINGS),
+        podMetricsEndpoints={"type": "array", "items": ENDPOINT, "minItems": 1},
+    ),
+}
+
+
+def documents(path: Path) -> list[dict[str, Any]]:
+    return list(yaml.safe_load_all(path.read_text()))
+
+
+def manifest(name: str) -> dict[str, Any]:
+    (found,) = documents(EXAMPLES / "kubernetes" / name)
+    return found
+
+
+def complaints(document: dict[str, Any], path: Path) -> str:
+    """What kubernetes-validate, against the newest API it knows, says against a document."""
+    path.write_text(yaml.safe_dump(document))
+    done = subprocess.run(
+        [sys.executable, "-m", "kubernetes_validate", "--strict", path],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    said = done.stdout + done.stderr
+    assert (done.returncode == 0) == ("passed for resource" in said), said
+    return said if done.returncode else ""
+
+
+@pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: str(path.name))
+def test_a_manifest_is_valid(path: Path, tmp_path: Path) -> None:
+    for document in documents(path):
+        if document["apiVersion"] == "monitoring.coreos.com/v1":
+            assert re.fullmatch(r"[a-z0-9.-]+", document["metadata"]["name"])
+            jsonschema.validate(document["spec"], OPERATOR[document["kind"]])
+        else:
+            assert complaints(document, tmp_path / path.name) == ""
+
+
+def test_a_wrong_manifest_is_not_valid(tmp_path: Path) -> None:
+    wrong = manifest("in-pod.yaml")
+    wrong["spec"]["template"]["spec"]["containerz"] = []
+    assert "containerz" in complaints(wrong, tmp_path / "wrong.yaml")
+    wrong = manifest("podmonitor.yaml")
+    wrong["spec"]["podMetricsEndpoints"][0]["intervall"] = "15s"
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(wrong["spec"], OPERATOR["PodMonitor"])
+
+
+def test_kubernetes_gets_the_very_rules_and_dashboards() -> None:
+    groups = manifest("prometheusrule.yaml")["spec"]["groups"]
+    expected = [
+        group
+        for path in (RECORDING, ALERTS)
+        for group in yaml.safe_load(path.read_text())["groups"]
+    ]
+    assert groups == expected
+    carried = manifest("dashboards-configmap.yaml")["data"]
+    assert carried == {path.name: path.read_text() for path in HERE.glob("*.json")}
+
+
+def pod(name: str) -> dict[str, Any]:
+    template: dict[str, Any] = manifest(name)["spec"]["template"]
+    return template
+
+
+@pytest.mark.parametrize("name", ["in-pod.yaml", "sidecar.yaml"])
+def test_the_pod_monitor_finds_the_pods(name: str) -> None:
+    monitor = manifest("podmonitor.yaml")["spec"]
+    assert monitor["selector"]["matchLabels"].items() <= pod(name)["metadata"]["labels"].items()
+    spec = pod(name)["spec"]
+    containers = [*spec.get("initContainers", ()), *spec["containers"]]
+    ports = [port for each in containers for port in each.get("ports", ())]
+    (endpoint,) = monitor["podMetricsEndpoints"]
+    assert [port["name"] for port in ports] == [endpoint["port"]]
+    secrets = {volume["secret"]["secretName"] for volume in spec["volumes"] if "secret" in volume}
+    assert secrets == {endpoint["authorization"]["credentials"]["name"]}
+    assert secrets == {manifest("token.yaml")["metadata"]["name"]}
+
+
+def test_the_sidecar_sees_the_workers_and_may_read_them() -> None:
+    spec = pod("sidecar.yaml")["spec"]
+    (service,) = spec["initContainers"]
+    (training,) = spec["containers"]
+    assert spec["shareProcessNamespace"]
+    assert service["restartPolicy"] == "Always"
+    assert service["securityContext"]["capabilities"]["add"] == ["SYS_PTRACE"]
+    assert "runAsUser" not in {**service["securityContext"], **training["securityContext"]}
+    (variable,) = training["env"]
+    assert f"--timer-file={variable['value']}" in service["args"]
+
+
+def known_options(command: str) -> set[str]:
+    done = subprocess.run(
+        [sys.executable, "-m", "observability", command, "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return set(re.findall(r"--[a-z-]+|TIMERS_[A-Z_]+", done.stdout))
+
+
+def test_the_command_knows_every_option_of_the_examples() -> None:
+    (service,) = pod("sidecar.yaml")["spec"]["initContainers"]
+    (training,) = pod("in-pod.yaml")["spec"]["containers"]
+    unit = (EXAMPLES / "systemd" / "timers.service").read_text()
+    command = training["command"]
+    used = {
+        "serve": [*service["args"], *re.findall(r"(?m)^Environment=(TIMERS_[A-Z_]+)=", unit)],
+        "run": command[: command.index("--")],
+    }
+    for name, arguments in used.items():
+        assert name in arguments or name == "serve"
+        options = {each.partition("=")[0] for each in arguments if each[:1] in "-T"}
+        assert len(options) > 1
+        assert options <= known_options(name)
+
+
+def test_systemd_accepts_the_unit(tmp_path: Path) -> None:
+    program = require("systemd-analyze", "systemd")
+    text = (EXAMPLES / "systemd" / "timers.service").read_text()
+    command = re.search(r"(?m)^ExecStart=(\S+)", text)
+    assert command is not None
+    # It asks for a program that exists; on this machine it is somewhere else.
+    unit = tmp_path / "timers.service"
+    unit.write_text(text.replace(command[1], sys.executable))
+    done = subprocess.run(
+        [program, "verify", "--man=no", unit], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    unit.write_text(unit.read_text().replace("Restart=always", "Restart=sometimes"))
+    done = subprocess.run(
+        [program, "verify", "--man=no", unit], capture_output=True, text=True, check=False
+    )
+    assert "sometimes" in done.stderr
+
+
+def test_prometheus_and_alertmanager_accept_their_configurations() -> None:
+    for program, package, arguments in (
+        ("promtool", "prometheus", ["check", "config", PROMETHEUS / "prometheus.yml"]),
+        ("amtool", "prometheus-alertmanager", ["check-config", PROMETHEUS / "alertmanager.yml"]),
+    ):
+        done = subprocess.run(
+            [require(program, package), *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+def register(*arguments: str | Path) -> None:
+    command = [sys.executable, str(PROMETHEUS / "register_run.py"), *map(str, arguments)]
+    subprocess.run(command, check=True)
+
+
+def test_a_run_comes_and_goes(tmp_path: Path) -> None:
+    shutil.copytree(PROMETHEUS, tmp_path / "examples" / "prometheus")
+    shutil.copytree(HERE, tmp_path / "dashboards", ignore=shutil.ignore_patterns("__pycache__"))
+    config = tmp_path / "examples" / "prometheus" / "prometheus.yml"
+    targets = config.parent / "targets"
+    with servers.prometheus(config, tmp_path / "data") as prometheus:
+
+        def hosts() -> set[str]:
+            active = prometheus.api("targets")["activeTargets"]
+            return {target["labels"]["instance"] for target in active}
+
+        assert hosts() == set()
+        register("add", targets, "llm-7", "gpu-1:9464", "gpu-2:9464")
+        register("add", targets, "vision/3", "gpu-3:9464")
+        everyone = {"gpu-1:9464", "gpu-2:9464", "gpu-3:9464"}
+        eventually(lambda: hosts() == everyone, "all hosts discovered")
+        register("remove", targets, "llm-7")
+        eventually(lambda: hosts() == {"gpu-3:9464"}, "one run forgotten")
+        register("remove", targets, "llm-7")  # the epilogue of every host may say so
+
+
+def test_a_run_id_stays_in_its_directory(tmp_path: Path) -> None:
+    inside = tmp_path / "targets"
+    inside.mkdir()
+    register("add", inside, "../../evil", "gpu-1:9464")
+    (written,) = inside.iterdir()
+    assert list(tmp_path.iterdir()) == [inside]
+    assert json.loads(written.read_text()) == [{"targets": ["gpu-1:9464"], "labels": {}}]

@@ -1,0 +1,58 @@
+"""The dashboards' queries, with Grafana's variables filled in, for asking Prometheus directly."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+__all__ = ["Asked", "annotation_queries", "panel_queries", "variable_queries"]
+
+
+class Asked(NamedTuple):
+    """A query and what it is for."""
+
+    panel: str
+    expr: str
+
+
+def _filled(expr: str, run_id: str) -> str:
+    values = {
+        "$__rate_interval": "10s",
+        "$__range": "2m",
+        "$run_id": run_id,
+        "$job": ".*",
+        "$instance": ".*",
+        "$scope": ".*",
+    }
+    for name, value in values.items():
+        expr = expr.replace(name, value)
+    assert "$" not in expr, expr
+    return expr
+
+
+def panel_queries(path: Path, run_id: str = ".*") -> Iterator[Asked]:
+    """Every query of every panel, those of collapsed rows included."""
+    board = json.loads(path.read_text())
+    for panel in board["panels"]:
+        for each in (panel, *panel.get("panels", [])):
+            for target in each.get("targets", ()):
+                yield Asked(f"{each['title']} {target['refId']}", _filled(target["expr"], run_id))
+
+
+def annotation_queries(path: Path) -> Iterator[Asked]:
+    """The queries that mark something on the graphs."""
+    for each in json.loads(path.read_text())["annotations"]["list"]:
+        yield Asked(each["name"], _filled(each["target"]["expr"], ".*"))
+
+
+def variable_queries(path: Path) -> Iterator[tuple[str, str, str]]:
+    """The variables that Prometheus fills: name, series selector and label."""
+    for each in json.loads(path.read_text())["templating"]["list"]:
+        if each["type"] == "query":
+            text = each["query"]["query"].removeprefix("label_values(").removesuffix(")")
+            series, label = text.rsplit(", ", 1)
+            yield each["name"], _filled(series, ".*"), label
