@@ -177,6 +177,11 @@ class WatchdogServer(TimerServer):
     def sampler(self, sampler: Sampler | None) -> None:
         self._watchdog.sampler = sampler
 
+    @property
+    def address(self) -> str:
+        """What clients connect to: a path, or the kind of queue."""
+        return self._address
+
     def wake(self) -> None:
         """Have the watchdog look at its deadlines now. Safe from any thread.
 

@@ -29,7 +29,7 @@ def running(
     """A started service with its pipe in ``directory`` and a port of its own."""
     settings = {"http": Address("127.0.0.1", 0), "events": str(directory / "events"), **settings}
     service = Service(
-        str(directory / "pipe"), Settings(run_id="run-1", **settings), policy or ReapPolicy()
+        str(directory / "pipe"), Settings(**{"run_id": "run-1", **settings}), policy or ReapPolicy()
     )
     service.start()
     try:
