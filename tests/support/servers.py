@@ -13,15 +13,14 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from victims.worker import run_local
-
 from timers import FileTimerServer, LocalTimerServer
+from victims.worker import run_local
 
 from .processes import VICTIMS
 from .remote import Listener, Remote
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from timers.server import WatchdogServer
 
@@ -72,16 +71,29 @@ class FilePair(_Base):
         self._ends.callback(shutil.rmtree, self.directory)
         self.path = self.directory / "pipe"
         self.environment: Mapping[str, str] = {}
+        self.servers: list[FileTimerServer] = []
         self.processes: dict[int, subprocess.Popen[bytes]] = {}
 
     def server(self, **options: Any) -> FileTimerServer:
         server = FileTimerServer(self.path, "run", **options)
+        self.servers.append(server)
         self._ends.callback(server.stop)
         server.start()
         return server
 
     def worker(self, number: int = signal.SIGKILL) -> Remote:
         return self._program("worker", self.path, int(number))
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """The last server takes nothing up meanwhile: no request, no exit, no deadline."""
+        with self.servers[-1]._watchdog.lock:
+            yield
+
+    @staticmethod
+    def tasks(pid: int) -> list[Path]:
+        """What /proc has of each thread of a process."""
+        return list(Path(f"/proc/{pid}/task").iterdir())
 
     def server_process(self, max_interval: float = 10) -> Remote:
         """A server in a process of its own: ``tests/victims/server.py``."""

@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import os
+from functools import partial
+from typing import TYPE_CHECKING
+
+import pytest
+
+from support.recording import Recorder
+from support.servers import FilePair, LocalPair
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from support.servers import Pair
+
+_PAIRS: dict[str, Callable[[], Pair]] = {
+    "file": FilePair,
+    **{
+        f"{queue}-{method}": partial(LocalPair, queue, method)
+        for queue in ("Queue", "SimpleQueue")
+        for method in ("fork", "spawn", "forkserver")
+    },
+}
+
+
+@pytest.fixture(params=_PAIRS)
+def pair(request: pytest.FixtureRequest) -> Iterator[Pair]:
+    """Each kind of server with its workers, one after the other."""
+    pair = _PAIRS[request.param]()
+    yield pair
+    pair.close()
+
+
+@pytest.fixture
+def files() -> Iterator[FilePair]:
+    """The named pipe alone, for what only it can do."""
+    pair = FilePair()
+    yield pair
+    pair.close()
+
+
+@pytest.fixture
+def recorder() -> Recorder:
+    return Recorder()
+
+
+@pytest.fixture
+def root() -> None:
+    """For tests that need a second user or a namespace of pids."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root")

@@ -1,0 +1,184 @@
+"""A worker under remote control; see ``support.remote``.
+
+Arguments: the port of the test, the path of the timer server's pipe, the client's signal.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import timers
+from support.remote import EndThread, serve
+from timers.file_based_local_timer import FileTimerRequest
+
+if TYPE_CHECKING:
+    from timers.api import TimerClient
+
+__all__ = ["FILE", "Worker", "run", "run_local"]
+
+FILE = __file__
+_forever = threading.Event()
+
+
+def stuck_here(scope: str, after: float) -> None:
+    with timers.expires(after, scope):
+        _forever.wait()
+
+
+class Worker:
+    """What a test can have done."""
+
+    def __init__(self, port: int, client: TimerClient) -> None:
+        self._port = port
+        self._client = client
+        self._blocks: dict[str, list[timers.expires]] = {}
+        timers.configure(client)
+
+    def enter(self, scope: str, after: float) -> None:
+        block = timers.expires(after, scope)
+        block.__enter__()
+        self._blocks.setdefault(f"{threading.get_ident()} {scope}", []).append(block)
+
+    def leave(self, scope: str) -> None:
+        block = self._blocks[f"{threading.get_ident()} {scope}"].pop()
+        block.__exit__(None, None, None)
+
+    def acquire(self, scope: str, after: float) -> None:
+        self._client.acquire(scope, time.time() + after)
+
+    def release(self, scope: str) -> None:
+        self._client.release(scope)
+
+    def beat(self, scope: str, first: float, then: float) -> None:
+        """Acquire and, before anybody can say anything, acquire again."""
+        self.acquire(scope, first)
+        self.acquire(scope, then)
+
+    def enter_all(self, scopes: list[str], after: float) -> None:
+        for scope in scopes:
+            self.enter(scope, after)
+
+    def pairs(self, scope: str, count: int, after: float = 3600) -> int:
+        """So many times into a block and out of it, as fast as it goes."""
+        for _ in range(count):
+            with timers.expires(after, scope):
+                pass
+        return count
+
+    def send(self, pid: int, scope: str, expiration_time: float, number: int) -> None:
+        """A request of torch's kind: its five keys and nothing else."""
+        assert isinstance(self._client, timers.FileTimerClient)
+        self._client._send_request(FileTimerRequest(pid, scope, expiration_time, number))
+
+    def stuck(self, scope: str, after: float) -> None:
+        stuck_here(scope, after)
+
+    def thread_id(self) -> int:
+        return threading.get_native_id()
+
+    def failures(self) -> int:
+        return int(getattr(self._client, "failures", 0))
+
+    def ignore(self, number: int) -> None:
+        signal.signal(number, signal.SIG_IGN)
+
+    def end_thread(self) -> None:
+        """End the calling thread, after its answer."""
+        raise EndThread
+
+    def exit(self) -> None:
+        sys.exit(0)
+
+    def descriptors(self) -> list[str]:
+        """What its open descriptors are."""
+        found = []
+        for entry in Path("/proc/self/fd").iterdir():
+            try:
+                found.append(str(entry.readlink()))
+            except FileNotFoundError:  # the one that lists them
+                continue
+        return found
+
+    def fork(self) -> int:
+        """Fork a worker, which connects to the test like this one."""
+        pid = os.fork()
+        if pid == 0:
+            try:
+                serve(self._port, self)
+            finally:
+                os._exit(0)
+        return pid
+
+    def short_lives(self, scope: str, count: int) -> list[int]:
+        """Start so many processes that each go into a block, out of it and end."""
+        pids = []
+        for _ in range(count):
+            pid = os.fork()
+            if pid == 0:
+                self.pairs(scope, 1)
+                os._exit(0)
+            pids.append(pid)
+        for pid in pids:
+            os.waitpid(pid, 0)
+        return pids
+
+    def fork_on(self, number: int, path: str) -> None:
+        """On this signal start a child, write its pid to ``path`` and go on."""
+
+        def handler(signum: int, frame: object) -> None:
+            del signum, frame
+            pid = os.fork()
+            if pid == 0:
+                while True:
+                    signal.pause()
+            Path(path).write_text(str(pid))
+
+        signal.signal(number, handler)
+
+    def family(self, depth: int) -> list[int]:
+        """Start a child, which starts a child, and so on: so many pids. They ignore SIGTERM."""
+        reader, writer = os.pipe()
+        if os.fork() == 0:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            below = self.family(depth - 1) if depth > 1 else []
+            os.write(writer, " ".join(map(str, [os.getpid(), *below])).encode() + b"\n")
+            while True:
+                signal.pause()
+        os.close(writer)
+        with os.fdopen(reader) as file:
+            return [int(word) for word in file.readline().split()]
+
+    def allow_tracing(self) -> None:
+        """Let any process of this user trace this one, whatever Yama says."""
+        ctypes.CDLL(None).prctl(0x59616D61, ctypes.c_ulong(-1))  # PR_SET_PTRACER, ANY
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(f"no such command: {name}")
+
+
+def run(port: int, client: TimerClient) -> None:
+    hello = {"stuck_line": stuck_here.__code__.co_firstlineno + 2}
+    serve(port, Worker(port, client), hello)
+
+
+def run_local(port: int, mp_queue: Any) -> None:
+    """The same as a process of :mod:`multiprocessing`."""
+    run(port, timers.LocalTimerClient(mp_queue))
+
+
+def main() -> None:
+    port, path, number = sys.argv[1:]
+    run(int(port), timers.FileTimerClient(path, signal=int(number)))
+
+
+if __name__ == "__main__":
+    main()
