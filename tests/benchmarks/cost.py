@@ -117,6 +117,12 @@ def _ours(path: str) -> Iterator[Row]:
         _at_depth(200, lambda: _samples(unnamed)),
         base=floor,
     )
+    if importlib.util.find_spec("opentelemetry.sdk"):
+        trace: Any = importlib.import_module("opentelemetry.trace")
+        sdk: Any = importlib.import_module("opentelemetry.sdk.trace")
+        tracer = sdk.TracerProvider().get_tracer("benchmark")
+        with trace.use_span(tracer.start_span("around")):
+            yield Row("expires, file pair, named, traced", _samples(named), base=floor)
 
 
 def _torch(path: str) -> Iterator[Row]:

@@ -1,0 +1,221 @@
+"""Real jobs that hang, and what a timer server would see of them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from observability.hang_input import Descendant, Look, WorkerView
+from support.processes import VICTIMS
+from support.waiting import eventually
+from timers import procfs
+from timers.events import WorkerInfo
+from timers.stacks import take
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator
+
+__all__ = ["Job", "job"]
+
+MEETINGS = ("meet_barrier", "meet_exchange", "meet_flag", "meet_all_reduce")
+BETWEEN_BURSTS = 0.2
+"""Seconds. A look is a sample: time has to pass between two of them for anything to be seen."""
+
+
+@dataclass
+class Job:
+    """A running job, by rank."""
+
+    pids: dict[int, int] = field(default_factory=dict)
+    ended: dict[int, int] = field(default_factory=dict)
+    """Exit codes as of :mod:`multiprocessing`: negative for a signal."""
+
+    def views(
+        self,
+        *,
+        bursts: int = 3,
+        burst: int = 3,
+        scope: str | None = "step",
+        without_timer: Collection[int] = (),
+        descendants: bool = True,
+    ) -> list[WorkerView]:
+        """What a server knows after that many bursts of that many looks at everybody."""
+        rounds: list[dict[int, Look]] = []
+        for number in range(bursts * burst):
+            if number:
+                threading.Event().wait(0.01 if number % burst else BETWEEN_BURSTS)
+            rounds.append({rank: look(pid) for rank, pid in self.present.items()})
+        return [
+            WorkerView(
+                worker=WorkerInfo(pid=pid, rank=rank, local_rank=rank),
+                host="node1",
+                looks=tuple(each[rank] for each in rounds) if rank not in self.ended else (),
+                gone=_how(self.ended.get(rank)),
+                unclean=self.ended.get(rank, 0) != 0,
+                scope_id=None if rank in without_timer else scope,
+                thread=None if rank in without_timer else pid,
+                expired=rank not in without_timer and rank not in self.ended,
+                descendants=_descendants(pid) if descendants and rank not in self.ended else (),
+            )
+            for rank, pid in self.pids.items()
+        ]
+
+    @property
+    def present(self) -> dict[int, int]:
+        return {rank: pid for rank, pid in self.pids.items() if rank not in self.ended}
+
+
+def _how(code: int | None) -> str | None:
+    if code is None:
+        return None
+    return f"was killed by signal {-code}" if code < 0 else f"exited with status {code}"
+
+
+def look(pid: int) -> Look:
+    """One look, with what the kernel counts for the main thread."""
+    dump = take(pid, timeout=30)
+    thread = procfs.stat(pid)
+    cpu = None
+    with contextlib.suppress(OSError):
+        words = Path(f"/proc/{pid}/task/{pid}/stat").read_text().rpartition(")")[2].split()
+        cpu = (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
+    return Look(
+        dump=dump,
+        at_seconds=time.monotonic(),
+        cpu_seconds=cpu,
+        switches=_switches(pid) if thread else None,
+    )
+
+
+def _switches(pid: int) -> int | None:
+    with contextlib.suppress(OSError):
+        for line in Path(f"/proc/{pid}/task/{pid}/status").read_text().splitlines():
+            if line.startswith("voluntary_ctxt_switches:"):
+                return int(line.split()[1])
+    return None
+
+
+def _descendants(pid: int) -> tuple[Descendant, ...]:
+    found: list[Descendant] = []
+    parents = [pid]
+    while parents:
+        parent = parents.pop()
+        for child in procfs.children(parent):
+            names = procfs.thread_names(child)
+            found.append(
+                Descendant(
+                    pid=child,
+                    parent=parent,
+                    looks=(look(child),),
+                    command=names.get(child, ""),
+                )
+            )
+            parents.append(child)
+    return tuple(found)
+
+
+@contextlib.contextmanager
+def job(
+    size: int, meeting: str, cause: str, odd: Collection[int] | str, *, victim: str = "hang_job"
+) -> Iterator[Job]:
+    """Start a job of ``tests/victims/hang_job.py``; entered once each rank is where it hangs."""
+    odd_ranks = set(range(size)) if isinstance(odd, str) else set(odd)
+    words = odd if isinstance(odd, str) else ",".join(map(str, odd))
+    with tempfile.TemporaryDirectory() as directory:
+        fifo = os.path.join(directory, "storage")
+        os.mkfifo(fifo)
+        # Somebody has it open for writing, as a storage server that does not answer.
+        descriptor = os.open(fifo, os.O_RDWR)
+        process = subprocess.Popen(
+            [
+                sys.executable,
+                str(VICTIMS / f"{victim}.py"),
+                str(size),
+                meeting,
+                cause,
+                words,
+                fifo,
+                os.path.join(directory, "flag"),
+            ],
+            stdout=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": str(VICTIMS.parent)},
+        )
+        try:
+            yield _settled(process, size, meeting, cause, odd_ranks)
+        finally:
+            os.close(descriptor)
+            process.kill()
+            process.wait()
+            assert process.stdout is not None
+            process.stdout.close()
+
+
+def _settled(
+    process: subprocess.Popen[bytes], size: int, meeting: str, cause: str, odd: Collection[int]
+) -> Job:
+    found = Job()
+    assert process.stdout is not None
+    expected_to_end = len(odd) if cause in ("killed", "exiting") else 0
+    while len(found.pids) < size or len(found.ended) < expected_to_end:
+        line = process.stdout.readline()
+        assert line, f"the job ended with exit code {process.wait()}"
+        said: dict[str, Any] = json.loads(line)
+        if "ended" in said:
+            found.ended[said["rank"]] = said["ended"]
+        else:
+            found.pids[said["rank"]] = said["pid"]
+    for rank, pid in found.present.items():
+        inside = (cause,) if rank in odd and cause != "doing_nothing" else MEETINGS
+        eventually(
+            lambda pid=pid, inside=inside: _is_inside(pid, inside),  # type: ignore[misc]  # bound
+            f"rank {rank} is in {inside}",
+            timeout=60,
+        )
+    # What a rank in its cause starts or waits for takes another moment to come to rest.
+    if cause not in _NEVER_AT_REST and meeting != "flag":
+        pids = list(found.present.values())
+        eventually(lambda: _rest(pids), "all ranks rest", timeout=60)
+    found.pids = dict(sorted(found.pids.items()))
+    return found
+
+
+_NEVER_AT_REST = ("counting", "matching", "slowly", "busily", "napping")
+
+
+def _is_inside(pid: int, functions: Collection[str]) -> bool:
+    dump = take(pid, timeout=30)
+    if dump.facts.state in ("stopped", "uninterruptible"):
+        return True
+    return any(
+        frame.function.rpartition(".")[2] in functions
+        for stack in dump.threads
+        if stack.thread == pid
+        for frame in stack.frames
+    )
+
+
+def _rest(pids: Collection[int]) -> bool:
+    """Whether the processes and all they started have been the same for a moment."""
+    before = [_activity(pid) for pid in pids]
+    threading.Event().wait(0.1)
+    return before == [_activity(pid) for pid in pids]
+
+
+def _activity(pid: int) -> list[object]:
+    seen: list[object] = []
+    pids = [pid]
+    while pids:
+        each = pids.pop()
+        children = procfs.children(each)
+        seen.append((each, children, _switches(each), procfs.thread_states(each)))
+        pids += children
+    return seen
