@@ -20,6 +20,7 @@ from .options import (
     to_address,
     to_interval,
 )
+from .report import report
 from .settings import DEFAULT_ADDRESS, SettingsError
 from .standard_streams import keep_standard_streams
 
@@ -100,6 +101,9 @@ def serve(context: click.Context, /, **_: object) -> None:
         serve_workers(timer_file, settings, make_policy(context))
     except SettingsError as error:
         raise click.UsageError(str(error), context) from None
+
+
+main.add_command(report)
 
 
 @main.command()

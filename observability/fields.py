@@ -64,6 +64,8 @@ def to_fields(event: Event, *, run_id: str = "", host: str = "") -> dict[str, An
             flat |= _timer(value)
         elif isinstance(value, StackDump):
             own |= stack_fields(value, getattr(event, "timer", None))
+        elif hasattr(value, "to_dict"):
+            own |= value.to_dict(tree=False)
         elif field.name == "timers":
             own |= _timers(value, has_own=hasattr(event, "timer"))
         elif field.name not in ("timestamp", "run_id"):
@@ -111,6 +113,7 @@ def stack_fields(dump: StackDump, timer: TimerInfo | None) -> dict[str, Any]:
             f"process_{field.name}": _plain(getattr(dump.facts, field.name))
             for field in dataclasses.fields(dump.facts)
         },
+        **dict(dump.extras),
         "stack": [_thread(thread) for thread in ordered] or None,
     }
 
@@ -193,6 +196,8 @@ def _open_timer(*entry: Any) -> dict[str, Any]:
 def _plain(value: Any) -> Any:
     if isinstance(value, enum.Enum):
         return value.value
+    if isinstance(value, dict):
+        return {str(name): _plain(item) for name, item in value.items()}
     if isinstance(value, (tuple, list, frozenset, set)):
         return [_plain(item) for item in value] or None
     if isinstance(value, float):

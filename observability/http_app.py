@@ -43,6 +43,9 @@ class Exposition(Protocol):
 class Records(Protocol):
     """Where the last reaps come from: :class:`observability.recent.RecentReaps`."""
 
+    hang: dict[str, Any] | None
+    """The last hang report."""
+
     def records(self) -> list[dict[str, Any]]:
         """The latest first."""
         ...
@@ -139,6 +142,7 @@ def _timers(view: View, limit: int) -> dict[str, Any]:
         },
         "timers": timers,
         "reaps": view.reaps.records(),
+        "hang": view.reaps.hang,
     }
 
 

@@ -31,6 +31,7 @@ from prometheus_client.registry import Collector
 from prometheus_client.samples import Exemplar
 
 from .fields import printable
+from .hang_types import Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -224,6 +225,15 @@ def _server_metrics(statistics: Sequence[Statistics]) -> Iterator[Metric]:
     for reason in dict.fromkeys(reason for each in statistics for reason in each.rejected):
         rejected.add_metric([reason], sum(each.rejected.get(reason, 0) for each in statistics))
     yield rejected
+
+    hangs = CounterMetricFamily(
+        "timers_hang_reports", "Hangs that were looked into, by what was found.", labels=["verdict"]
+    )
+    for verdict in Verdict:
+        hangs.add_metric(
+            [verdict.value], sum(each.hang_reports.get(verdict, 0) for each in statistics)
+        )
+    yield hangs
 
     swept = GaugeMetricFamily(
         "timers_last_sweep_timestamp_seconds",

@@ -72,6 +72,17 @@ def to_interval(context: click.Context, option: click.Parameter, value: float) -
     return to_seconds(context, option, value)
 
 
+def to_shares(_context: click.Context, _option: click.Parameter, text: str) -> tuple[float, ...]:
+    """Read shares of a deadline: ``0.5,0.9``."""
+    try:
+        shares = tuple(sorted({float(word) for word in text.split(",") if word.strip()}))
+    except ValueError:
+        shares = (0.0,)
+    if not all(0 < share < 1 for share in shares):
+        raise click.BadParameter(f"{text!r}: numbers between 0 and 1, with commas between them")
+    return shares
+
+
 def option(name: str, /, **keywords: Any) -> Callable[[F], F]:
     """An option ``--some-name`` with its environment variable ``TIMERS_SOME_NAME``."""
     bare = name.partition("/")[0].removeprefix("--")
@@ -162,6 +173,30 @@ _SERVICE_OPTIONS: tuple[Callable[[Any], Any], ...] = (
         "--kill-tree/--no-kill-tree",
         help="Whether the descendants of a stuck worker are killed with it.",
     ),
+    option(
+        "--hang-report/--no-hang-report",
+        default=True,
+        show_default=True,
+        help="When a worker expires, look at all workers and say which one holds up the others.",
+    ),
+    option(
+        "--sample-at",
+        metavar="SHARES",
+        default="0.5,0.9",
+        show_default=True,
+        callback=to_shares,
+        help="Look at a worker at these shares of its deadline, too: shows whether it is stuck or"
+        " slow.",
+    ),
+    option(
+        "--sample-from",
+        type=float,
+        metavar="SECONDS",
+        callback=to_seconds,
+        default=10.0,
+        show_default=True,
+        help="Do so for timers of at least this long; 0 for none.",
+    ),
     option("--native/--no-native", help="Whether stacks show C frames; pauses the worker briefly."),
     option(
         "--max-interval",
@@ -199,6 +234,9 @@ def make_settings(context: click.Context) -> Settings:
         include=_names(given["include"]),
         exclude=_names(given["exclude"]),
         dump_dir=given["dump_dir"],
+        hang_report=given["hang_report"],
+        sample_at=given["sample_at"],
+        sample_from=given["sample_from"],
         native=given["native"],
         max_interval=given["max_interval"],
     )

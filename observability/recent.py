@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from timers.events import ReapFailed, StackDumped, TimerExpired, WorkerKilled
 
 from .bounded import fit
-from .fields import to_fields
+from .fields import timestamp, to_fields
+from .hang_events import HangReported
 
 if TYPE_CHECKING:
     from timers.events import Event, WorkerInfo
@@ -33,15 +34,26 @@ class RecentReaps:
     def __init__(self, keep: int = 50, *, run_id: str = "") -> None:
         self._records: deque[tuple[WorkerInfo, dict[str, Any]]] = deque(maxlen=keep)
         self._run_id = run_id
+        self.hang: dict[str, Any] | None = None
+        """The last hang report, as data and as text; replaced as a whole."""
 
     def __call__(self, event: Event) -> None:
         """Take note of ``event``, if it is about a reap."""
+        if isinstance(event, HangReported):
+            self.hang = {
+                "timestamp": timestamp(event.timestamp),
+                "text": event.report.render(width=120),
+                **event.report.to_dict(),
+            }
+            return
         if not isinstance(event, TimerExpired | StackDumped | WorkerKilled | ReapFailed):
             return
         fields = to_fields(event, run_id=self._run_id)
         known = next((record for who, record in self._records if who == event.worker), None)
         if isinstance(event, TimerExpired) and known is not None and _is_open(known):
             return  # another timer of the same worker, which is reaped once
+        if known is None and isinstance(event, StackDumped):
+            return  # it was looked at because of another one
         if known is None or isinstance(event, TimerExpired):
             self._records.appendleft((event.worker, fit(fields)))
             return

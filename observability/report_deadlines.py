@@ -4,11 +4,11 @@ Durations come from two kinds of events:
 
 ``timer released`` (level debug)
     ``scope_id``, ``elapsed_seconds``, ``after_seconds``, and who it was. Exact.
-``scope durations`` (a summary, written when the server stops and now and then before)
+``scope durations`` (a summary, written at each hang and when the server stops)
     ``scopes``: a list with, for each scope, ``scope_id``, ``after_seconds`` (the last one asked
     for), ``near_misses``, ``expirations``, and for ``warm_up`` and ``steady`` each a histogram:
     ``count``, ``max_seconds``, ``bounds`` (seconds, rising) and ``counts`` (one more than bounds).
-    Counted since the server started, so the last summary of a server replaces its earlier ones.
+    Counted since the server started, so the last one of a server and scope replaces earlier ones.
 
 The first uses of a scope by a worker are its warm-up: compilation, caches that are still empty,
 connections to be made. They are no measure for what comes after.
@@ -117,7 +117,7 @@ def advise(events: Iterable[dict[str, Any]]) -> list[ScopeAdvice]:
     """
     scopes: defaultdict[str, _Scope] = defaultdict(_Scope)
     uses: Counter[tuple[object, ...]] = Counter()
-    summaries: dict[object, list[Any]] = {}
+    summaries: dict[object, dict[str, Any]] = {}
     expirations: Counter[str] = Counter()
     for event in events:
         name = event["event"]
@@ -125,14 +125,16 @@ def advise(events: Iterable[dict[str, Any]]) -> list[ScopeAdvice]:
             _released(event, scopes, uses)
         elif name == "timer expired" and isinstance(event.get("scope_id"), str):
             expirations[event["scope_id"]] += 1
-        elif name == "scope durations" and isinstance(event.get("scopes"), list):
-            summaries[event.get("host"), event.get("server")] = event["scopes"]
+        elif name == "scope durations":
+            summaries |= {
+                (event.get("host"), event.get("server"), entry["scope_id"]): entry
+                for entry in _entries(event)
+            }
     known = frozenset(scopes)
-    for entries in summaries.values():
-        for entry in entries:
-            # Exact ones are better than the same ones counted by bucket.
-            if isinstance(entry, dict) and entry.get("scope_id") not in known:
-                _summarised(entry, scopes)
+    for entry in summaries.values():
+        # Exact ones are better than the same ones counted by bucket.
+        if entry["scope_id"] not in known:
+            _summarised(entry, scopes)
     for scope_id, count in expirations.items():
         if scope_id in scopes:
             scopes[scope_id].expirations = max(scopes[scope_id].expirations, count)
@@ -140,6 +142,15 @@ def advise(events: Iterable[dict[str, Any]]) -> list[ScopeAdvice]:
         _advice(scope_id, scope)
         for scope_id, scope in sorted(scopes.items())
         if scope.steady.count or scope.warm_up.count
+    ]
+
+
+def _entries(event: dict[str, Any]) -> list[dict[str, Any]]:
+    scopes = event.get("scopes")
+    return [
+        entry
+        for entry in (scopes if isinstance(scopes, list) else ())
+        if isinstance(entry, dict) and isinstance(entry.get("scope_id"), str)
     ]
 
 
@@ -162,10 +173,7 @@ def _released(
 
 
 def _summarised(entry: dict[str, Any], scopes: defaultdict[str, _Scope]) -> None:
-    scope_id = entry.get("scope_id")
-    if not isinstance(scope_id, str):
-        return
-    scope = scopes[scope_id]
+    scope = scopes[entry["scope_id"]]
     for name, durations in (("warm_up", scope.warm_up), ("steady", scope.steady)):
         _add_histogram(entry.get(name), durations)
     after = _number(entry.get("after_seconds"))

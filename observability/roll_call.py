@@ -1,52 +1,65 @@
 """At the first expiry, look at every worker of the run, and say who is the odd one out.
 
-The step before a kill of a whole job: the first worker that expires calls the roll, those that
+The step before a kill for a whole job: the first worker that expires calls the roll, those that
 expire meanwhile wait for it, and nobody is signalled before it is over or its bound has passed.
-As the sampler of a server it also looks at workers while their timers still run, so that the
-report can tell a stuck worker from a slow one.
+As the sampler of its server it also looks at workers while their timers still run, so that the
+report can tell a stuck worker from a slow one; as a sink it remembers who has left.
 
-Looks run on a few threads of their own; a look that comes when all are busy and many wait is
-skipped, because a late sample says nothing.
+Looks run on a few threads of their own. A sample that comes when all are busy and many wait is
+skipped: a late one says nothing.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import logging
+import math
 import threading
 import time
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING
 
+from timers.events import StackDumped, WorkerExited
+
+from .hang_events import HangReported
+from .hang_fields import extra_fields
 from .hang_input import Look, WorkerView
-from .hang_report import HangReport, analyse
+from .hang_report import analyse
 from .look import descendants, look_at
 from .process_facts import add_open_files
+from .scope_durations import scope_durations
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from timers.events import WorkerInfo
+    from timers.events import Event, WorkerInfo
     from timers.server import WatchdogServer
     from timers.stacks import StackDump
     from timers.watchdog import RunningTimer
 
 __all__ = ["RollCall"]
 
+_logger = logging.getLogger(__name__)
+
 _LOOKING_THREADS = 4
 _MOST_WAITING = 64
 _KEPT_LOOKS = 6
+_KEPT_GONE = 256
 _ROUNDS = 3
 _BETWEEN_ROUNDS_SECONDS = 0.2
-"""Between looks at a worker that has no sample yet: what is stuck shows in that it stays."""
+"""Between looks at the same worker: what is stuck shows in that it stays."""
 _MARGIN_SECONDS = 0.5
 """Taken off the bound for the analysis and for handing the result over."""
-_SAME_EPISODE_SECONDS = 1.0
+_EPISODE_SECONDS = 1.0
+"""Who expires this soon after a roll call is part of the same hang."""
 
 
 class RollCall:
-    """The step before a kill and the sampler of one server.
+    """The step before a kill, the sampler and a sink, for one server.
 
-    :param tell: is given each report; must not block.
+    :param emit: is given the events: the stacks of the others, and the report. Must not block.
+    :param run_id: names the job.
     :param host: this machine's name.
     :param timeout: seconds, the bound of the whole step, as in ``ReapPolicy.dump_timeout``.
     :param sample_at: shares of a timer's ``after`` at which to look at its worker beforehand.
@@ -54,26 +67,31 @@ class RollCall:
     :param native: whether stacks have C frames, too.
     """
 
+    name = "roll_call"
+
     def __init__(
         self,
-        tell: Callable[[HangReport], None],
+        emit: Callable[[Event], None],
         *,
+        run_id: str,
         host: str,
         timeout: float = 5.0,
         sample_at: Sequence[float] = (0.5, 0.9),
         sample_from: float = 10.0,
         native: bool = False,
     ) -> None:
-        self._tell = tell
+        self._emit = emit
+        self._run_id = run_id
         self._host = host
         self._timeout = max(0.0, timeout - _MARGIN_SECONDS)
-        self._sample_at = tuple(sample_at)
+        self._sample_at = tuple(sample_at) if sample_from > 0 else ()
         self._sample_from = sample_from
         self._native = native
         self._server: WatchdogServer | None = None
         self._pool = ThreadPoolExecutor(_LOOKING_THREADS, thread_name_prefix="timers-look")
         self._lock = threading.Lock()
         self._looks: dict[WorkerInfo, deque[Look]] = {}
+        self._gone: deque[WorkerView] = deque(maxlen=_KEPT_GONE)
         self._waiting = 0
         self._episode: Future[dict[int, StackDump]] | None = None
         self._episode_ended = 0.0
@@ -81,8 +99,22 @@ class RollCall:
     def attach(self, server: WatchdogServer) -> None:
         """Call the roll of this server's workers; to be called before it is started."""
         self._server = server
-        if self._sample_from > 0 and self._sample_at:
+        if self._sample_at:
             server.sampler = self
+
+    def __call__(self, event: Event) -> None:
+        """Remember who has left: others may wait for it."""
+        if isinstance(event, WorkerExited):
+            scope = event.timers[-1][0].scope_id if event.timers else None
+            how = "has exited" if scope is None else f"has exited inside scope {scope!r}"
+            view = WorkerView(
+                worker=event.worker,
+                host=self._host,
+                gone=how,
+                unclean=scope is not None,
+                scope_id=scope,
+            )
+            self._gone.append(view)
 
     def close(self) -> None:
         """End the threads that look; a look under way is left to its own bound."""
@@ -105,116 +137,145 @@ class RollCall:
         try:
             self._pool.submit(self._sample, running)
         except RuntimeError:  # closed, or no more threads to be had
-            with self._lock:
-                self._waiting -= 1
+            self._waiting -= 1
 
     def _sample(self, running: RunningTimer) -> None:
         try:
-            worker = running.worker
-            thread = running.timer.thread
-            self._note(worker, look_at(_pid(worker), thread=thread, timeout=self._timeout))
+            self._look_at(running.worker, running, self._timeout)
             self._forget_the_gone()
         finally:
             with self._lock:
                 self._waiting -= 1
 
-    def _note(self, worker: WorkerInfo, look: Look) -> None:
+    def _look_at(self, worker: WorkerInfo, running: RunningTimer | None, timeout: float) -> None:
+        thread = None if running is None else running.timer.thread
+        found = look_at(_pid(worker), thread=thread, timeout=timeout, native=self._native)
         with self._lock:
-            self._looks.setdefault(worker, deque(maxlen=_KEPT_LOOKS)).append(look)
+            self._looks.setdefault(worker, deque(maxlen=_KEPT_LOOKS)).append(found)
 
     def _forget_the_gone(self) -> None:
-        known = set(self._server.known_workers()) if self._server else set()
+        known = set(self._known_workers())
         with self._lock:
             for worker in [each for each in self._looks if each not in known]:
                 del self._looks[worker]
 
+    def _known_workers(self) -> list[WorkerInfo]:
+        return [] if self._server is None else self._server.known_workers()
+
     # -- the roll call --------------------------------------------------------------------------
 
     def before_kill(
-        self, run_id: str, expired_timers: dict[int, list[str]]
+        self, _run_id: str, expired_timers: dict[int, list[str]]
     ) -> dict[int, StackDump]:
-        """Take the stacks of all workers, tell the report, return those of the expired ones."""
-        del run_id
-        calling = False
+        """Look at all workers, tell what that shows, and return the stacks of the expired ones."""
+        until = time.monotonic() + self._timeout
         with self._lock:
             episode = self._episode
-            recent = time.monotonic() - self._episode_ended < _SAME_EPISODE_SECONDS
-            if episode is None or (episode.done() and not recent):
-                calling = True
+            recent = time.monotonic() - self._episode_ended < _EPISODE_SECONDS
+            calling = episode is None or (episode.done() and not recent)
+            if calling or episode is None:
                 episode = self._episode = Future()
         if calling:
             try:
-                episode.set_result(self._call_the_roll(expired_timers))
+                episode.set_result(self._call_the_roll(set(expired_timers), until))
             except BaseException as error:  # those who wait must not wait for ever
                 episode.set_exception(error)
                 raise
             finally:
                 self._episode_ended = time.monotonic()
-        dumps = episode.result(self._timeout)
-        return {pid: dumps[pid] if pid in dumps else self._dump(pid) for pid in expired_timers}
+        dumps = episode.result(max(0.0, until - time.monotonic()))
+        missing = [pid for pid in expired_timers if pid not in dumps]
+        left = max(0.0, until - time.monotonic())
+        return {pid: dumps[pid] for pid in expired_timers if pid in dumps} | {
+            pid: look_at(pid, thread=None, timeout=left, native=self._native).dump
+            for pid in missing
+        }
 
-    def _dump(self, pid: int) -> StackDump:
-        look = look_at(pid, thread=None, timeout=self._timeout, native=self._native)
-        return add_open_files(look.dump)
-
-    def _call_the_roll(self, expired: dict[int, list[str]]) -> dict[int, StackDump]:
-        deadline = time.monotonic() + self._timeout
-        workers = self._server.known_workers() if self._server else []
-        timers = _innermost(self._server.running_timers() if self._server else [])
-        for number in range(_ROUNDS):
-            left = deadline - time.monotonic()
+    def _call_the_roll(self, expired: set[int], until: float) -> dict[int, StackDump]:
+        workers = self._known_workers()
+        timers = _innermost([] if self._server is None else self._server.running_timers())
+        # With nobody to compare with, one look says what there is to say.
+        rounds = _ROUNDS if len(workers) > 1 else 1
+        for number in range(rounds):
+            left = until - time.monotonic()
             if number and left < 2 * _BETWEEN_ROUNDS_SECONDS:
                 break
             if number:
                 time.sleep(_BETWEEN_ROUNDS_SECONDS)
-            self._look_at_all(workers, timers, left)
-        left = max(0.0, deadline - time.monotonic())
-        views = self._views(workers, timers, set(expired), left)
-        dumps = {
-            _pid(view.worker): add_open_files(view.looks[-1].dump) for view in views if view.looks
-        }
-        self._tell(analyse(views))
+            looks = [
+                self._pool.submit(self._look_at, worker, timers.get(worker), left)
+                for worker in workers
+            ]
+            wait(looks, left)
+        views = [
+            self._view(worker, timers.get(worker), expired, until, len(workers))
+            for worker in workers
+        ]
+        dumps = {_pid(view.worker): _dump(view) for view in views if view.looks}
+        for view in views:
+            if not view.expired and view.looks:
+                self._tell_stack(view, timers.get(view.worker), dumps[_pid(view.worker)])
+        try:
+            self._tell_report(views)
+        except Exception:  # the stacks are worth more than what is made of them
+            _logger.exception("could not tell who holds up the others")
         return dumps
 
-    def _look_at_all(
-        self, workers: Sequence[WorkerInfo], timers: dict[WorkerInfo, RunningTimer], left: float
-    ) -> None:
-        def look(worker: WorkerInfo) -> None:
-            running = timers.get(worker)
-            thread = None if running is None else running.timer.thread
-            found = look_at(_pid(worker), thread=thread, timeout=left, native=self._native)
-            self._note(worker, found)
-
-        wait([self._pool.submit(look, worker) for worker in workers], left)
-
-    def _views(
+    def _view(
         self,
-        workers: Sequence[WorkerInfo],
-        timers: dict[WorkerInfo, RunningTimer],
+        worker: WorkerInfo,
+        running: RunningTimer | None,
         expired: set[int],
-        left: float,
-    ) -> list[WorkerView]:
-        share = left / max(1, len(workers))
-        views = []
-        for worker in workers:
-            with self._lock:
-                looks = tuple(self._looks.get(worker, ()))
-            running = timers.get(worker)
-            views.append(
-                WorkerView(
-                    worker=worker,
-                    host=self._host,
-                    looks=looks,
-                    gone=None if looks else "gave no stack",
-                    scope_id=None if running is None else running.timer.scope_id,
-                    thread=None if running is None else running.timer.thread,
-                    expired=worker.pid in expired,
-                    after_seconds=None if running is None else running.timer.after_seconds,
-                    elapsed_seconds=None if running is None else running.age_seconds,
-                    descendants=descendants(_pid(worker), timeout=share),
-                )
+        until: float,
+        share: int,
+    ) -> WorkerView:
+        with self._lock:
+            looks = tuple(self._looks.get(worker, ()))
+        left = max(0.0, until - time.monotonic()) / max(1, share)
+        return WorkerView(
+            worker=worker,
+            host=self._host,
+            looks=looks,
+            scope_id=None if running is None else running.timer.scope_id,
+            thread=None if running is None else running.timer.thread,
+            expired=worker.pid in expired or (running is not None and running.expired),
+            after_seconds=None if running is None else running.timer.after_seconds,
+            elapsed_seconds=None if running is None else running.age_seconds,
+            descendants=descendants(_pid(worker), timeout=left),
+        )
+
+    def _tell_stack(self, view: WorkerView, running: RunningTimer | None, dump: StackDump) -> None:
+        self._emit(
+            StackDumped(
+                timestamp=time.time(),
+                run_id=self._run_id,
+                worker=view.worker,
+                timer=None if running is None else running.timer,
+                elapsed_seconds=math.nan if running is None else running.age_seconds,
+                dump=dump,
             )
-        return views
+        )
+
+    def _tell_report(self, views: Sequence[WorkerView]) -> None:
+        here = {(view.worker.rank, view.worker.pid) for view in views}
+        gone = [each for each in self._gone if (each.worker.rank, each.worker.pid) not in here]
+        report = analyse([*views, *gone])
+        if self._server is not None:
+            counts = self._server.statistics.hang_reports
+            counts[report.verdict.value] = counts.get(report.verdict.value, 0) + 1
+            for event in scope_durations(self._server.statistics, self._run_id):
+                self._emit(event)
+        self._emit(HangReported(timestamp=time.time(), run_id=self._run_id, report=report))
+
+
+def _dump(view: WorkerView) -> StackDump:
+    """The last stacks of a worker, with all that a report on another host needs to know."""
+    extras: dict[str, object] = {"expired": view.expired}
+    try:
+        extras |= extra_fields(view)
+    except Exception:
+        _logger.exception("could not tell the pace of worker %s", view.worker.pid)
+    return dataclasses.replace(add_open_files(view.looks[-1].dump), extras=tuple(extras.items()))
 
 
 def _innermost(running: Sequence[RunningTimer]) -> dict[WorkerInfo, RunningTimer]:

@@ -19,7 +19,9 @@ from .http_app import View, make_app
 from .metrics import Metrics
 from .process_facts import add_open_files
 from .recent import RecentReaps
+from .roll_call import RollCall
 from .run_events import Notice
+from .scope_durations import scope_durations
 from .settings import SettingsError
 
 if TYPE_CHECKING:
@@ -45,6 +47,7 @@ class Service:
 
     def __init__(self, timer_file: str, settings: Settings, policy: ReapPolicy) -> None:
         self.settings = settings
+        self._told_durations = False
         self._notices: list[str] = []
         if settings.http is not None and not (
             settings.http.is_loopback or settings.token is not None or settings.insecure
@@ -103,13 +106,15 @@ class Service:
                 settings.run_id,
                 settings.max_interval,
                 observer=self.pipeline,
-                before_kill=_take_stacks(policy.dump_timeout, native=settings.native),
+                before_kill=self._before_kill(policy),
                 policy=policy,
             )
         except (TimerError, OSError, ValueError) as error:
             self.pipeline.close(CLOSE_SECONDS)
             raise SettingsError(f"--timer-file {timer_file}: {error}") from None
         self.pipeline.watch(self.server.statistics)
+        if self._roll_call is not None:
+            self._roll_call.attach(self.server)
         self.view = View(
             self.server,
             Metrics(self.pipeline),
@@ -117,6 +122,23 @@ class Service:
             run_id=settings.run_id,
             host=socket.gethostname(),
         )
+
+    def _before_kill(self, policy: ReapPolicy) -> BeforeKill:
+        settings = self.settings
+        self._roll_call: RollCall | None = None
+        if not settings.hang_report:
+            return _take_stacks(policy.dump_timeout, native=settings.native)
+        self._roll_call = RollCall(
+            self.pipeline.emit,
+            run_id=settings.run_id,
+            host=socket.gethostname(),
+            timeout=policy.dump_timeout,
+            sample_at=settings.sample_at,
+            sample_from=settings.sample_from,
+            native=settings.native,
+        )
+        self.pipeline.add(self._roll_call)
+        return self._roll_call.before_kill
 
     @property
     def address(self) -> Address | None:
@@ -157,6 +179,10 @@ class Service:
         """End the timer server; a reap under way is finished first, within its bounds."""
         self.view.is_ready = False
         self.server.stop()
+        if not self._told_durations:
+            self._told_durations = True
+            for event in scope_durations(self.server.statistics, self.settings.run_id):
+                self.pipeline.emit(event)
 
     def stop(self) -> None:
         """End everything and deliver what is left to say. Idempotent."""

@@ -35,6 +35,12 @@ class Settings:
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     dump_dir: str | None = None
+    hang_report: bool = True
+    """Whether all workers are looked at when one expires."""
+    sample_at: tuple[float, ...] = (0.5, 0.9)
+    """Shares of a deadline at which to look at its worker beforehand."""
+    sample_from: float = 10.0
+    """Seconds; timers shorter than this are not sampled, with 0 none is."""
     native: bool = False
     """Whether stacks have C frames, too."""
     max_interval: float = 10.0

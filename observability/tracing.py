@@ -40,6 +40,7 @@ from timers.events import (
 )
 
 from .fields import stack_fields
+from .hang_events import HangReported
 from .trace_ids import spans_wanted, trace_ids
 
 if TYPE_CHECKING:
@@ -108,8 +109,11 @@ class SpanSink:
     def __call__(self, event: Event) -> None:
         """Take note of an event; the end of a scope makes a span."""
         attributes = _noted(event)
-        if attributes is not None and hasattr(event, "worker") and hasattr(event, "timer"):
-            self._note(event, event.worker, event.timer, attributes)
+        timer = getattr(event, "timer", None)
+        if attributes is not None and timer is not None:
+            self._note(event, event.worker, timer, attributes)  # type: ignore[attr-defined]
+        if isinstance(event, HangReported):
+            self._note_hang(event)
         for worker, timer, elapsed, status in _ended(event):
             self._finish(event, worker, timer, elapsed, status)
 
@@ -122,6 +126,16 @@ class SpanSink:
                 del self._unfinished[next(iter(self._unfinished))]
             events = self._unfinished[_key(worker, timer)] = []
         events.append(SpanEvent(event.name, attributes, _ns(event.timestamp)))
+
+    def _note_hang(self, event: HangReported) -> None:
+        """The report belongs to each scope that has expired and not yet ended."""
+        report = event.report
+        attributes = {
+            "timers.hang.verdict": report.verdict.value,
+            "timers.hang.sentence": report.sentence,
+        }
+        for events in self._unfinished.values():
+            events.append(SpanEvent(event.name, attributes, _ns(event.timestamp)))
 
     def _finish(
         self, event: Event, worker: WorkerInfo, timer: TimerInfo, elapsed: float, status: Status

@@ -12,7 +12,7 @@ import logging
 import math
 import threading
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .event_logging import log_events
 from .events import (
@@ -31,7 +31,7 @@ from .scopes import configure, expires
 from .statistics import Statistics
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
 __all__ = [
     "RequestQueue",
@@ -43,6 +43,8 @@ __all__ = [
 ]
 
 _logger = logging.getLogger(__name__)
+_ERROR_PAUSE_SECONDS = 0.1
+"""A loop that fails must neither end nor spin."""
 
 
 class TimerRequest:
@@ -104,6 +106,17 @@ class RequestQueue(abc.ABC):
         """Return up to ``size`` requests, waiting for them at most ``timeout`` seconds in all."""
 
 
+class _Retry(NamedTuple):
+    """A worker whose reap failed and is tried again."""
+
+    attempts: int
+    told: frozenset[tuple[str, float]]
+    """Scope and expiration time of its timers whose expiry has been told."""
+
+
+_FIRST_TRY = _Retry(0, frozenset())
+
+
 class TimerServer(abc.ABC):
     """Watches timers and reaps workers whose timers expire; the base for a server of one's own.
 
@@ -128,6 +141,7 @@ class TimerServer(abc.ABC):
         self._watchdog_thread: threading.Thread | None = None
         self._stop_signaled = False
         self._run_id = ""
+        self._retries: dict[Any, _Retry] = {}
         self.observer = None
         self._statistics: Statistics | None = None
 
@@ -190,11 +204,15 @@ class TimerServer(abc.ABC):
             return Outcome.ERROR
 
     def _watchdog_loop(self) -> None:
-        while not self._stop_signaled:
+        while not self._is_ending():
             try:
                 self._run_watchdog()
             except Exception:
                 _logger.exception("error in the watchdog of %s; it goes on", type(self).__name__)
+                time.sleep(_ERROR_PAUSE_SECONDS)
+
+    def _is_ending(self) -> bool:
+        return self._stop_signaled
 
     def _run_watchdog(self) -> None:
         """One round: take up requests, reap what has expired."""
@@ -207,16 +225,21 @@ class TimerServer(abc.ABC):
         now = time.time()
         self.statistics.last_sweep = now
         reaped = set()
+        retries: dict[Any, _Retry] = {}
         for worker_id, timers in self.get_expired_timers(now).items():
-            self._tell_expired(worker_id, timers, now)
+            before = self._retries.get(worker_id, _FIRST_TRY)
+            keys = frozenset((timer.scope_id, timer.expiration_time) for timer in timers)
+            self._tell_expired(worker_id, timers, now, before.told)
             with contextlib.suppress(Exception):
                 self._told.flush(1.0)
             outcome = self._reap(worker_id)
-            self._tell_reaped(worker_id, timers, outcome)
+            self._tell_reaped(worker_id, timers, outcome, before.attempts + 1)
             if outcome.failed:
                 _logger.error("worker %s is still there; its reap is tried again", worker_id)
+                retries[worker_id] = _Retry(before.attempts + 1, keys)
             else:
                 reaped.add(worker_id)
+        self._retries = retries
         self.clear_timers(reaped)
 
     def _count(self, requests: Iterable[TimerRequest]) -> None:
@@ -228,8 +251,12 @@ class TimerServer(abc.ABC):
             else:
                 scope.acquires += 1
 
-    def _tell_expired(self, worker_id: Any, timers: list[Any], now: float) -> None:
+    def _tell_expired(
+        self, worker_id: Any, timers: Sequence[Any], now: float, told: frozenset[tuple[str, float]]
+    ) -> None:
         for timer in timers:
+            if (timer.scope_id, timer.expiration_time) in told:
+                continue
             lateness = max(0.0, now - timer.expiration_time)
             self.statistics.scope(str(timer.scope_id)).expirations += 1
             self.statistics.lateness.observe(lateness)
@@ -244,7 +271,9 @@ class TimerServer(abc.ABC):
                 )
             )
 
-    def _tell_reaped(self, worker_id: Any, timers: list[Any], outcome: Outcome) -> None:
+    def _tell_reaped(
+        self, worker_id: Any, timers: Sequence[Any], outcome: Outcome, attempt: int
+    ) -> None:
         if not timers:
             return
         self.statistics.scope(str(timers[0].scope_id)).reaps[outcome] += 1
@@ -259,7 +288,7 @@ class TimerServer(abc.ABC):
             "outcome": outcome,
         }
         if outcome.failed:
-            self._emit(ReapFailed(**common, attempt=1, retry_in_seconds=self._max_interval))
+            self._emit(ReapFailed(**common, attempt=attempt, retry_in_seconds=self._max_interval))
         else:
             held = tuple((_timer_info(timer), math.nan) for timer in timers)
             self._emit(WorkerKilled(**common, timers=held))

@@ -46,6 +46,6 @@ def configure_from_env(environ: Mapping[str, str] | None = None) -> TimerClient:
     client: TimerClient = NoTimers() if path is None else FileTimerClient(path)
     configure(client)
     server = environ.get(SERVER_PID_VARIABLE, "")
-    if server.isdigit():
+    if server.isascii() and server.isdigit():
         allow_dumps_by(int(server))
     return client

@@ -187,7 +187,8 @@ class StackDumped(Event):
     default_level: ClassVar[str] = "warning"
 
     worker: WorkerInfo
-    timer: TimerInfo
+    timer: TimerInfo | None
+    """None for a worker that was looked at because another one expired, and holds no timer."""
     elapsed_seconds: float
     dump: StackDump
 

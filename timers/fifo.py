@@ -19,6 +19,7 @@ import threading
 import time
 import weakref
 from collections import deque
+from functools import partial
 
 from .errors import NoServerError, PathOccupiedError, ServerRunningError
 
@@ -113,7 +114,7 @@ def _open_as_server(path: str) -> int:
 def _check_fifo(path: str) -> None:
     found = os.lstat(path)
     if not stat.S_ISFIFO(found.st_mode):
-        what = "a directory" if stat.S_ISDIR(found.st_mode) else "not a named pipe"
+        what = "a directory" if stat.S_ISDIR(found.st_mode) else "something that is not a named pipe"
         raise PathOccupiedError(
             errno.EEXIST, f"{what} is at the timer server's path; remove it or use another", path
         )
@@ -162,7 +163,7 @@ class FifoWriter:
         a thread of this process delivers it, in order, as soon as there is room: a server that is
         stopped for a while slows its workers down once, and loses nothing.
 
-    Safe from several threads. A forked child opens its own descriptor.
+    Safe from several threads. A forked child opens its own descriptor, and so does a pickled copy.
     """
 
     _MAX_KEPT = 10_000
@@ -177,6 +178,12 @@ class FifoWriter:
         self._fd = -1
         self._reset()
         _writers.add(self)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        make = partial(
+            type(self), connect_timeout=self._connect_timeout, full_timeout=self._full_timeout
+        )
+        return make, (self.path,)
 
     def _reset(self) -> None:
         self._lock = threading.RLock()
@@ -332,5 +339,4 @@ def _after_fork_in_child() -> None:
         writer._after_fork()  # noqa: SLF001  # this module's own
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
+os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -91,9 +91,9 @@ class FileTimerClient(TimerClient):
         when it is not given.
     :raises ValueError: for an impossible signal or ``on_error``.
 
-    Safe from several threads and across fork. A full pipe is waited for, for at most a second;
-    nothing is dropped then, and nothing raised, while the server lives. The wait blocks the
-    thread, an event loop included.
+    Safe from several threads and across fork, and picklable, so that it can be handed to a process
+    when that is started. A full pipe is waited for, for at most a second; nothing is dropped then,
+    and nothing raised, while the server lives. The wait blocks the thread, an event loop included.
     """
 
     def __init__(
@@ -111,6 +111,11 @@ class FileTimerClient(TimerClient):
         self._errors = ErrorPolicy(on_error)
         self._writer = FifoWriter(self._file_path)
         self._reset()
+        _clients.add(self)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._reset()  # what is cached names the process that it was pickled in
         _clients.add(self)
 
     def _reset(self) -> None:
@@ -219,8 +224,7 @@ def _after_fork_in_child() -> None:
         client._reset()  # noqa: SLF001  # this module's own; the prefixes name the parent
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
+os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 class _FifoSource:

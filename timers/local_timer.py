@@ -71,6 +71,10 @@ class LocalTimerClient(TimerClient):
         self._identity: tuple[int, int | None] = (0, None)
         _clients.add(self)
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        _clients.add(self)
+
     @property
     def failures(self) -> int:
         """How many requests were not delivered, with ``on_error="warn"``."""
@@ -141,8 +145,7 @@ def _after_fork_in_child() -> None:
         client._after_fork()  # noqa: SLF001  # this module's own
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
+os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 class MultiprocessingRequestQueue(RequestQueue):

@@ -29,7 +29,7 @@ def require_linux(what: str) -> None:
         raise UnsupportedPlatformError(
             errno.ENOSYS,
             f"{what} needs Linux 5.3 or later: it identifies workers by pidfd_open(2) and /proc, "
-            f"and this is {sys.platform}. Timer clients work anywhere.",
+            f"and this is {sys.platform}. Timer clients work on any POSIX system.",
         )
 
 

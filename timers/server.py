@@ -28,8 +28,9 @@ __all__ = ["WatchdogServer"]
 
 _logger = logging.getLogger(__name__)
 _NS = 1_000_000_000
-_ERROR_PAUSE_SECONDS = 0.1
-"""A loop that fails must neither end nor spin."""
+_REAP_MARGIN_SECONDS = 4.0
+"""What a reap may take beyond the policy's bounds: a dump that gives up, SIGKILL and a process tree
+being confirmed."""
 
 
 class WatchdogServer(TimerServer):
@@ -41,7 +42,7 @@ class WatchdogServer(TimerServer):
     :param request_queue: the same as torch's kind of queue, where there is one.
     :param address: what clients connect to, for events.
     :param run_id: names the job in events and dumps.
-    :param observer: who is told of events; by default the ``timers`` logger.
+    :param observer: who is told of events; by default the ``timers.events`` logger.
     :param before_kill: the step before a kill, in place of the default one, which takes stacks.
     :param policy: how stuck workers are ended.
     :param clock: where the time comes from.
@@ -197,7 +198,7 @@ class WatchdogServer(TimerServer):
 
         :raises RuntimeError: after :meth:`stop`; a stopped server stays stopped.
         """
-        if self._stop_signaled or self._run_once_signaled:
+        if self._is_ending():
             raise RuntimeError(f"this {type(self).__name__} was stopped: make a new one")
         if self._watchdog_thread is not None:
             _logger.info("%s runs already", type(self).__name__)
@@ -208,14 +209,8 @@ class WatchdogServer(TimerServer):
         self._watchdog.started(self._address, self._max_interval)
         self._watchdog_thread.start()
 
-    def _watchdog_loop(self) -> None:
-        pause = threading.Event()
-        while not (self._stop_signaled or self._run_once_signaled):
-            try:
-                self._run_watchdog()
-            except Exception:
-                _logger.exception("error in the watchdog of %s; it goes on", type(self).__name__)
-                pause.wait(_ERROR_PAUSE_SECONDS)
+    def _is_ending(self) -> bool:
+        return super()._is_ending() or self._run_once_signaled
 
     def _run_watchdog(self) -> None:
         """Serve requests and deadlines for ``max_interval`` seconds.
@@ -224,7 +219,7 @@ class WatchdogServer(TimerServer):
         :meth:`start`), it also waits for the reaps that it began.
         """
         end_ns = self._clock.monotonic_ns() + int(self._max_interval * _NS)
-        while not (self._stop_signaled or self._run_once_signaled):
+        while not self._is_ending():
             self._watchdog.step(end_ns)
             self._last_progress = self._clock.time()
             if self._clock.monotonic_ns() >= end_ns:
@@ -237,7 +232,7 @@ class WatchdogServer(TimerServer):
 
         Does nothing when the server has ended, or in a forked child.
         """
-        if self._run_once_signaled or self._stop_signaled or self._owner != os.getpid():
+        if self._is_ending() or self._owner != os.getpid():
             return
         self._run_once_signaled = True
         self._join()
@@ -268,7 +263,7 @@ class WatchdogServer(TimerServer):
 
     def _reap_bound(self) -> float:
         policy = self._policy
-        return policy.dump_timeout + policy.flush_timeout + 2 * policy.grace + 1.0
+        return policy.dump_timeout + policy.flush_timeout + 2 * policy.grace + _REAP_MARGIN_SECONDS
 
     def _close(self) -> None:
         """Give back what the constructor took; called once the thread has ended."""

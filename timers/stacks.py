@@ -69,6 +69,8 @@ class StackDump:
     facts: ProcessFacts = field(default_factory=ProcessFacts)
     seconds: float = 0.0
     """How long it took."""
+    extras: tuple[tuple[str, object], ...] = ()
+    """More that is known of the process, as named fields for the event."""
     error: str | None = None
     """Why a better rung did not work (one line each); None when the first one did."""
 

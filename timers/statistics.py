@@ -88,12 +88,16 @@ class ScopeStatistics:
     __slots__ = (
         "acquires",
         "active",
+        "after_seconds",
         "durations",
         "expirations",
+        "longest_steady",
+        "longest_warm_up",
         "overdue",
         "ratios",
         "reaps",
         "releases",
+        "warm_up",
     )
 
     def __init__(self) -> None:
@@ -106,6 +110,21 @@ class ScopeStatistics:
         self.reaps = dict.fromkeys(Outcome, 0)
         self.durations = Histogram(DURATION_BUCKETS)
         self.ratios = Histogram(RATIO_BUCKETS)
+        self.warm_up = Histogram(DURATION_BUCKETS)
+        """Of the durations, each worker's first ones."""
+        self.longest_warm_up = 0.0
+        self.longest_steady = 0.0
+        self.after_seconds = 0.0
+        """The last deadline asked for."""
+
+    def took(self, elapsed: float, *, first: bool, traceparent: str | None) -> None:
+        """Count the duration of a block that has ended; ``first`` for a worker's warm-up."""
+        self.durations.observe(elapsed, traceparent)
+        if first:
+            self.warm_up.observe(elapsed)
+            self.longest_warm_up = max(self.longest_warm_up, elapsed)
+        elif elapsed > self.longest_steady:
+            self.longest_steady = elapsed
 
 
 class Statistics:
@@ -121,6 +140,8 @@ class Statistics:
         self.requests = 0
         """Every valid request, whether or not it changed anything."""
         self.rejected = dict.fromkeys(REJECTION_REASONS, 0)
+        self.hang_reports: dict[str, int] = {}
+        """By verdict, for whoever makes reports."""
         self.workers = 0
         self.lateness = Histogram(LATENESS_BUCKETS)
         self.dumps = {labels: Histogram(LATENESS_BUCKETS) for labels in DUMP_LABELS}

@@ -151,10 +151,6 @@ class TimerTable(Generic[WorkerT]):
             self._retire(timer)
         return timers
 
-    def of_worker(self, worker: WorkerT) -> list[Timer[WorkerT]]:
-        """Every timer of ``worker``, expired ones included."""
-        return list(self._workers.get(worker, {}).values())
-
     def expired(self, now_ns: int) -> list[Timer[WorkerT]]:
         """Return each timer whose deadline is ``now_ns`` or earlier, once, by deadline.
 

@@ -396,9 +396,11 @@ class Watchdog:
         self, timer: Timer[Worker], scope: ScopeStatistics, now_ns: int, error: str | None
     ) -> None:
         elapsed = max(0, now_ns - timer.started_ns) / _NS
-        scope.durations.observe(elapsed, timer.traceparent)
+        first = timer.worker.is_warming_up(timer.scope_id)
+        scope.took(elapsed, first=first, traceparent=timer.traceparent)
         after_ns = timer.deadline_ns - timer.acquired_ns
         if after_ns > 0:
+            scope.after_seconds = after_ns / _NS
             scope.ratios.observe(max(0, now_ns - timer.acquired_ns) / after_ns, timer.traceparent)
         if self.observer.wants_requests:
             self._emit(
@@ -571,12 +573,13 @@ class Watchdog:
             seconds = (self._clock.monotonic_ns() - started_ns) / _NS
             dump = StackDump(pid=worker.pid, method="none", seconds=seconds, error=reason)
         if isinstance(dump, StackDump):
-            self.statistics.dumped(
-                dump.method,
-                ok=bool(dump.threads),
-                seconds=dump.seconds,
-                traceparent=chosen.traceparent,
-            )
+            with self.lock:  # workers that expire together are explained on threads of their own
+                self.statistics.dumped(
+                    dump.method,
+                    ok=bool(dump.threads),
+                    seconds=dump.seconds,
+                    traceparent=chosen.traceparent,
+                )
             self._emit(
                 StackDumped,
                 worker=worker.info,

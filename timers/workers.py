@@ -26,10 +26,16 @@ __all__ = ["Worker", "Workers"]
 _MAX_PID = 2**31 - 1  # pid_t is a signed 32-bit integer
 
 
+_WARM_UP_USES = 3
+_MOST_SCOPES = 1000
+"""Of how many scopes the uses by one worker are counted; further ones count as warm-up."""
+
+
 class Worker:
     """What the server knows about one process that sent a request. Compared by identity."""
 
     __slots__ = (
+        "_uses",
         "attempts",
         "descendants",
         "forgotten",
@@ -61,6 +67,16 @@ class Worker:
         """Which of its descendants that attempt killed."""
         self.forgotten = False
         """Whether its end has been handled."""
+        self._uses: dict[str, int] = {}
+
+    def is_warming_up(self, scope_id: str) -> bool:
+        """Count one use of a scope; whether it is among the first, which take longer."""
+        uses = self._uses.get(scope_id, 0)
+        if uses >= _WARM_UP_USES:
+            return False
+        if uses or len(self._uses) < _MOST_SCOPES:
+            self._uses[scope_id] = uses + 1
+        return True
 
 
 def _info(pid: int, start_time: int | None) -> WorkerInfo:

@@ -466,8 +466,9 @@ def test_events_on_a_full_disk_cost_no_reap(cli: Cli) -> None:
         assert words(process)[2] == str(-signal.SIGKILL)
         (launcher,) = [p for p in cli.processes() if _parent(p) == process.pid]
         address = _variable(launcher, "TIMERS_HTTP")
-        lost = 'timers_sink_errors_total{sink="log"} 4.0'  # started, expired, dumped, killed
-        eventually(lambda: lost in get(address, "/metrics")[1], "the four lost lines")
+        # Started, expired, dumped, reported, killed.
+        lost = 'timers_sink_errors_total{sink="log"} 5.0'
+        eventually(lambda: lost in get(address, "/metrics")[1], "the five lost lines")
         _, err = process.communicate("\n", timeout=60)
     assert process.returncode == 0
     assert "No space left on device" in err
