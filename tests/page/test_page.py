@@ -14,6 +14,7 @@ from selenium.webdriver.chrome.service import Service as Driver
 from selenium.webdriver.common.by import By
 
 from support.monitoring.tools import require
+from support.processes import VICTIMS
 from support.service import running
 from support.waiting import eventually
 
@@ -109,6 +110,29 @@ def test_countdown_runs_and_the_reap_appears(tmp_path: Path, browser: webdriver.
         assert "hacked" not in browser.title
         assert browser.find_elements(By.CSS_SELECTOR, "main img, main script") == []
     eventually(lambda: shows(browser, "#trouble", "does not answer"), "the end of the service")
+
+
+def test_the_hang_report_appears_with_its_suspect_marked(
+    tmp_path: Path, browser: webdriver.Chrome
+) -> None:
+    with running(tmp_path) as service:
+        browser.get(f"http://{service.address}/")
+        eventually(lambda: shows(browser, "#health", "watching"), "the first answer")
+        assert text(browser, "#hang") == ""
+        job = [sys.executable, str(VICTIMS / "meeting.py"), "3", "1", "silent", "3", "50"]
+        process = subprocess.Popen(
+            job,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**os.environ, "TIMERS_FILE": service.server.address},
+        )
+        try:
+            eventually(lambda: shows(browser, "#hang", "Rank 1 "), "the report", timeout=60)
+            assert shows(browser, "#hang", "one suspect")
+            browser.find_element(By.CSS_SELECTOR, "#hang summary").click()
+            eventually(lambda: shows(browser, "#hang .tree .bad", "read_batch"), "the tree")
+        finally:
+            process.communicate()
 
 
 def test_nothing_is_loaded_from_elsewhere(tmp_path: Path, browser: webdriver.Chrome) -> None:

@@ -13,7 +13,7 @@ from support.processes import VICTIMS
 from support.waiting import eventually
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
 RANKS = 4
@@ -38,22 +38,31 @@ class Hung:
 
 
 @contextlib.contextmanager
-def hung(directory: Path, how: str, after: float, *options: str) -> Iterator[Hung]:
-    """Run the job until its odd rank has been reaped."""
+def hung(
+    directory: Path,
+    how: str,
+    after: float,
+    *options: str,
+    patience: float = 10,
+    reaps: int = 1,
+    env: Mapping[str, str] | None = None,
+) -> Iterator[Hung]:
+    """Run the job until as many of its ranks have been reaped."""
     seen = Hung(directory / "events.jsonl")
     arguments = ["run", "--events", str(seen.events), "--http", "127.0.0.1:0", *options, "--"]
     job = ["sh", "-c", 'echo "$TIMERS_HTTP"; exec "$@"', "sh", sys.executable]
     victim = [str(VICTIMS / "meeting.py"), str(RANKS), str(ODD), how, str(after)]
-    with Cli(directory / "cli").start(*arguments, *job, *victim) as process:
+    victim.append(str(patience))
+    with Cli(directory / "cli").start(*arguments, *job, *victim, env=env) as process:
         assert process.stdout
         address = process.stdout.readline().strip()
         assert process.stdout.readline() == "ready\n"
 
         def reaped() -> bool:
             seen.page = json.loads(get(address, "/timers")[1])
-            return any("outcome" in reap for reap in seen.page["reaps"])
+            return sum("outcome" in reap for reap in seen.page["reaps"]) == reaps
 
-        eventually(reaped, "the reap", timeout=90)
+        eventually(reaped, "the reaps", timeout=90)
         seen.metrics = get(address, "/metrics")[1]
         process.communicate(timeout=60)
     yield seen
@@ -101,3 +110,26 @@ def test_without_the_report_only_the_expired_worker_is_looked_at(tmp_path: Path)
         assert seen.page["hang"] is None
         durations = {line["scopes"][0]["scope_id"]: line for line in seen.named("scope durations")}
         assert durations == {}  # no block was ever left
+
+
+def test_those_who_expire_meanwhile_wait_for_the_report(tmp_path: Path) -> None:
+    with hung(tmp_path, "silent", 3, patience=1.05, reaps=RANKS) as seen:
+        order = [line["event"] for line in seen.lines]
+        assert order.count("hang report") == 1
+        assert order.count("kill worker process") == RANKS
+        assert order.index("hang report") < order.index("kill worker process")
+        (report,) = seen.named("hang report")
+        assert [each["rank"] for each in report["suspects"]] == [ODD]
+
+
+def test_the_bound_holds_when_no_stack_can_be_had(tmp_path: Path) -> None:
+    endless = tmp_path / "py-spy"
+    endless.write_text("#!/bin/sh\nexec sleep 1000\n")
+    endless.chmod(0o755)
+    tools = {"TIMERS_PY_SPY": str(endless), "TIMERS_PYSTACK": str(endless)}
+    with hung(tmp_path, "silent", 3, "--dump-timeout", "2", env=tools) as seen:
+        (kill,) = seen.named("kill worker process")
+        assert kill["rank"] == ODD
+        dump = next(line for line in seen.named("stack dumped") if line["rank"] == ODD)
+        assert "timed out" in dump["stack_error"]
+        assert all(report["suspects_count"] == 0 for report in seen.named("hang report"))

@@ -1,8 +1,8 @@
-"""Ranks that meet at a barrier, of which one never comes: meeting.py RANKS ODD HOW AFTER.
+"""Ranks that meet at a barrier, of which one never comes: meeting.py RANKS ODD HOW AFTER PATIENCE.
 
 HOW is ``silent`` (it waits for a socket that never answers) or ``slow`` (it works for long, and
-moves). AFTER is the odd rank's deadline; the others allow ten times as much. Says "ready" once the
-odd one is where it stays, and ends, without a word to the others, when its standard input does.
+moves). AFTER is the odd rank's deadline; the others allow PATIENCE times as much. Says "ready" once
+the odd one is where it stays, and ends when its standard input does.
 """
 
 from __future__ import annotations
@@ -31,7 +31,9 @@ def second_half(until: float) -> None:
         max(range(1000))
 
 
-def rank_main(rank: int, odd: int, how: str, after: float, barrier: Any) -> None:
+def rank_main(
+    barrier: Any, *, rank: int, odd: int, how: str, after: float, patience: float
+) -> None:
     timers.configure_from_env()
     if rank == odd:
         loader, _silent = socket.socketpair()
@@ -42,19 +44,20 @@ def rank_main(rank: int, odd: int, how: str, after: float, barrier: Any) -> None
             now = time.monotonic()
             first_half(now + after * 0.7)
             second_half(now + after * 100)
-    with timers.expires(after=after * 10, scope="all_reduce"):
+    with timers.expires(after=after * patience, scope="all_reduce"):
         barrier.wait()
 
 
 def main() -> None:
-    ranks, odd, how, after = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], float(sys.argv[4])
+    ranks, odd, how = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+    after, patience = float(sys.argv[4]), float(sys.argv[5])
     context = multiprocessing.get_context("spawn")
     barrier = context.Barrier(ranks)
     processes = []
     for rank in range(ranks):
         os.environ["RANK"] = str(rank)  # as torchrun does: a worker is started with its rank
-        arguments = (rank, odd, how, after, barrier)
-        processes.append(context.Process(target=rank_main, args=arguments))
+        options = {"rank": rank, "odd": odd, "how": how, "after": after, "patience": patience}
+        processes.append(context.Process(target=rank_main, args=(barrier,), kwargs=options))
         processes[-1].start()
     sys.stdin.read()
     for process in processes:
