@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import replace
 
 import click
 from click.shell_completion import get_completion_class
@@ -19,6 +20,7 @@ from .options import (
     service_options,
     to_address,
     to_interval,
+    to_users,
 )
 from .report import report
 from .settings import DEFAULT_ADDRESS, SettingsError
@@ -48,6 +50,12 @@ def main() -> None:
     type=click.Path(),
     help="Path of the named pipe. By default in a private temporary directory.",
 )
+@option(
+    "--timer-socket",
+    metavar="PATH",
+    type=click.Path(),
+    help="Path of the Unix socket, or 'off'. By default in a private temporary directory.",
+)
 @click.argument(
     "command", metavar="COMMAND [ARG]...", nargs=-1, required=True, type=click.UNPROCESSED
 )
@@ -55,8 +63,9 @@ def main() -> None:
 def run(context: click.Context, /, command: tuple[str, ...], **_: object) -> None:
     """Run COMMAND with a timer server for its workers.
 
-    COMMAND needs no change. It finds the addresses in its environment: TORCHELASTIC_TIMER_FILE
-    and TIMERS_FILE (the pipe), TIMERS_RUN_ID and TIMERS_HTTP. Input and output are its own.
+    COMMAND needs no change. It finds the addresses in its environment: TIMERS_SOCKET,
+    TORCHELASTIC_TIMER_FILE and TIMERS_FILE (the pipe), TIMERS_RUN_ID and TIMERS_HTTP. Input and
+    output are its own.
 
     Signals are passed on to it, except SIGHUP when --events names a file, which is opened anew
     then. A second SIGINT or SIGTERM gives it the grace period to end, a third kills it and all
@@ -69,7 +78,8 @@ def run(context: click.Context, /, command: tuple[str, ...], **_: object) -> Non
     policy = make_policy(context, descendants_of=os.getpid())
     _prepare_stderr(settings.events, settings.run_id)
     try:
-        code = run_command(command, context.params["timer_file"], settings, policy)
+        given = context.params
+        code = run_command(command, given["timer_file"], settings, policy, given["timer_socket"])
     except SettingsError as error:
         raise click.UsageError(str(error), context) from None
     sys.exit(code)
@@ -83,6 +93,20 @@ def run(context: click.Context, /, command: tuple[str, ...], **_: object) -> Non
     type=click.Path(),
     help="Path of the named pipe, which workers have to be given as TIMERS_FILE. By default"
     " timers.pipe in the runtime directory of the unit or of the user.",
+)
+@option(
+    "--timer-socket",
+    metavar="PATH",
+    type=click.Path(),
+    help="Path of the Unix socket, which workers have to be given as TIMERS_SOCKET, or 'off'. By"
+    " default the one that systemd hands over, or timers.sock beside the pipe.",
+)
+@option(
+    "--allow-user",
+    metavar="USER",
+    multiple=True,
+    help="User, besides its own, whose workers may connect to the socket and are watched and ended."
+    " May be given more than once.",
 )
 @click.pass_context
 def serve(context: click.Context, /, **_: object) -> None:
@@ -98,7 +122,8 @@ def serve(context: click.Context, /, **_: object) -> None:
     _prepare_stderr(settings.events, settings.run_id)
     try:
         timer_file = context.params["timer_file"] or default_timer_file()
-        serve_workers(timer_file, settings, make_policy(context))
+        policy = replace(make_policy(context), users=to_users(context.params["allow_user"]))
+        serve_workers(timer_file, settings, policy, context.params["timer_socket"])
     except SettingsError as error:
         raise click.UsageError(str(error), context) from None
 

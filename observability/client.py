@@ -61,7 +61,7 @@ def fetch(
             answer = json.loads(response.read(_MAX_BYTES))
     except urllib.error.HTTPError as error:
         with error:
-            reason = error.read(200).decode("utf-8", "replace").strip()
+            reason = error.read(200).decode("utf-8", "replace").strip().partition("\n")[0]
         raise ServiceError(f"{url}: {error.code} {error.reason}: {reason}") from None
     except (OSError, ValueError) as error:
         reason = str(getattr(error, "reason", error))

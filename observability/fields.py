@@ -68,7 +68,7 @@ def to_fields(event: Event, *, run_id: str = "", host: str = "") -> dict[str, An
             own |= value.to_dict(tree=False)
         elif field.name == "timers":
             own |= _timers(value, has_own=hasattr(event, "timer"))
-        elif field.name not in ("timestamp", "run_id"):
+        elif field.name not in ("timestamp", "run_id", "severity"):  # which is the level
             own[field.name] = _plain(value)
     flat |= own
     return {name: value for name, value in flat.items() if _known(value)}

@@ -24,8 +24,8 @@ from timers.stacks import Frame, StackDump, ThreadStack
 
 from .fields import stack_fields
 from .hang_input import Descendant, Look, WorkerView
-from .hang_reading import read
 from .hang_types import Pace
+from .hang_worker import read
 
 __all__ = ["extra_fields", "view_from"]
 

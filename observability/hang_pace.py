@@ -18,17 +18,19 @@ if TYPE_CHECKING:
 
     from timers.stacks import Frame
 
-__all__ = ["IDLE", "Moment", "compare", "load"]
+__all__ = ["ENOUGH_LOOKS", "IDLE", "Moment", "compare", "load"]
 
 BUSY = 0.5
 """Share of a CPU from which on a thread counts as computing."""
 STARVED = 0.05
 """The same for one that was runnable at every look: others may need the CPU, too."""
 IDLE = 0.05
-ENOUGH_LOOKS = 5
+ENOUGH_LOOKS = 12
 """Fewer may all have met the same one of the functions that a loop calls in turn."""
 SHORTEST_SECONDS = 0.2
 """CPU time is counted in hundredths of a second: over shorter spans it says nothing."""
+PAUSES = 4
+"""Voluntary context switches that a look may cause itself, by pausing the process."""
 
 _Path = tuple[tuple[str, str], ...]
 
@@ -79,7 +81,9 @@ def compare(moments: Sequence[Moment]) -> Pace:
         always = all(moment.wait is Wait.COMPUTE for moment in settled)
         least = STARVED if always else BUSY
         sure = len(settled) >= ENOUGH_LOOKS and used is not None and used >= least
-        return Pace.SPINNING if sure else Pace.UNKNOWN
+        # A loop that reads, writes or logs gives up the CPU, one without an end does not.
+        woke = _woke(settled) or 0
+        return Pace.SPINNING if sure and woke <= PAUSES * len(settled) else Pace.UNKNOWN
     return _waiting(seen[-1].wait, used, _woke(settled), moved_before=moved_before)
 
 

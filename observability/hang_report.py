@@ -1,9 +1,13 @@
 """Who is the odd one out in a run that hangs, and where it is stuck: stacks in, report out.
 
 :func:`analyse` is pure: it neither reads the clock nor the file system, and gives the same report
-for the same input. The parts: :mod:`.hang_input` (what goes in), :mod:`.hang_reading` (one worker
-at a time), :mod:`.hang_verdict` (the comparison), :mod:`.hang_types` and this module (what comes
-out), :mod:`.hang_text` (how it is told).
+for the same input. In the order in which they are used:
+
+- ``hang_input``: what goes in, the looks at each worker;
+- ``hang_worker``, ``hang_reading``, ``hang_threads``, ``hang_waits``, ``hang_pace``: one worker at
+  a time, where it is, what it waits for, and whether it moves;
+- ``hang_case``, ``hang_verdict``: the comparison;
+- ``hang_types``, ``hang_tree`` and this module: what comes out; ``hang_text``: how it is told.
 """
 
 from __future__ import annotations
@@ -13,12 +17,14 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from .fields import frame_line
-from .hang_reading import Condition, Reading, read
+from .hang_case import Case
+from .hang_reading import Condition, Reading
 from .hang_text import render, sentence, worker_name
 from .hang_tree import merge
 from .hang_types import Confidence, Group, Node, Pace, Suspect, Verdict
-from .hang_verdict import Case, decide
+from .hang_verdict import decide
 from .hang_waits import Wait
+from .hang_worker import read
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

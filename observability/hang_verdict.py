@@ -19,112 +19,38 @@ speak for it as against it. Workers that compute, and were looked at only once, 
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .hang_reading import Condition, Reading
+from .hang_case import (
+    Case,
+    Decision,
+    Run,
+    accuse,
+    accusing,
+    may_wait_for_others,
+    mostly_moving,
+    odd_ones,
+    possible_peers,
+    proven,
+    slow,
+    sort,
+    split,
+    together,
+    undecided,
+)
 from .hang_types import Confidence, Pace, Verdict
 from .hang_waits import Peers, Wait
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterable, Sequence
+    from collections.abc import Callable, Sequence
 
-    from .hang_input import WorkerView
-
-__all__ = ["Case", "Decision", "decide"]
-
-
-@dataclass(frozen=True, slots=True)
-class Case:
-    """One worker with what was read from it."""
-
-    view: WorkerView
-    reading: Reading
-
-
-@dataclass(frozen=True, slots=True)
-class Decision:
-    """What follows."""
-
-    verdict: Verdict
-    confidence: Confidence
-    reason: str
-    """Why, and why not surer: a sentence without its full stop."""
-    suspects: tuple[Case, ...] = ()
-    lagging: tuple[Case, ...] = ()
-    """Those the others wait for, without being accused."""
-    waiting: tuple[Case, ...] = ()
-    """Those who wait for them, or together."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Run:
-    """The workers of the run, sorted once for all rules."""
-
-    cases: tuple[Case, ...]
-    complete: bool
-    """Whether every rank of the job is here; true when its size is unknown."""
-    gone: tuple[Case, ...]
-    blind: tuple[Case, ...]
-    halted: tuple[Case, ...]
-    """Stopped, or held by a debugger."""
-    deep: tuple[Case, ...]
-    """In an uninterruptible wait in which they do not get anywhere."""
-    alive: tuple[Case, ...]
-    """All others: those whose stacks can be compared."""
-
-
-def decide(cases: Sequence[Case], *, world_size: int | None = None) -> Decision:
-    """Apply the rules.
-
-    :param cases: one for each worker; a rank that was restarted only once.
-    :param world_size: how many ranks the job has, where known.
-    """
-    run = _sorted(cases, world_size)
-    for rule in _RULES:
-        decision = rule(run)
-        if decision is not None:
-            return decision
-    return Decision(
-        Verdict.INCONCLUSIVE,
-        Confidence.LOW,
-        "the workers are in different places and none of them stands out",
-    )
-
-
-def _sorted(cases: Sequence[Case], world_size: int | None) -> _Run:
-    gone: list[Case] = []
-    blind: list[Case] = []
-    halted: list[Case] = []
-    deep: list[Case] = []
-    alive: list[Case] = []
-    awaited = any(case.reading.reason.peers > Peers.BY_SCOPE for case in cases)
-    for case in cases:
-        condition = case.reading.condition
-        if condition is Condition.GONE:
-            gone.append(case)
-        elif condition.broken:
-            halted.append(case)
-        elif condition is Condition.UNINTERRUPTIBLE and _stays(case, awaited=awaited):
-            deep.append(case)
-        elif condition is Condition.BLIND:
-            blind.append(case)
-        else:
-            alive.append(case)
-    complete = world_size is None or len(cases) >= world_size
-    lists = (gone, blind, halted, deep, alive)
-    return _Run(tuple(cases), complete, *map(tuple, lists))
-
-
-def _stays(case: Case, *, awaited: bool) -> bool:
-    """Whether a process in state D is there for long: each read of a disk passes through it."""
-    return case.reading.pace is Pace.STUCK or (awaited and not case.reading.moves)
+__all__ = ["decide"]
 
 
 # -- rule 1 --------------------------------------------------------------------------------------
 
 
-def _broken(run: _Run) -> Decision | None:
+def _broken(run: Run) -> Decision | None:
     present = len(run.cases) - len(run.gone)
     if present and len(run.halted) == present and present > 1:
         return Decision(
@@ -151,15 +77,15 @@ def _broken(run: _Run) -> Decision | None:
     elif len(suspects) == len(gone) and not all(case.view.unclean for case in gone):
         sure, reason = False, "it ended without a failure, but the others wait for it"
     return Decision(
-        _accusing(suspects),
+        accusing(suspects),
         Confidence.HIGH if sure else Confidence.MEDIUM,
         reason,
         suspects,
-        waiting=_peers(run.alive),
+        waiting=possible_peers(run.alive),
     )
 
 
-def _missed(case: Case, run: _Run) -> bool:
+def _missed(case: Case, run: Run) -> bool:
     """Whether the others can be waiting for one that has ended."""
     if case.view.unclean:
         return True
@@ -168,21 +94,21 @@ def _missed(case: Case, run: _Run) -> bool:
         return False  # When most have finished, it is those who did not that differ.
     if any(not each.reading.reason.wait.may_be_for_peers for each in run.alive):
         return False
-    certain = any(each.reading.reason.peers > Peers.BY_SCOPE for each in run.alive)
+    certain = any(each.reading.reason.peers >= Peers.BY_NAME for each in run.alive)
     return certain or all(each.view.worker.rank is not None for each in run.cases)
 
 
 # -- rule 2 --------------------------------------------------------------------------------------
 
 
-def _alone(run: _Run) -> Decision | None:
+def _alone(run: Run) -> Decision | None:
     if not run.alive:
         return _sightless(run)
     if len(run.alive) > 1 or run.blind:
         return None
     [case] = run.alive
     if case.reading.moves:
-        return _slow(run.alive, ())
+        return slow(run.alive, ())
     if case.reading.reason.wait.may_be_for_peers and case.reading.child is None:
         return Decision(
             Verdict.COMMON_WAIT,
@@ -191,7 +117,7 @@ def _alone(run: _Run) -> Decision | None:
             waiting=run.alive,
         )
     if case.reading.undecided:
-        return _undecided(run.alive, ())
+        return undecided(run.alive, ())
     return Decision(
         Verdict.ONE_SUSPECT,
         Confidence.MEDIUM,
@@ -200,7 +126,7 @@ def _alone(run: _Run) -> Decision | None:
     )
 
 
-def _sightless(run: _Run) -> Decision:
+def _sightless(run: Run) -> Decision:
     errors = [case.reading.error for case in run.blind if case.reading.error]
     why = f": {errors[0].splitlines()[0]}" if errors else ""
     return Decision(
@@ -211,7 +137,7 @@ def _sightless(run: _Run) -> Decision:
 # -- rule 3 --------------------------------------------------------------------------------------
 
 
-def _held_up(run: _Run) -> Decision | None:
+def _held_up(run: Run) -> Decision | None:
     level = max((case.reading.reason.peers for case in run.alive), default=Peers.NO)
     if level is Peers.NO:
         return None
@@ -222,102 +148,55 @@ def _held_up(run: _Run) -> Decision | None:
     if level is Peers.BY_SCOPE:
         # A name that somebody gave to a timer: only against those who wait for nothing of others.
         others = tuple(case for case in others if not case.reading.reason.wait.may_be_for_peers)
+    if level is Peers.BY_LIBRARY:
+        # Perhaps those are stuck by themselves: only the deadlines tell who began.
+        if any(case.view.expired for case in peers):
+            return None
+        others = tuple(case for case in others if case.view.expired)
     if not others:
         return None
-    stuck, lagging = _split(others)
+    stuck, lagging = split(others)
     if len(others) * 2 > len(run.alive):
         return _most_elsewhere(run, stuck, lagging)
-    return _accuse(stuck, lagging, peers, certain=level is Peers.CERTAIN)
+    return accuse(stuck, lagging, peers, certain=level is Peers.CERTAIN)
 
 
 def _most_elsewhere(
-    run: _Run, stuck: tuple[Case, ...], lagging: tuple[Case, ...]
+    run: Run, stuck: tuple[Case, ...], lagging: tuple[Case, ...]
 ) -> Decision | None:
     """More workers are outside the operation than in it, so those outside are no exception."""
     if lagging and not stuck:
         moving = [case for case in lagging if case.reading.moves]
-        return _slow(tuple(moving), ()) if moving else _undecided(lagging, ())
+        return slow(tuple(moving), ()) if moving else undecided(lagging, ())
     if len({case.reading.family for case in stuck}) == 1 and len(stuck) > 1:
-        return _together(stuck, run, "most workers are in the same place")
-    if not lagging and all(_proven(case) for case in stuck):
-        return Decision(
-            _accusing(stuck),
-            Confidence.LOW,
-            "they were at the same calls at every look, and what they wait for is not another rank",
-            stuck,
-            waiting=_peers(run.alive),
-        )
-    return None
-
-
-def _split(others: Iterable[Case]) -> tuple[tuple[Case, ...], tuple[Case, ...]]:
-    """Those that are stuck, and those that move or may move."""
-    stuck: list[Case] = []
-    lagging: list[Case] = []
-    for case in others:
-        moves = case.reading.moves or case.reading.undecided
-        (lagging if moves else stuck).append(case)
-    return tuple(stuck), tuple(lagging)
-
-
-def _accuse(
-    stuck: tuple[Case, ...],
-    lagging: tuple[Case, ...],
-    waiting: tuple[Case, ...],
-    *,
-    certain: bool,
-) -> Decision:
-    """Choose among those that others wait for."""
-    plain = tuple(case for case in stuck if not _may_wait_for_others(case))
-    # One that may itself be waiting for a worker is not accused next to one that is not.
-    suspects = plain or (() if lagging else stuck)
-    if not suspects:
-        moving = tuple(case for case in lagging if case.reading.moves)
-        return _slow(moving, waiting) if moving else _undecided(lagging, waiting)
-    if certain and all(_proven(case) for case in suspects):
-        confidence = Confidence.HIGH
-        reason = "the others are in an operation that needs every rank, and it did not move"
-    elif certain:
-        confidence = Confidence.MEDIUM
-        reason = (
-            "the others are in an operation that needs every rank; it was looked at too rarely to "
-            "know that it does not move"
-        )
-    else:
-        confidence = Confidence.MEDIUM if plain else Confidence.LOW
-        reason = "the others wait together; that they wait for it is a guess from where they are"
-    moving = tuple(case for case in lagging if case.reading.moves)
-    return Decision(_accusing(suspects), confidence, reason, suspects, moving, waiting)
-
-
-def _may_wait_for_others(case: Case) -> bool:
-    reading = case.reading
-    if reading.child is not None or reading.holds_gil:
-        return False
-    return reading.reason.wait.may_be_for_peers
-
-
-def _proven(case: Case) -> bool:
-    inner = case.reading.child_reading or case.reading
-    if inner.condition.broken or inner.condition is Condition.UNINTERRUPTIBLE:
-        return True
-    return inner.pace in (Pace.STUCK, Pace.SPINNING)
+        return together(stuck, run, "most workers are in the same place")
+    if lagging or not all(proven(case) for case in stuck):
+        return None
+    # One that may be waiting for another worker is not accused next to one that is not.
+    suspects = tuple(case for case in stuck if not may_wait_for_others(case)) or stuck
+    return Decision(
+        accusing(suspects),
+        Confidence.LOW,
+        "at least one worker waits for all others, and they were at the same calls at every look",
+        suspects,
+        waiting=possible_peers(run.alive),
+    )
 
 
 # -- rule 4 --------------------------------------------------------------------------------------
 
 
-def _all_in_operations(run: _Run) -> Decision | None:
+def _all_in_operations(run: Run) -> Decision | None:
     cases = run.alive
     level = min(case.reading.reason.peers for case in cases)
     if level < Peers.BY_NAME:
         return None
-    if _mostly_moving(cases):
-        return _slow(tuple(case for case in cases if case.reading.moves), ())
+    if mostly_moving(cases):
+        return slow(tuple(case for case in cases if case.reading.moves), ())
     operations = Counter(case.reading.reason.operation for case in cases)
     places = Counter(case.reading.family for case in cases)
     if len(operations) == 1:
-        return _together(
+        return together(
             cases,
             run,
             "all are in the same operation"
@@ -325,7 +204,7 @@ def _all_in_operations(run: _Run) -> Decision | None:
             else "all are in the same operation, though not called from the same place",
         )
     direct = any(case.reading.reason.wait is Wait.POINT_TO_POINT for case in cases)
-    most, odd = _odd_ones(cases, lambda case: case.reading.reason.operation)
+    most, odd = odd_ones(cases, lambda case: case.reading.reason.operation)
     few = len(odd) * 3 <= len(cases) and len({case.reading.family for case in odd}) == 1
     certain = most[0].reading.reason.peers is Peers.CERTAIN
     if direct or not few or not run.complete or not certain:
@@ -348,39 +227,39 @@ def _all_in_operations(run: _Run) -> Decision | None:
 # -- rule 5 --------------------------------------------------------------------------------------
 
 
-def _odd_one_out(run: _Run) -> Decision | None:
+def _odd_one_out(run: Run) -> Decision | None:
     cases = run.alive
-    most, odd = _odd_ones(cases, lambda case: case.reading.family)
+    most, odd = odd_ones(cases, lambda case: case.reading.family)
     if not odd:
-        if _mostly_moving(cases):
-            return _slow(cases, ())
-        return _together(cases, run, "all are in the same place")
+        if mostly_moving(cases):
+            return slow(cases, ())
+        return together(cases, run, "all are in the same place")
     second = max(Counter(case.reading.family for case in odd).values())
     if len(most) < 2 or len(most) * 2 < len(cases) or second >= len(most):  # noqa: PLR2004
         return None
-    if _mostly_moving(most):
+    if mostly_moving(most):
         return None
     if most[0].reading.reason.wait.is_for_own_things:
         # Each waits for something of its own, not for the one that is elsewhere.
-        return _together(most, run, "most are in the same place") if _majority(most, run) else None
+        return together(most, run, "most are in the same place") if _majority(most, run) else None
     return _against_most(run, most, odd)
 
 
-def _against_most(run: _Run, most: tuple[Case, ...], odd: tuple[Case, ...]) -> Decision | None:
+def _against_most(run: Run, most: tuple[Case, ...], odd: tuple[Case, ...]) -> Decision | None:
     candidates = [case for case in odd if case.reading.reason.peers <= Peers.BY_SCOPE]
-    stuck, lagging = _split(candidates)
+    stuck, lagging = split(candidates)
     if most[0].reading.reason.wait is Wait.COMPUTE or not _majority(most, run):
         # MPI and CUDA wait by spinning, but those who compute may also just be busy.
-        stuck = tuple(case for case in stuck if not _may_wait_for_others(case))
+        stuck = tuple(case for case in stuck if not may_wait_for_others(case))
     if not stuck and not lagging:
         return None
-    if lagging or not all(_may_wait_for_others(case) for case in stuck):
-        return _accuse(stuck, lagging, most, certain=False)
+    if lagging or not all(may_wait_for_others(case) for case in stuck):
+        return accuse(stuck, lagging, most, certain=False)
     # Where ranks exchange data by hand, the first one usually collects from all others, and so is
     # elsewhere than they are without being to blame.
     accusable = tuple(case for case in stuck if case.view.worker.rank not in (None, 0))
     if len(accusable) == 1:
-        return _accuse(accusable, (), most, certain=False)
+        return accuse(accusable, (), most, certain=False)
     return Decision(
         Verdict.INCONCLUSIVE,
         Confidence.LOW,
@@ -390,31 +269,31 @@ def _against_most(run: _Run, most: tuple[Case, ...], odd: tuple[Case, ...]) -> D
     )
 
 
-def _majority(most: Sequence[Case], run: _Run) -> bool:
+def _majority(most: Sequence[Case], run: Run) -> bool:
     return len(most) * 2 > len(run.alive)
 
 
 # -- rule 6 --------------------------------------------------------------------------------------
 
 
-def _same_scope(run: _Run) -> Decision | None:
+def _same_scope(run: Run) -> Decision | None:
     cases = run.alive
-    waiting = tuple(case for case in cases if _may_wait_for_others(case))
-    others = tuple(case for case in cases if not _may_wait_for_others(case))
+    waiting = tuple(case for case in cases if may_wait_for_others(case))
+    others = tuple(case for case in cases if not may_wait_for_others(case))
     if not waiting or not others or len(others) * 2 > len(cases):
         return None
     if len({case.view.scope_id for case in cases}) != 1 or cases[0].view.scope_id is None:
         return None
     if any(case.reading.moves for case in waiting):
         return None
-    stuck, lagging = _split(others)
-    sure = all(_proven(case) for case in stuck) or all(case.view.expired for case in cases)
+    stuck, lagging = split(others)
+    sure = all(proven(case) for case in stuck) or all(case.view.expired for case in cases)
     if len(cases) == 2 and not sure:  # noqa: PLR2004
         return None  # One look at each: a wait and a pause are no evidence against either.
-    return _accuse(stuck, lagging, waiting, certain=False)
+    return accuse(stuck, lagging, waiting, certain=False)
 
 
-def _only_one_expired(run: _Run) -> Decision | None:
+def _only_one_expired(run: Run) -> Decision | None:
     """One worker is stuck in its scope while all others are at work outside of theirs."""
     expired = tuple(case for case in run.alive if case.view.expired)
     others = tuple(case for case in run.alive if not case.view.expired)
@@ -424,8 +303,8 @@ def _only_one_expired(run: _Run) -> Decision | None:
     if case.reading.reason.peers or not all(each.reading.moves for each in others):
         return None
     if case.reading.moves:
-        return _slow(expired, ())
-    if case.reading.undecided or not _proven(case):
+        return slow(expired, ())
+    if case.reading.undecided or not proven(case):
         return None
     return Decision(
         Verdict.ONE_SUSPECT,
@@ -435,7 +314,7 @@ def _only_one_expired(run: _Run) -> Decision | None:
     )
 
 
-_RULES: tuple[Callable[[_Run], Decision | None], ...] = (
+_RULES: tuple[Callable[[Run], Decision | None], ...] = (
     _broken,
     _alone,
     _held_up,
@@ -446,74 +325,19 @@ _RULES: tuple[Callable[[_Run], Decision | None], ...] = (
 )
 
 
-_SOURCES = {
-    Wait.STORAGE: "storage",
-    Wait.LOCK: "whoever holds the lock",
-    Wait.NETWORK: "a peer or a server outside of these workers",
-    Wait.PIPE: "whoever writes to the pipe (or stores the file)",
-    Wait.CHILD: "the processes that each of them started",
-    Wait.THREAD: "other threads of their own",
-    Wait.COMPUTE: "nothing: they compute",
-    Wait.SLEEP: "time to pass, or something that they ask for again and again",
-}
+def decide(cases: Sequence[Case], *, world_size: int | None = None) -> Decision:
+    """Apply the rules.
 
-
-# -- shared --------------------------------------------------------------------------------------
-
-
-def _accusing(suspects: Sequence[Case]) -> Verdict:
-    return Verdict.ONE_SUSPECT if len(suspects) == 1 else Verdict.SEVERAL_SUSPECTS
-
-
-def _peers(cases: Iterable[Case]) -> tuple[Case, ...]:
-    return tuple(case for case in cases if case.reading.reason.wait.may_be_for_peers)
-
-
-def _mostly_moving(cases: Sequence[Case]) -> bool:
-    # Those who ask again and again whether the others are there do not get anywhere.
-    return sum(case.reading.pace is Pace.SLOW for case in cases) * 2 > len(cases)
-
-
-def _odd_ones(
-    cases: Sequence[Case], key: Callable[[Case], Hashable]
-) -> tuple[tuple[Case, ...], tuple[Case, ...]]:
-    """The largest group, and all others."""
-    [(largest, _)] = Counter(key(case) for case in cases).most_common(1)
-    most = tuple(case for case in cases if key(case) == largest)
-    return most, tuple(case for case in cases if key(case) != largest)
-
-
-def _slow(moving: tuple[Case, ...], waiting: tuple[Case, ...]) -> Decision:
-    return Decision(
-        Verdict.SLOW,
-        Confidence.HIGH if waiting else Confidence.MEDIUM,
-        "it moved between the looks at it, so perhaps the deadline is too short",
-        lagging=moving,
-        waiting=waiting,
-    )
-
-
-def _undecided(lagging: tuple[Case, ...], waiting: tuple[Case, ...]) -> Decision:
+    :param cases: one for each worker; a rank that was restarted only once.
+    :param world_size: how many ranks the job has, where known.
+    """
+    run = sort(cases, world_size)
+    for rule in _RULES:
+        decision = rule(run)
+        if decision is not None:
+            return decision
     return Decision(
         Verdict.INCONCLUSIVE,
         Confidence.LOW,
-        "it computes, and was looked at too rarely to tell whether it gets anywhere",
-        lagging=lagging,
-        waiting=waiting,
-    )
-
-
-def _together(cases: tuple[Case, ...], run: _Run, why: str) -> Decision:
-    if all(case.reading.undecided for case in cases):
-        return _undecided(cases, ())
-    wait = cases[0].reading.reason.wait
-    where = _SOURCES.get(wait, "something that none of them has")
-    if cases[0].reading.reason.peers:
-        where = "a rank that is not known here, or the network between them"
-    sure = len(cases) == len(run.alive)
-    return Decision(
-        Verdict.COMMON_WAIT,
-        Confidence.HIGH if sure and len(cases) > 2 else Confidence.MEDIUM,  # noqa: PLR2004
-        f"{why}; what they wait for is {where}",
-        waiting=cases,
+        "the workers are in different places and none of them stands out",
     )

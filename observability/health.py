@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["PROBE_SECONDS", "is_watching", "is_watching_async"]
 
-PROBE_SECONDS = 2.0
+PROBE_SECONDS = 3.0
 """How long the watchdog may take to answer."""
 _PAUSE_SECONDS = 0.01
 

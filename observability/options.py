@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import secrets
 import time
 from functools import reduce
@@ -17,7 +18,7 @@ from .address import Address
 from .settings import DEFAULT_ADDRESS, Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     F = TypeVar("F", bound=Callable[..., Any])
 
@@ -29,6 +30,7 @@ __all__ = [
     "service_options",
     "to_address",
     "to_interval",
+    "to_users",
 ]
 
 RUN_ID_VARIABLES = ("TORCHELASTIC_RUN_ID", "SLURM_JOB_ID")
@@ -46,7 +48,8 @@ def to_address(_context: click.Context, _option: click.Parameter, text: str) -> 
     if text == "off":
         return None
     try:
-        return Address.parse(text)
+        # With a scheme it is what a service with TLS told the jobs that it runs.
+        return Address.parse(text.removeprefix("https://"))
     except ValueError as error:
         raise click.BadParameter(str(error)) from None
 
@@ -231,8 +234,8 @@ def make_settings(context: click.Context) -> Settings:
         insecure=given["http_insecure"],
         events=given["events"],
         level=given["level"],
-        include=_names(given["include"]),
-        exclude=_names(given["exclude"]),
+        include=_names("--include", given["include"]),
+        exclude=_names("--exclude", given["exclude"]),
         dump_dir=given["dump_dir"],
         hang_report=given["hang_report"],
         sample_at=given["sample_at"],
@@ -251,6 +254,20 @@ def make_policy(context: click.Context, *, descendants_of: int | None = None) ->
         process_tree=given["kill_tree"],
         descendants_of=descendants_of,
     )
+
+
+def to_users(names: Iterable[str]) -> frozenset[int]:
+    """The ids of these users, who may be given by name or by number.
+
+    :raises click.UsageError: there is no such user.
+    """
+    users = set()
+    for name in names:
+        try:
+            users.add(int(name) if name.isdigit() else pwd.getpwnam(name).pw_uid)
+        except KeyError:
+            raise click.UsageError(f"--allow-user: there is no user {name!r}") from None
+    return frozenset(users)
 
 
 def read_token(path: str) -> str:
@@ -282,5 +299,15 @@ def _run_id() -> str:
     return f"{moment}-{secrets.token_hex(3)}"
 
 
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in text.split(",") if name.strip())
+def _names(option_name: str, text: str) -> tuple[str, ...]:
+    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    if names:
+        from .event_names import event_names  # noqa: PLC0415  # --help should be quick
+
+        known = event_names()
+        unknown = [name for name in names if name not in known]
+        if unknown:
+            raise click.UsageError(
+                f"{option_name}: there is no event {unknown[0]!r}; there are: {', '.join(known)}"
+            )
+    return names

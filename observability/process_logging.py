@@ -91,7 +91,6 @@ def _message(record: logging.LogRecord) -> str:
 
 def _as_json(event: Event) -> None:
     fields = to_fields(event, host=socket.gethostname())
-    del fields["severity"]
     os.write(STANDARD_ERROR, (json.dumps(fit(fields)) + "\n").encode())
 
 

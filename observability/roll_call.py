@@ -25,13 +25,14 @@ from timers.events import StackDumped, WorkerExited
 from .hang_events import HangReported
 from .hang_fields import extra_fields
 from .hang_input import Look, WorkerView
+from .hang_reading import needs_more_looks
 from .hang_report import analyse
 from .look import descendants, look_at
 from .process_facts import add_open_files
 from .scope_durations import scope_durations
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from timers.events import Event, WorkerInfo
     from timers.server import WatchdogServer
@@ -44,11 +45,13 @@ _logger = logging.getLogger(__name__)
 
 _LOOKING_THREADS = 4
 _MOST_WAITING = 64
-_KEPT_LOOKS = 6
+_KEPT_LOOKS = 24
 _KEPT_GONE = 256
 _ROUNDS = 3
 _BETWEEN_ROUNDS_SECONDS = 0.2
 """Between looks at the same worker: what is stuck shows in that it stays."""
+_BETWEEN_MORE_SECONDS = 0.03
+"""Between looks at one that computes, which have to meet it in several of its functions."""
 _MARGIN_SECONDS = 0.5
 """Taken off the bound for the analysis and for handing the result over."""
 _EPISODE_SECONDS = 1.0
@@ -194,19 +197,15 @@ class RollCall:
     def _call_the_roll(self, expired: set[int], until: float) -> dict[int, StackDump]:
         workers = self._known_workers()
         timers = _innermost([] if self._server is None else self._server.running_timers())
-        # With nobody to compare with, one look says what there is to say.
-        rounds = _ROUNDS if len(workers) > 1 else 1
-        for number in range(rounds):
-            left = until - time.monotonic()
-            if number and left < 2 * _BETWEEN_ROUNDS_SECONDS:
-                break
+        for number in range(_ROUNDS):
             if number:
                 time.sleep(_BETWEEN_ROUNDS_SECONDS)
-            looks = [
-                self._pool.submit(self._look_at, worker, timers.get(worker), left)
-                for worker in workers
-            ]
-            wait(looks, left)
+            if not self._look_at_all(workers, timers, until):
+                break
+        while computing := [each for each in workers if self._computes(each, timers.get(each))]:
+            time.sleep(_BETWEEN_MORE_SECONDS)
+            if not self._look_at_all(computing, timers, until):
+                break
         views = [
             self._view(worker, timers.get(worker), expired, until, len(workers))
             for worker in workers
@@ -220,6 +219,27 @@ class RollCall:
         except Exception:  # the stacks are worth more than what is made of them
             _logger.exception("could not tell who holds up the others")
         return dumps
+
+    def _look_at_all(
+        self,
+        workers: Sequence[WorkerInfo],
+        timers: Mapping[WorkerInfo, RunningTimer],
+        until: float,
+    ) -> bool:
+        """Look at each of them once; whether there is time for more."""
+        left = until - time.monotonic()
+        looks = [
+            self._pool.submit(self._look_at, worker, timers.get(worker), left) for worker in workers
+        ]
+        wait(looks, max(0.0, left))
+        return until - time.monotonic() > 2 * _BETWEEN_ROUNDS_SECONDS
+
+    def _computes(self, worker: WorkerInfo, running: RunningTimer | None) -> bool:
+        """Whether more looks could tell if it gets anywhere."""
+        with self._lock:
+            looks = tuple(self._looks.get(worker, ()))
+        thread = None if running is None else running.timer.thread
+        return bool(looks) and needs_more_looks(looks, thread)
 
     def _view(
         self,

@@ -10,7 +10,8 @@ import tempfile
 import time
 from typing import TYPE_CHECKING
 
-from timers.environment import SERVER_PID_VARIABLE
+from timers.environment import SERVER_PID_VARIABLE, SOCKET_VARIABLE
+from timers.socket_path import check_path
 
 from .child import CannotStart, Child
 from .run_events import RunFinished
@@ -34,7 +35,11 @@ that kills its own agent after a reap."""
 
 
 def run(
-    command: Sequence[str], timer_file: str | None, settings: Settings, policy: ReapPolicy
+    command: Sequence[str],
+    timer_file: str | None,
+    settings: Settings,
+    policy: ReapPolicy,
+    timer_socket: str | None = None,
 ) -> int:
     """Run ``command`` under a timer server; return what to exit with.
 
@@ -42,6 +47,8 @@ def run(
     stay blocked when it returns, because a late Ctrl-C must not interrupt the rest either.
 
     :param timer_file: path of the named pipe; None for one in a temporary directory of its own.
+    :param timer_socket: path of the Unix socket; None for one in that directory (and none at all
+        where its path would be too long for a socket), "off" for none.
     :raises ~observability.settings.SettingsError: something that was asked for is not possible;
         the command was not started then.
     """
@@ -49,13 +56,13 @@ def run(
         raise SettingsError(f"timers run needs Linux (prctl, pidfd, /proc), this is {sys.platform}")
     signals, mask = block_signals()
     become_subreaper()
-    with _timer_file(timer_file) as path:
-        service = Service(path, settings, policy)
+    with _paths(timer_file, timer_socket) as (path, socket_path):
+        service = Service(path, settings, policy, socket_path)
         try:
             service.start()
             started = time.monotonic()
             try:
-                child = Child(command, _environment(service, path), mask)
+                child = Child(command, _environment(service, path, socket_path), mask)
             except CannotStart as error:
                 service.say(str(error), "error")
                 return error.code
@@ -73,19 +80,43 @@ def run(
 
 
 @contextlib.contextmanager
-def _timer_file(path: str | None) -> Iterator[str]:
-    if path is not None:
-        yield path
+def _paths(pipe: str | None, socket: str | None) -> Iterator[tuple[str, str | None]]:
+    """Where the pipe and the socket are; what nobody chose is in a directory of ours."""
+    if socket == "off":
+        socket = None
+    elif socket is None:
+        with _directory() as directory:
+            pipe = pipe or os.path.join(directory, "timers.pipe")
+            yield pipe, _usable(os.path.join(directory, "timers.sock"))
         return
+    if pipe is not None:
+        yield pipe, socket
+        return
+    with _directory() as directory:
+        yield os.path.join(directory, "timers.pipe"), socket
+
+
+@contextlib.contextmanager
+def _directory() -> Iterator[str]:
     directory = tempfile.mkdtemp(prefix="timers-")  # mode 0700
     try:
-        yield os.path.join(directory, "timers.pipe")
+        yield directory
     finally:
         shutil.rmtree(directory, ignore_errors=True)
 
 
-def _environment(service: Service, path: str) -> Mapping[str, str]:
+def _usable(path: str) -> str | None:
+    try:
+        return check_path(path)
+    except ValueError:  # TMPDIR is deep: the pipe does as well
+        return None
+
+
+def _environment(service: Service, path: str, socket_path: str | None) -> Mapping[str, str]:
     environment = dict(os.environ)
+    environment.pop(SOCKET_VARIABLE, None)  # that of a service around this one
+    if socket_path is not None:
+        environment[SOCKET_VARIABLE] = os.path.abspath(socket_path)
     if environment.pop(AGENT_SERVER_VARIABLE, None) is not None:
         service.say(
             f"{AGENT_SERVER_VARIABLE} is not passed on: torchrun would start a second timer server"
@@ -96,7 +127,7 @@ def _environment(service: Service, path: str) -> Mapping[str, str]:
         "TIMERS_FILE": path,
         "TIMERS_RUN_ID": service.settings.run_id,
         SERVER_PID_VARIABLE: str(os.getpid()),
-        "TIMERS_HTTP": "off" if service.address is None else str(service.address),
+        "TIMERS_HTTP": "off" if service.address is None else _url(service),
     }
     if not spans_wanted(environment):
         # Or a worker that traces would refer to spans of scopes that nobody exports.
@@ -104,6 +135,11 @@ def _environment(service: Service, path: str) -> Mapping[str, str]:
     # A watchdog that dies must not take the job with it, and this process can be killed.
     environment.setdefault("TIMERS_ON_ERROR", "warn")
     return environment
+
+
+def _url(service: Service) -> str:
+    """HOST:PORT, which says enough unless it is TLS."""
+    return f"https://{service.address}" if service.settings.tls_cert else str(service.address)
 
 
 def _finish(service: Service, code: int, elapsed: float) -> None:

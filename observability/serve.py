@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import resource
 import signal
 import time
 from typing import TYPE_CHECKING
 
+from timers.socket_path import check_directory, check_path
+
 from .health import is_watching
+from .sd_listen import activated_socket
 from .sd_notify import notify, watchdog_seconds
 from .service import Service
 from .settings import SettingsError
 
 if TYPE_CHECKING:
     from timers.reaper import ReapPolicy
+    from timers.socket_path import Listener
 
     from .settings import Settings
 
-__all__ = ["default_timer_file", "serve"]
+__all__ = ["default_timer_file", "default_timer_socket", "serve"]
 
 _SIGNALS = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
 _DIRECTORY_VARIABLES = ("RUNTIME_DIRECTORY", "XDG_RUNTIME_DIR")
@@ -38,17 +44,27 @@ def default_timer_file() -> str:
     )
 
 
-def serve(timer_file: str, settings: Settings, policy: ReapPolicy) -> None:
+def default_timer_socket(timer_file: str) -> str:
+    """Where the socket is when nobody says: ``timers.sock`` beside ``timers.pipe``."""
+    return os.path.splitext(timer_file)[0] + ".sock"
+
+
+def serve(
+    timer_file: str, settings: Settings, policy: ReapPolicy, timer_socket: str | None = None
+) -> None:
     """Serve until SIGTERM or SIGINT. SIGHUP reopens the events file; without one it ends, too.
 
     Must be called in the main thread, before any other is started; the signals stay blocked when
     it returns.
 
+    :param timer_socket: path of the Unix socket; None for the one that systemd hands over or else
+        :func:`default_timer_socket`, if that can be one; "off" for none.
     :raises SettingsError: something that was asked for is not possible.
     """
     waited_for = {number for number in _SIGNALS if signal.getsignal(number) != signal.SIG_IGN}
     signal.pthread_sigmask(signal.SIG_BLOCK, waited_for)
-    service = Service(timer_file, settings, policy)
+    _raise_limit_of_open_files()
+    service = Service(timer_file, settings, policy, _socket(timer_file, timer_socket))
     try:
         service.start()
         if service.http is not None:
@@ -58,6 +74,27 @@ def serve(timer_file: str, settings: Settings, policy: ReapPolicy) -> None:
         notify("STOPPING=1")
     finally:
         service.stop()
+
+
+def _socket(timer_file: str, timer_socket: str | None) -> str | Listener | None:
+    activated = activated_socket()
+    if activated is not None or timer_socket == "off":
+        return activated
+    if timer_socket is not None:
+        return timer_socket
+    path = default_timer_socket(timer_file)
+    try:
+        check_directory(path)
+        return check_path(path)
+    except (ValueError, OSError):
+        return None  # nobody asked for it, and the pipe does as well
+
+
+def _raise_limit_of_open_files() -> None:
+    """Two descriptors a worker: the usual soft limit of 1024 would do for 500."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _wait_for_end(service: Service, signals: set[signal.Signals]) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from timers import FileTimerServer, stacks
 from timers.errors import TimerError
+from timers.socket_timer import socket_source
 
 from . import open_pipeline
 from .address import Address
@@ -26,6 +27,8 @@ from .settings import SettingsError
 
 if TYPE_CHECKING:
     from timers.reaper import BeforeKill, ReapPolicy
+    from timers.seqpacket import SocketSource
+    from timers.socket_path import Listener
 
     from .pipeline import Pipeline
     from .settings import Settings
@@ -42,10 +45,17 @@ class Service:
 
     :param timer_file: path of the named pipe.
     :param policy: how stuck workers are ended.
+    :param timer_socket: path of the Unix socket, or one that listens already; None for none.
     :raises SettingsError: something that was asked for is not possible. Nothing is left behind.
     """
 
-    def __init__(self, timer_file: str, settings: Settings, policy: ReapPolicy) -> None:
+    def __init__(
+        self,
+        timer_file: str,
+        settings: Settings,
+        policy: ReapPolicy,
+        timer_socket: str | Listener | None = None,
+    ) -> None:
         self.settings = settings
         self._told_durations = False
         self._notices: list[str] = []
@@ -58,7 +68,7 @@ class Service:
             )
         self.http = None if settings.http is None else self._listen(settings.http)
         try:
-            self._build(timer_file, policy)
+            self._build(timer_file, policy, timer_socket)
         except SettingsError:
             if self.http is not None:
                 self.http.stop()
@@ -85,7 +95,9 @@ class Service:
         self._notices.append(f"{address} is taken: HTTP is served at {server.address}")
         return server
 
-    def _build(self, timer_file: str, policy: ReapPolicy) -> None:
+    def _build(
+        self, timer_file: str, policy: ReapPolicy, timer_socket: str | Listener | None
+    ) -> None:
         settings = self.settings
         self._reaps = RecentReaps(run_id=settings.run_id)
         try:
@@ -100,7 +112,12 @@ class Service:
             )
         except OSError as error:
             raise SettingsError(f"--events or --dump-dir: {error}") from None
+        origin = f"--timer-socket {timer_socket}"
+        also: list[SocketSource] = []
         try:
+            if timer_socket is not None:
+                also.append(socket_source(timer_socket, policy))
+            origin = f"--timer-file {timer_file}"
             self.server = FileTimerServer(
                 timer_file,
                 settings.run_id,
@@ -108,10 +125,13 @@ class Service:
                 observer=self.pipeline,
                 before_kill=self._before_kill(policy),
                 policy=policy,
+                also=also,
             )
         except (TimerError, OSError, ValueError) as error:
+            for source in also:
+                source.close()
             self.pipeline.close(CLOSE_SECONDS)
-            raise SettingsError(f"--timer-file {timer_file}: {error}") from None
+            raise SettingsError(f"{origin}: {error}") from None
         self.pipeline.watch(self.server.statistics)
         if self._roll_call is not None:
             self._roll_call.attach(self.server)

@@ -169,12 +169,17 @@ class SpanSink:
                 return
             self._waiting.append(span)
             if self._thread is None:
-                self._thread = threading.Thread(
-                    target=self._run, name="timers-span-export", daemon=True
-                )
-                self._thread.start()
+                self._start()
             elif len(self._waiting) == _BATCH:
                 self._condition.notify()
+
+    def _start(self) -> None:
+        thread = threading.Thread(target=self._run, name="timers-span-export", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:
+            return  # no more threads to be had: the next span tries again
+        self._thread = thread
 
     def _run(self) -> None:
         while True:

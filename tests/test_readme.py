@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
+import pkgutil
 import re
 import shutil
 import subprocess
@@ -12,9 +14,11 @@ from pathlib import Path
 
 import pytest
 
+import observability
 from observability import open_pipeline
 from observability.metrics import Metrics
 from support.samples import all_events
+from timers.events import Event
 from timers.statistics import Statistics
 
 TOP = Path(__file__).resolve().parent.parent
@@ -92,8 +96,16 @@ def test_what_a_reap_looks_like_has_known_fields() -> None:
 
 def test_every_event_is_documented() -> None:
     documented = set(re.findall(r"`([a-z ]+)`", " ".join(table("Events"))))
-    emitted = {event.name for event in all_events()}
-    assert emitted <= documented
+    for module in pkgutil.iter_modules(observability.__path__, "observability."):
+        if module.name != "observability.__main__":
+            importlib.import_module(module.name)
+    shipped = {
+        kind
+        for kind in Event.__subclasses__()
+        if kind.__module__.startswith(("timers.", "observability."))
+    }
+    assert {type(event) for event in all_events()} <= shipped
+    assert {kind.name for kind in shipped} <= documented
 
 
 def test_every_metric_is_documented_and_every_documented_one_exists() -> None:

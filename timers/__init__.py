@@ -34,12 +34,17 @@ Usage::
 Importing this package loads nothing but the standard library.
 """
 
+from typing import TYPE_CHECKING, Any
+
 from .api import RequestQueue, TimerClient, TimerRequest, TimerServer, configure, expires
-from .environment import configure_from_env
+from .environment import NoTimers, configure_from_env
 from .errors import TimerError
 from .file_based_local_timer import FileTimerClient, FileTimerRequest, FileTimerServer
 from .local_timer import LocalTimerClient, LocalTimerServer, MultiprocessingRequestQueue
 from .reaper import ReapPolicy
+
+if TYPE_CHECKING:
+    from .socket_timer import SocketTimerClient, SocketTimerServer
 
 __all__ = [
     "FileTimerClient",
@@ -48,8 +53,11 @@ __all__ = [
     "LocalTimerClient",
     "LocalTimerServer",
     "MultiprocessingRequestQueue",
+    "NoTimers",
     "ReapPolicy",
     "RequestQueue",
+    "SocketTimerClient",
+    "SocketTimerServer",
     "TimerClient",
     "TimerError",
     "TimerRequest",
@@ -58,3 +66,12 @@ __all__ = [
     "configure_from_env",
     "expires",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # The socket pair is loaded by those who use it: sockets are slow to import.
+    if name in ("SocketTimerClient", "SocketTimerServer"):
+        from . import socket_timer  # noqa: PLC0415  # see above
+
+        return getattr(socket_timer, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -141,14 +141,18 @@ class TimerServer(abc.ABC):
         self._watchdog_thread: threading.Thread | None = None
         self._stop_signaled = False
         self._run_id = ""
-        self._retries: dict[Any, _Retry] = {}
+        self._reap_retries: dict[Any, _Retry] = {}
         self.observer = None
         self._statistics: Statistics | None = None
 
     @property
     def run_id(self) -> str:
-        """What names the job in events."""
+        """What names the job in events; a subclass may set it."""
         return self._run_id
+
+    @run_id.setter
+    def run_id(self, run_id: str) -> None:
+        self._run_id = run_id
 
     @property
     def observer(self) -> Observer | None:
@@ -227,7 +231,7 @@ class TimerServer(abc.ABC):
         reaped = set()
         retries: dict[Any, _Retry] = {}
         for worker_id, timers in self.get_expired_timers(now).items():
-            before = self._retries.get(worker_id, _FIRST_TRY)
+            before = self._reap_retries.get(worker_id, _FIRST_TRY)
             keys = frozenset((timer.scope_id, timer.expiration_time) for timer in timers)
             self._tell_expired(worker_id, timers, now, before.told)
             with contextlib.suppress(Exception):
@@ -239,7 +243,7 @@ class TimerServer(abc.ABC):
                 retries[worker_id] = _Retry(before.attempts + 1, keys)
             else:
                 reaped.add(worker_id)
-        self._retries = retries
+        self._reap_retries = retries
         self.clear_timers(reaped)
 
     def _count(self, requests: Iterable[TimerRequest]) -> None:

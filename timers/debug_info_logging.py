@@ -55,7 +55,7 @@ def log_debug_info_for_expired_timers(
                 worker, timers = waiting.popleft()
             except IndexError:  # all done
                 return
-            # bool is an int, and pid 1 is nobody's worker.
+            # Not isinstance(): True would pass for pid 1.
             if type(worker) is not int or worker <= 0:
                 _log(run_id, worker, timers, None)
                 continue

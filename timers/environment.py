@@ -13,8 +13,10 @@ from .scopes import configure
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["FILE_VARIABLES", "NoTimers", "configure_from_env"]
+__all__ = ["FILE_VARIABLES", "SOCKET_VARIABLE", "NoTimers", "configure_from_env"]
 
+SOCKET_VARIABLE = "TIMERS_SOCKET"
+"""Where the path of the Unix socket is looked for first; ``timers run`` sets it."""
 FILE_VARIABLES = ("TIMERS_FILE", "TORCHELASTIC_TIMER_FILE")
 """Where the path of the pipe is looked for, in this order; ``timers run`` sets both."""
 SERVER_PID_VARIABLE = "TIMERS_SERVER_PID"
@@ -34,18 +36,30 @@ class NoTimers(TimerClient):
 def configure_from_env(environ: Mapping[str, str] | None = None) -> TimerClient:
     """Configure the client that the environment offers, and return it.
 
-    Under ``timers run``, and in workers of torchrun with ``TORCHELASTIC_TIMER_FILE``, that is a
-    :class:`~timers.file_based_local_timer.FileTimerClient`. Without either, timers are off: blocks
-    run unwatched, so that one script serves with and without a watchdog. Where Yama restricts who
+    Under ``timers run`` that is a :class:`~timers.socket_timer.SocketTimerClient` for the socket in
+    ``TIMERS_SOCKET``. Else, with ``TIMERS_FILE`` and in workers of torchrun with
+    ``TORCHELASTIC_TIMER_FILE``, it is a :class:`~timers.file_based_local_timer.FileTimerClient`.
+    Without any, timers are off: blocks run unwatched, so that one script serves with and without a
+    watchdog. Where Yama restricts who
     may inspect a process, the server of ``timers run`` is allowed to (:mod:`timers.ptrace`).
 
     :param environ: in place of ``os.environ``.
     """
     environ = os.environ if environ is None else environ
-    path = next((environ[name] for name in FILE_VARIABLES if environ.get(name)), None)
-    client: TimerClient = NoTimers() if path is None else FileTimerClient(path)
+    client = _offered(environ)
     configure(client)
     server = environ.get(SERVER_PID_VARIABLE, "")
     if server.isascii() and server.isdigit():
         allow_dumps_by(int(server))
     return client
+
+
+def _offered(environ: Mapping[str, str]) -> TimerClient:
+    if environ.get(SOCKET_VARIABLE):
+        from .socket_timer import SocketTimerClient  # noqa: PLC0415  # sockets are slow to import
+
+        return SocketTimerClient(environ[SOCKET_VARIABLE])
+    for name in FILE_VARIABLES:
+        if environ.get(name):
+            return FileTimerClient(environ[name])
+    return NoTimers()

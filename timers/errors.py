@@ -9,6 +9,7 @@ from __future__ import annotations
 
 __all__ = [
     "ClientNotConfiguredError",
+    "InsecurePathError",
     "NoServerError",
     "PathOccupiedError",
     "RequestTooLargeError",
@@ -40,6 +41,10 @@ class ServerRunningError(TimerError, FileExistsError):
 
 class PathOccupiedError(TimerError, FileExistsError):
     """The path is taken by something that is not a FIFO of ours; it is never deleted."""
+
+
+class InsecurePathError(TimerError, PermissionError):
+    """Another user could be, or could become, the server at this path; it is not used."""
 
 
 class UnsupportedPlatformError(TimerError, OSError):

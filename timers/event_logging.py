@@ -36,7 +36,8 @@ def _described(event: Event) -> str:
             continue
         if isinstance(value, WorkerInfo):
             words.append(f"worker={value.pid}")
-            words.extend(f"rank={value.rank}" for _ in range(value.rank is not None))
+            if value.rank is not None:
+                words.append(f"rank={value.rank}")
         elif isinstance(value, TimerInfo):
             words.append(f"scope={value.scope_id!r} after={value.after_seconds:g}")
         elif isinstance(value, float):

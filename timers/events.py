@@ -237,6 +237,10 @@ class WorkerExited(Event):
     worker: WorkerInfo
     timers: tuple[tuple[TimerInfo, float], ...] = ()
     """The timers it still held, each with the seconds since its block began."""
+    exit_code: int | None = None
+    """What it exited with; None when a signal ended it, or when the kernel does not tell."""
+    exit_signal: int | None = None
+    """The signal that ended it, sent by somebody else than this server."""
 
     @property
     def level(self) -> str:

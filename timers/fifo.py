@@ -30,6 +30,9 @@ _DEFAULT_CAPACITY = 16 * _PAGE_BYTES
 _READ_BYTES = 1 << 20
 """At least the largest capacity we ask for: one read takes everything that lay in the pipe."""
 _DRAIN_SECONDS = 0.25
+_EXIT_SECONDS = 10.0
+"""How long a process that ends waits for a server that is stopped. The lines count; the timers in
+them end with the process, whether the server reads of it or not."""
 _F_SETPIPE_SZ = getattr(fcntl, "F_SETPIPE_SZ", 1031)
 _F_GETPIPE_SZ = getattr(fcntl, "F_GETPIPE_SZ", 1032)
 
@@ -114,7 +117,9 @@ def _open_as_server(path: str) -> int:
 def _check_fifo(path: str) -> None:
     found = os.lstat(path)
     if not stat.S_ISFIFO(found.st_mode):
-        what = "a directory" if stat.S_ISDIR(found.st_mode) else "something that is not a named pipe"
+        what = (
+            "a directory" if stat.S_ISDIR(found.st_mode) else "something that is not a named pipe"
+        )
         raise PathOccupiedError(
             errno.EEXIST, f"{what} is at the timer server's path; remove it or use another", path
         )
@@ -269,11 +274,15 @@ class FifoWriter:
             _wait_writable(self._fd, self._full_timeout)
         self._kept.append(line)
         if self._drainer is None:
-            self._drainer = threading.Thread(target=self._drain, name="timers-fifo", daemon=True)
+            # Not a daemon: a process that ends waits, for a bounded time, until they are sent.
+            self._drainer = threading.Thread(target=self._drain, name="timers-fifo", daemon=False)
             self._drainer.start()
 
     def _drain(self) -> None:
+        exit_by: float | None = None
         while True:
+            if exit_by is None and not threading.main_thread().is_alive():
+                exit_by = time.monotonic() + _EXIT_SECONDS
             if self._fd >= 0:
                 _wait_writable(self._fd, _DRAIN_SECONDS)
             else:
@@ -284,6 +293,8 @@ class FifoWriter:
                         self._kept.popleft()
                 except NoServerError:
                     # What that server knew died with it, and so did the use of these lines.
+                    self._kept.clear()
+                if exit_by is not None and time.monotonic() > exit_by:
                     self._kept.clear()
                 if not self._kept:
                     self._drainer = None

@@ -6,23 +6,20 @@ client to torch's ``FileTimerServer``.
 
 from __future__ import annotations
 
-import json
 import os
 import signal as signals
-import threading
-import time
 import weakref
 from functools import partial
 from typing import TYPE_CHECKING, Any, SupportsInt
 
-from . import procfs
 from .api import TimerClient, TimerRequest
 from .debug_info_logging import log_debug_info_for_expired_timers
 from .fifo import FifoReader, FifoWriter
 from .log_event import LogEvent, both
 from .on_error import ErrorPolicy
-from .scopes import calling
+from .request_lines import RequestLines
 from .server import WatchdogServer
+from .sources import Sources
 from .wire import VERSION, Decoder, Message, Rejection, bounded, request_json
 
 if TYPE_CHECKING:
@@ -31,13 +28,11 @@ if TYPE_CHECKING:
     from .clock import Clock
     from .events import Observer
     from .reaper import BeforeKill, ReapPolicy
+    from .sources import OwnedSource
     from .table import Timer
-    from .trace_context import ScopeSpan
     from .workers import Worker
 
 __all__ = ["FileTimerClient", "FileTimerRequest", "FileTimerServer"]
-
-_MAX_CACHED_SCOPES = 1024
 
 
 class FileTimerRequest(TimerRequest):
@@ -119,10 +114,7 @@ class FileTimerClient(TimerClient):
         _clients.add(self)
 
     def _reset(self) -> None:
-        self._prefixes: dict[int, str] = {}
-        """By native thread id: the start of a line, up to the scope."""
-        self._scopes: dict[str, str] = {}
-        """By scope: the same as JSON. Quoting costs more than all the rest of a line."""
+        self._lines = RequestLines()
 
     @property
     def failures(self) -> int:
@@ -136,47 +128,16 @@ class FileTimerClient(TimerClient):
         :raises BrokenPipeError: no server listens (unless ``on_error="warn"``).
         :raises RuntimeError: the scope is too long for one write (4096 bytes in all).
         """
-        announced = calling.announcement
-        flags = ""
-        if announced is not None and announced.expiration_time == expiration_time:
-            thread, after, deadline_ns = announced.thread, announced.after, announced.deadline_ns
-            if announced.nested:
-                flags = ', "nested": true'
-            elif announced.leave:
-                flags = ', "leave": true' + _error(announced.error)
-            if announced.span is not None:
-                flags += _span(announced.span)
-            if announced.warn_after is not None:
-                flags += f', "warn_after": {announced.warn_after!r}'
-        else:
-            expiration_time = float(expiration_time)
-            thread = threading.get_native_id()
-            after = max(0.0, expiration_time - time.time())
-            deadline_ns = time.monotonic_ns() + int((expiration_time - time.time()) * 1e9)
-        self._send(
-            f"{self._prefixes.get(thread) or self._prefix(thread)}"
-            f"{self._scopes.get(scope_id) or self._scope(scope_id)}, "
-            f'"expiration_time": {expiration_time!r}, "signal": {int(self.signal)}, '
-            f'"deadline_ns": {max(0, deadline_ns)}, "after": {after!r}{flags}}}\n'
-        )
+        _, base, marks, rest = self._lines.acquire(scope_id, expiration_time, int(self.signal))
+        self._send(f"{base}{marks}{rest}}}\n")
 
     def release(self, scope_id: str) -> None:
         """Stop the timer of ``scope_id`` of the calling thread; allowed when there is none.
 
         :raises BrokenPipeError: no server listens (unless ``on_error="warn"``).
         """
-        announced = calling.announcement
-        error = ""
-        if announced is not None and announced.expiration_time < 0:
-            thread = announced.thread
-            error = _error(announced.error)
-        else:
-            thread = threading.get_native_id()
-        self._send(
-            f"{self._prefixes.get(thread) or self._prefix(thread)}"
-            f"{self._scopes.get(scope_id) or self._scope(scope_id)}, "
-            f'"expiration_time": -1, "signal": 0{error}}}\n'
-        )
+        _, line = self._lines.release(scope_id)
+        self._send(line + "}\n")
 
     def _send(self, line: str) -> None:
         data = line.encode("ascii")
@@ -190,30 +151,6 @@ class FileTimerClient(TimerClient):
     def _send_request(self, request: FileTimerRequest) -> None:
         """Send a request of one's own making, with torch's keys alone."""
         self._send(request.to_json() + "\n")
-
-    def _prefix(self, thread: int) -> str:
-        if len(self._prefixes) >= _MAX_CACHED_SCOPES:
-            self._prefixes.clear()
-        pid = os.getpid()
-        start_time = procfs.start_time(pid)
-        known = "" if start_time is None else f'"start_time": {start_time}, '
-        prefix = f'{{"version": 1, "pid": {pid}, {known}"thread": {thread}, "scope_id": '
-        self._prefixes[thread] = prefix
-        return prefix
-
-    def _scope(self, scope_id: str) -> str:
-        if len(self._scopes) >= _MAX_CACHED_SCOPES:
-            self._scopes.clear()
-        quoted = self._scopes[scope_id] = json.dumps(str(scope_id))
-        return quoted
-
-
-def _span(span: ScopeSpan) -> str:
-    return f', "traceparent": "{span.traceparent}", "span_id": "{span.span_id}"'
-
-
-def _error(name: str | None) -> str:
-    return "" if name is None else f', "error": {json.dumps(name)}'
 
 
 _clients: weakref.WeakSet[FileTimerClient] = weakref.WeakSet()
@@ -259,6 +196,8 @@ class FileTimerServer(WatchdogServer):
         ``log_debug_info_for_expired_timers``, which is the default.
     :param policy: bounds of the reap, escalation, process tree, who may be reaped.
     :param clock: where the time comes from; for tests.
+    :param also: further sources, such as :func:`timers.socket_timer.socket_source`, whose workers
+        are watched by this server as well; they are closed with it.
     :raises timers.errors.ServerRunningError: a live server reads from the path.
     :raises timers.errors.PathOccupiedError: something that is not a pipe of this user is there.
     :raises timers.errors.UnsupportedPlatformError: not on Linux.
@@ -280,14 +219,18 @@ class FileTimerServer(WatchdogServer):
         before_kill: BeforeKill | None = None,
         policy: ReapPolicy | None = None,
         clock: Clock | None = None,
+        also: Sequence[OwnedSource] = (),
     ) -> None:
         self._file_path = os.fspath(file_path)
         if log_event is not None:
             observer = both(observer, LogEvent(log_event, FileTimerRequest))
         self._reader = FifoReader(self._file_path)
+        fifo = _FifoSource(self._reader)
+        self._sources = Sources(fifo, *also) if also else None
+        self._also = also
         try:
             super().__init__(
-                _FifoSource(self._reader),
+                self._sources or fifo,
                 address=self._file_path,
                 max_interval=max_interval,
                 daemon=daemon,
@@ -298,7 +241,7 @@ class FileTimerServer(WatchdogServer):
                 clock=clock,
             )
         except BaseException:
-            self._reader.close()
+            self._close_sources()
             raise
 
     def _request(self, timer: Timer[Worker]) -> FileTimerRequest:
@@ -316,8 +259,16 @@ class FileTimerServer(WatchdogServer):
         super().clear_timers(worker_pids)  # overridden for the argument's name, which is torch's
 
     def _default_before_kill(self) -> BeforeKill:
+        # The same as the base class's, by the name of this module: torch's users replace that one.
         return partial(log_debug_info_for_expired_timers, timeout=self._policy.dump_timeout)
 
     def _close(self) -> None:
         super()._close()
+        self._close_sources()
+
+    def _close_sources(self) -> None:
+        if self._sources is not None:
+            self._sources.close()
         self._reader.close()
+        for source in self._also:
+            source.close()

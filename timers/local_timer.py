@@ -14,12 +14,10 @@ import signal as signals
 import threading
 import time
 import weakref
-from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from . import procfs
 from .api import RequestQueue, TimerClient, TimerRequest
-from .debug_info_logging import log_debug_info_for_expired_timers
 from .on_error import ErrorPolicy
 from .scopes import calling
 from .server import WatchdogServer
@@ -276,6 +274,3 @@ class LocalTimerServer(WatchdogServer):
             policy=policy,
             clock=clock,
         )
-
-    def _default_before_kill(self) -> BeforeKill:
-        return partial(log_debug_info_for_expired_timers, timeout=self._policy.dump_timeout)

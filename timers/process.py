@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import select
 import signal as signals
+import struct
 import sys
 
 from . import procfs
@@ -21,6 +23,12 @@ __all__ = ["Process", "require_linux"]
 
 _POLL_SECONDS = 0.02
 """How often to look when there is no pidfd to wait on (descriptors exhausted)."""
+_PIDFD_INFO_BYTES = 64  # PIDFD_INFO_SIZE_VER0
+_PIDFD_GET_INFO = 3 << 30 | _PIDFD_INFO_BYTES << 16 | 0xFF << 8 | 11  # _IOWR(PIDFS_IOCTL_MAGIC, 11)
+_PIDFD_INFO_EXIT = 1 << 3
+_MASK = struct.Struct("Q")
+_STATUS = struct.Struct("i")
+_STATUS_OFFSET = 60
 
 
 def require_linux(what: str) -> None:
@@ -99,9 +107,36 @@ class Process:
         else:
             os.kill(self.pid, signal)
 
+    def exit_status(self) -> int | None:
+        """How it ended, as wait(2) encodes it; None when it runs, or the kernel does not tell.
+
+        It is told of a zombie of the same user and, when its parent has waited for it, by Linux
+        6.15 and later.
+        """
+        # Read before the zombie can be gone, or else asked of the pidfd, which stays.
+        status = None if self.start_time is None else procfs.exit_status(self.pid, self.start_time)
+        if status is None and self._fd is not None:
+            status = _status_by_pidfd(self._fd)
+        return status
+
     def close(self) -> None:
         """Let go of it. Idempotent."""
         fd, self._fd = self._fd, None
         if fd is not None:
             with contextlib.suppress(OSError):
                 os.close(fd)
+
+
+def _status_by_pidfd(fd: int) -> int | None:
+    """PIDFD_GET_INFO with PIDFD_INFO_EXIT (linux/pidfd.h): of a process that was waited for."""
+    info = bytearray(_PIDFD_INFO_BYTES)
+    _MASK.pack_into(info, 0, _PIDFD_INFO_EXIT)
+    try:
+        fcntl.ioctl(fd, _PIDFD_GET_INFO, info)
+    except OSError:
+        return None  # Linux before 6.13, or not yet waited for
+    (mask,) = _MASK.unpack_from(info)
+    if not mask & _PIDFD_INFO_EXIT:
+        return None  # before 6.15
+    status: int = _STATUS.unpack_from(info, _STATUS_OFFSET)[0]
+    return status

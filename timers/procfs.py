@@ -18,6 +18,7 @@ __all__ = [
     "ancestors",
     "children",
     "environment",
+    "exit_status",
     "facts",
     "owners",
     "start_time",
@@ -107,6 +108,28 @@ def start_time(pid: int) -> int | None:
     """Clock ticks after boot at which ``pid`` began, or None when it is gone."""
     found = stat(pid)
     return None if found is None else found.start_time
+
+
+def exit_status(pid: int, start_time: int) -> int | None:
+    """Tell how a zombie ended, as wait(2) encodes it; None for others, or when it is not told.
+
+    :param start_time: of the process that is meant.
+    """
+    text = _read(pid, "stat")
+    found = _parse_stat(text) if text else None
+    if text is None or found is None or found.state not in "ZX" or found.start_time != start_time:
+        return None
+    status = int(text[text.rindex(")") + 2 :].split()[49])
+    # The kernel shows 0 to those who may not know (ptrace(2), PTRACE_MODE_READ_FSCREDS).
+    return status if status != 0 or _is_ours(pid) else None
+
+
+def _is_ours(pid: int) -> bool:
+    try:
+        found = os.stat(f"/proc/{pid}")
+    except OSError:
+        return False
+    return os.geteuid() == 0 or (found.st_uid, found.st_gid) == (os.geteuid(), os.getegid())
 
 
 def owners(pid: int) -> frozenset[int] | None:

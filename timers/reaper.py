@@ -48,6 +48,8 @@ class ReapPolicy:
     """Whether the worker's descendants are killed with it."""
     descendants_of: int | None = None
     """When given, only descendants of this process are ever accepted as workers."""
+    users: frozenset[int] = frozenset()
+    """Ids of users, besides the server's own, whose processes are accepted as workers."""
 
     def __post_init__(self) -> None:
         for name in ("dump_timeout", "grace", "flush_timeout"):

@@ -10,7 +10,7 @@ import json
 import os
 import threading
 import time
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from . import procfs
 from .scopes import calling
@@ -18,40 +18,13 @@ from .scopes import calling
 if TYPE_CHECKING:
     from .trace_context import ScopeSpan
 
-__all__ = ["Acquire", "Release", "RequestLines"]
+__all__ = ["LEAVE", "NESTED", "RequestLines"]
 
+NESTED = ', "nested": true'
+"""What marks an acquire inside another block of its scope."""
+LEAVE = ', "leave": true'
+"""How the marks of an acquire begin that ends an inner block."""
 _MAX_CACHED = 1024
-
-
-class Acquire(NamedTuple):
-    """One acquire: ``base + marks + rest + "}\\n"`` is its line."""
-
-    thread: int
-    base: str
-    marks: str
-    """How it relates to other blocks of its scope: ``nested``, or ``leave`` with its error."""
-    rest: str
-    """What else is known about the block, which stays the same when it is told again."""
-    nested: bool
-    leave: bool
-
-    @property
-    def line(self) -> str:
-        """The whole line."""
-        return f"{self.base}{self.marks}{self.rest}}}\n"
-
-
-class Release(NamedTuple):
-    """One release: ``base + marks + "}\\n"`` is its line."""
-
-    thread: int
-    base: str
-    marks: str
-
-    @property
-    def line(self) -> str:
-        """The whole line."""
-        return f"{self.base}{self.marks}}}\n"
 
 
 class RequestLines:
@@ -67,21 +40,26 @@ class RequestLines:
         self._scopes: dict[str, str] = {}
         """By scope: the same as JSON."""
 
-    def acquire(self, scope_id: str, expiration_time: float, signal: int) -> Acquire:
+    def acquire(
+        self, scope_id: str, expiration_time: float, signal: int
+    ) -> tuple[int, str, str, str]:
         """Say that the timer of ``scope_id`` starts, in the calling thread.
+
+        Returns the thread and, in three parts, the line without its closing brace and newline:
+        its base, how it relates to other blocks of its scope (:data:`NESTED`, :data:`LEAVE` with
+        its error, or nothing), and what else is known and stays the same when it is told again.
 
         :param expiration_time: wall-clock seconds since the epoch.
         :param signal: what to send to this worker on expiry.
         """
         announced = calling.announcement
         marks = rest = ""
-        nested = leave = False
         if announced is not None and announced.expiration_time == expiration_time:
             thread, after, deadline_ns = announced.thread, announced.after, announced.deadline_ns
             if announced.nested:
-                nested, marks = True, ', "nested": true'
+                marks = NESTED
             elif announced.leave:
-                leave, marks = True, ', "leave": true' + _error(announced.error)
+                marks = LEAVE + _error(announced.error)
             if announced.span is not None:
                 rest = _span(announced.span)
             if announced.warn_after is not None:
@@ -97,10 +75,13 @@ class RequestLines:
             f'"expiration_time": {expiration_time!r}, "signal": {signal}, '
             f'"deadline_ns": {max(0, deadline_ns)}, "after": {after!r}'
         )
-        return Acquire(thread, base, marks, rest, nested, leave)
+        return thread, base, marks, rest
 
-    def release(self, scope_id: str) -> Release:
-        """Say that the timer of ``scope_id`` of the calling thread ends."""
+    def release(self, scope_id: str) -> tuple[int, str]:
+        """Say that the timer of ``scope_id`` of the calling thread ends.
+
+        Returns the thread, and the line without its closing brace and newline.
+        """
         announced = calling.announcement
         marks = ""
         if announced is not None and announced.expiration_time < 0:
@@ -108,7 +89,7 @@ class RequestLines:
             marks = _error(announced.error)
         else:
             thread = threading.get_native_id()
-        return Release(thread, self.released(thread, scope_id), marks)
+        return thread, self.released(thread, scope_id) + marks
 
     def released(self, thread: int, scope_id: str) -> str:
         """The base of a release for any thread of this process."""

@@ -8,11 +8,13 @@ import logging
 import os
 import signal as signals
 import threading
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from . import procfs
 from .api import RequestQueue, TimerRequest, TimerServer
 from .clock import SYSTEM_CLOCK, Clock
+from .debug_info_logging import log_debug_info_for_expired_timers
 from .process import require_linux
 from .reaper import ReapPolicy
 from .watchdog import RunningTimer, Sampler, Source, Watchdog
@@ -147,7 +149,7 @@ class WatchdogServer(TimerServer):
         return self._watchdog.terminate(worker_id, int(signal))
 
     def _default_before_kill(self) -> BeforeKill:
-        raise NotImplementedError
+        return partial(log_debug_info_for_expired_timers, timeout=self._policy.dump_timeout)
 
     @staticmethod
     def is_process_running(pid: int) -> bool:

@@ -156,7 +156,7 @@ class Watchdog:
         """May be set until the first step."""
         self.statistics = statistics
         self.table: TimerTable[Worker] = TimerTable()
-        self.workers = Workers(policy.descendants_of)
+        self.workers = Workers(policy.descendants_of, policy.users)
         self.lock = threading.RLock()
         """Held while timers or workers change; never while waiting."""
         self._source = source
@@ -269,8 +269,13 @@ class Watchdog:
         statistics = self.statistics
         statistics.requests += 1
         scope = statistics.scopes.get(scope_id) or statistics.scope(scope_id)
+        told = True
+        if message.missed is not None:
+            told = False  # how things stand; what happened is counted by its own figures
+            scope.acquires += message.missed[0]
+            scope.releases += message.missed[1]
         if message.expiration_time < 0:
-            scope.releases += 1
+            scope.releases += told
             released = self.table.release(worker, message.thread, scope_id)
             if released is not None:
                 scope.active -= 1
@@ -285,6 +290,8 @@ class Watchdog:
             scope.overdue -= replaced.expired
             if message.nested:
                 timer.outer = replaced
+            elif not told:
+                pass  # it says itself when its block began
             elif not message.leave:  # a heartbeat: the same block goes on
                 timer.continues(replaced)
             else:
@@ -292,14 +299,15 @@ class Watchdog:
                 if replaced.outer is not None:
                     timer.continues(replaced.outer)
         if message.leave:
-            scope.releases += 1
+            scope.releases += told
             return
-        scope.acquires += 1
-        if self.observer.wants_requests:
+        scope.acquires += told
+        if self.observer.wants_requests and (told or replaced is None):
             self._emit(TimerAcquired, worker=worker.info, timer=_info(timer))
 
     def _timer(self, worker: Worker, message: Message, now_ns: int) -> Timer[Worker]:
         deadline_ns, after = message.deadline_ns, message.after
+        started_ns = None
         if deadline_ns is None:
             # Converted once, here: whatever happens to the wall clock later moves nothing.
             remaining = int((message.expiration_time - self._clock.time()) * _NS)
@@ -308,7 +316,12 @@ class Watchdog:
         elif after is None:
             acquired_ns = min(now_ns, deadline_ns)
         else:
-            if after > 0 and now_ns - deadline_ns > _HELD_UP_NS:
+            if message.missed is not None:
+                # It was open before this server knew of it, or was held up: whatever its deadline
+                # was, a release that was sent in time may be right behind it.
+                started_ns = deadline_ns - int(after * _NS)
+                deadline_ns = max(deadline_ns, now_ns + _HOLD_NS)
+            elif after > 0 and now_ns - deadline_ns > _HELD_UP_NS:
                 # It was sent ahead of its deadline, so it was held up on its way (a stopped
                 # server, a full pipe), and so is its release, which may be right behind it.
                 deadline_ns = now_ns + _HOLD_NS
@@ -324,6 +337,8 @@ class Watchdog:
             traceparent=message.traceparent,
             span_id=message.span_id,
         )
+        if started_ns is not None:
+            timer.started_ns = started_ns
         if message.warn_after is not None or self.sampler is not None:
             self._set_checkpoints(timer, message.warn_after)
         return timer
@@ -430,9 +445,10 @@ class Watchdog:
             self._settle(_Reaped(worker, retry[1], signal, outcome, worker.descendants))
             return
         timers = self._clear(worker)
+        ending = _ending(worker.process)
         self._forget(worker)
         if worker.refusal is None:
-            self._emit(WorkerExited, worker=worker.info, timers=timers)
+            self._emit(WorkerExited, worker=worker.info, timers=timers, **ending)
 
     def _is_gone(self, worker: Worker) -> bool:
         # The kernel says so; is_running() is asked as well because in torch it is the authority
@@ -527,7 +543,11 @@ class Watchdog:
                     self.sampler.look(_running(timer, now_ns))
 
     def _start_reap(self, worker: Worker) -> None:
-        if worker.reaping or worker in self._retries or not worker.pending:
+        if worker.reaping or worker in self._retries:
+            return
+        # Those released while an earlier reap was under way are no reason for another.
+        worker.pending = [timer for timer in worker.pending if timer.live]
+        if not worker.pending:
             return
         worker.reaping = True
         timers, worker.pending = worker.pending, []
@@ -774,6 +794,15 @@ _REFUSALS: Mapping[str, str] = {
 
 def _has_ended(worker: Worker) -> bool:
     return worker.process is None or worker.process.exited()
+
+
+def _ending(process: Process | None) -> dict[str, int]:
+    """What a process exited with, or the signal that ended it, where the kernel tells."""
+    status = None if process is None else process.exit_status()
+    if status is None:
+        return {}
+    code = os.waitstatus_to_exitcode(status)
+    return {"exit_code": code} if code >= 0 else {"exit_signal": -code}
 
 
 def _info(timer: Timer[Worker]) -> TimerInfo:

@@ -22,6 +22,8 @@ key             type    meaning
 ``error``       string  on a release (or leave): type name of the exception that left the block
 ``traceparent`` string  W3C Trace Context of the worker's span
 ``span_id``     string  16 hexadecimal digits: the id that the span of the scope shall have
+``missed``      array   two integers: the line says how things stand rather than what happened,
+                        and stands for so many acquires and releases that were not sent
 =============== ======= ====================================================================
 
 A line has at most :data:`MAX_LINE_BYTES` bytes with its newline, so that one write of it is
@@ -60,6 +62,7 @@ _MAX_PID = 2**31 - 1  # pid_t is a signed 32-bit integer
 _MAX_SIGNAL = 64  # signal(7): the last real-time signal
 _MAX_NS = 2**63 - 1  # struct timespec cannot hold more
 _MAX_SECONDS = _MAX_NS // 10**9
+_MAX_MISSED = 2**31 - 1
 _SHOWN_CHARACTERS = 200
 _OBJECT_START = b'{"version"'
 
@@ -82,6 +85,9 @@ class Message(NamedTuple):
     traceparent: str | None = None
     span_id: str | None = None
     warn_after: float | None = None
+    missed: tuple[int, int] | None = None
+    """None for what happens now. From a client that tells again how things stand: how many
+    acquires and releases of this scope it has not told before."""
 
 
 class Rejection(NamedTuple):
@@ -265,7 +271,7 @@ def _message(value: Any) -> Message:  # noqa: C901  # flat, and the hot path
     start_time, thread, deadline_ns = get("start_time"), get("thread"), get("deadline_ns")
     after, nested, leave = get("after"), get("nested", False), get("leave", False)
     error, traceparent, span_id = get("error"), get("traceparent"), get("span_id")
-    warn_after = get("warn_after")
+    warn_after, missed = get("warn_after"), get("missed")
     if (
         (start_time is not None and type(start_time) is not int)
         or (thread is not None and type(thread) is not int)
@@ -285,6 +291,8 @@ def _message(value: Any) -> Message:  # noqa: C901  # flat, and the hot path
         not 0 <= (after or 0) < _MAX_SECONDS or not 0 <= (warn_after or 0) < _MAX_SECONDS
     ):
         raise _BadRequest("out_of_range", "deadline_ns, after or warn_after out of range")
+    if missed is not None:
+        missed = _missed(missed)
     return Message(
         pid,
         scope_id,
@@ -300,4 +308,14 @@ def _message(value: Any) -> Message:  # noqa: C901  # flat, and the hot path
         traceparent,
         span_id,
         warn_after,
+        missed,
     )
+
+
+def _missed(value: Any) -> tuple[int, int]:
+    if type(value) is not list or [type(count) for count in value] != [int, int]:
+        raise _BadRequest("wrong_type", "missed is an array of two integers")
+    acquires, releases = value
+    if not 0 <= acquires <= _MAX_MISSED or not 0 <= releases <= _MAX_MISSED:
+        raise _BadRequest("out_of_range", "missed out of range")
+    return acquires, releases

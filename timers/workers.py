@@ -99,9 +99,13 @@ class Workers:
     """The registry. Not thread-safe: the watchdog serializes the calls.
 
     :param descendants_of: when given, only descendants of this process are accepted.
+    :param users: whose processes are accepted besides those of this process's own user.
     """
 
-    def __init__(self, descendants_of: int | None = None) -> None:
+    def __init__(
+        self, descendants_of: int | None = None, users: frozenset[int] = frozenset()
+    ) -> None:
+        self._users = {frozenset({uid}) for uid in users | {os.geteuid()}}
         self._descendants_of = descendants_of
         self._by_pid: dict[int, Worker] = {}
         self.watched = 0
@@ -152,7 +156,7 @@ class Workers:
             return "protected_process"
         # Root could signal anybody; that it can is no reason to do so for a request on a pipe.
         owners = procfs.owners(pid)
-        if owners is None or owners != {os.geteuid()}:
+        if owners is None or owners not in self._users:
             return "other_user"
         if self._descendants_of not in (None, pid, *procfs.ancestors(pid)):
             return "outside_job"

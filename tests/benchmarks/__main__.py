@@ -1,15 +1,16 @@
-"""``python -m tests.benchmarks [cost] [server] [lateness] [--json]``, from the top of the tree."""
+"""``python -m tests.benchmarks [NAME]... [--json]``, from the top of the tree."""
 
 from __future__ import annotations
 
 import argparse
 
-from . import cost, lateness, server
+from . import connections, cost, lateness, server
 from .table import as_json, as_text
 
 _BENCHMARKS = {
     "cost": ("Cost of one block in the worker", cost.rows),
     "server": ("CPU time of the server for one request", server.rows),
+    "connections": ("A thousand workers on one socket", connections.rows),
     "lateness": ("From the deadline to the worker's death", lateness.rows),
 }
 

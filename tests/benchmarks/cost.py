@@ -7,6 +7,7 @@ import faulthandler
 import fcntl
 import importlib.util
 import os
+import socket
 import subprocess
 import sys
 import tempfile
@@ -23,10 +24,13 @@ if TYPE_CHECKING:
 
 _ROUNDS = 40
 _BURST = 500
+_SOCKET_BURST = 200
+"""Fewer fit: each packet is kept by itself."""
 _PIPE_BYTES = 1 << 20
 
 _SERVERS = {
     "ours": "import sys, timers as m",
+    "socket": "import sys, timers as m; m.FileTimerServer = m.SocketTimerServer",
     "torch": "import sys, torch.distributed.elastic.timer as m",
 }
 _SERVE = """
@@ -91,6 +95,26 @@ def _floor() -> list[float]:
     return samples
 
 
+def _socket_floor() -> list[float]:
+    acquire = b"x" * 196 + b"\n"
+    release = b"x" * 124 + b"\n"
+    reader, writer = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    writer.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _PIPE_BYTES)
+
+    def sends() -> None:
+        writer.send(acquire)
+        writer.send(release)
+
+    samples = []
+    for _ in range(_ROUNDS):
+        samples.append(_one_burst(sends, _SOCKET_BURST))
+        for _ in range(2 * _SOCKET_BURST):
+            reader.recv(4096)
+    reader.close()
+    writer.close()
+    return samples
+
+
 def _one_burst(block: Callable[[], None], burst: int) -> float:
     started = time.perf_counter()
     for _ in range(burst):
@@ -123,6 +147,17 @@ def _ours(path: str) -> Iterator[Row]:
         tracer = sdk.TracerProvider().get_tracer("benchmark")
         with trace.use_span(tracer.start_span("around")):
             yield Row("expires, file pair, named, traced", _samples(named), base=floor)
+
+
+def _socket(path: str) -> Iterator[Row]:
+    client = timers.SocketTimerClient(path)
+
+    def named() -> None:
+        with timers.expires(60, "all_reduce", client=client):
+            pass
+
+    floor = "two bare sends of the same bytes"
+    yield Row("expires, socket pair, named", _samples(named, _SOCKET_BURST, 0.02), base=floor)
 
 
 def _torch(path: str) -> Iterator[Row]:
@@ -169,6 +204,9 @@ def rows() -> Iterator[Row]:
     yield Row("two bare writes of the same bytes", _floor())
     with _server("ours") as path:
         yield from _ours(path)
+    yield Row("two bare sends of the same bytes", _socket_floor())
+    with _server("socket") as path:
+        yield from _socket(path)
     if importlib.util.find_spec("torch"):
         with _server("torch") as path:
             yield from _torch(path)

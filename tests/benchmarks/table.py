@@ -10,7 +10,7 @@ __all__ = ["Row", "as_json", "as_text", "quantile"]
 
 
 class Row(NamedTuple):
-    """One thing measured: its samples in seconds (or what ``unit`` says)."""
+    """One thing measured: its samples in seconds, or in bytes when ``unit`` says so."""
 
     name: str
     samples: list[float]
@@ -19,7 +19,7 @@ class Row(NamedTuple):
     """The row that this one is divided by; None for no ratio."""
 
 
-_SCALES = {"us": 1e6, "ms": 1e3, "s": 1.0, "1/s": 1.0}
+_SCALES = {"us": 1e6, "ms": 1e3, "s": 1.0, "1/s": 1.0, "KiB": 2**-10, "MiB": 2**-20}
 
 
 def quantile(samples: list[float], share: float) -> float:

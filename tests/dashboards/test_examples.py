@@ -200,7 +200,7 @@ def test_the_command_knows_every_option_of_the_examples() -> None:
         assert options <= known_options(name)
 
 
-def test_systemd_accepts_the_unit(tmp_path: Path) -> None:
+def test_systemd_accepts_the_units(tmp_path: Path) -> None:
     program = require("systemd-analyze", "systemd")
     text = (EXAMPLES / "systemd" / "timers.service").read_text()
     command = re.search(r"(?m)^ExecStart=(\S+)", text)
@@ -210,6 +210,11 @@ def test_systemd_accepts_the_unit(tmp_path: Path) -> None:
     unit.write_text(text.replace(command[1], sys.executable))
     done = subprocess.run(
         [program, "verify", "--man=no", unit], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    socket = shutil.copy(EXAMPLES / "systemd" / "timers.socket", tmp_path)
+    done = subprocess.run(
+        [program, "verify", "--man=no", socket], capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stderr) == (0, "")
     unit.write_text(unit.read_text().replace("Restart=always", "Restart=sometimes"))

@@ -80,9 +80,14 @@ class Job:
             self.reaps.append(sum(map(float, counts)))
         return process.poll() is not None
 
-    def lines_of(self, rank: int) -> list[dict[str, Any]]:
+    def lines_of(self, rank: int | None) -> list[dict[str, Any]]:
         lines = json_lines(self.events.read_text().splitlines())
         return [line for line in lines if line.get("rank") == rank]
+
+    def expired(self, rank: int) -> list[str]:
+        """What is told of a rank, but for the look at it because of another one."""
+        lines = [line for line in self.lines_of(rank) if line["event"] in REAPED]
+        return [line["event"] for line in lines if line.get("expired") is not False]
 
     def close(self) -> None:
         for pid in self.cli.processes():
@@ -140,7 +145,11 @@ def test_the_stuck_rank_is_explained_and_reaped_and_training_finishes(job: Job) 
     assert stuck in [frame for thread in dumped["stack"] for frame in thread["frames"]]
     assert killed["outcome"] == "killed"
     assert killed["scope_id"] == "load batch"
-    assert not [line for line in job.lines_of(0) if line["event"] in REAPED]
+    assert job.expired(0) == []
+
+    [report] = [line for line in job.lines_of(None) if line["event"] == "hang report"]
+    assert [suspect["rank"] for suspect in report["suspects"]] == [1]
+    assert stuck in report["sentence"]
 
     assert set(job.reaps) == {0.0, 1.0}
     assert job.reaps[-1] == 1.0
@@ -185,7 +194,7 @@ def test_a_job_with_torchs_own_client_is_served_without_a_change(job: Job) -> No
     _, dumped, killed = first_attempt
     assert dumped["frame"] == f"{victim}:{_line(victim, 'signal.pause()')} stuck_here"
     assert killed["outcome"] == "killed"
-    assert not [line for line in job.lines_of(0) if line["event"] in REAPED]
+    assert job.expired(0) == []
     assert set(job.reaps) == {0.0, 1.0}
     assert job.reaps[-1] == 1.0
     assert job.cli.processes() == []

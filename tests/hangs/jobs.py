@@ -5,16 +5,18 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import random
 import subprocess
 import sys
 import tempfile
 import threading
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from observability.hang_input import Descendant, Look, WorkerView
+from observability.hang_input import Look, WorkerView
+from observability.hang_reading import needs_more_looks
+from observability.look import descendants, look_at
 from support.processes import VICTIMS
 from support.waiting import eventually
 from timers import procfs
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["Job", "job"]
 
 MEETINGS = ("meet_barrier", "meet_exchange", "meet_flag", "meet_all_reduce")
-BETWEEN_BURSTS = 0.2
+BETWEEN_ROUNDS = 0.2
 """Seconds. A look is a sample: time has to pass between two of them for anything to be seen."""
 
 
@@ -42,29 +44,35 @@ class Job:
     def views(
         self,
         *,
-        bursts: int = 3,
-        burst: int = 3,
+        rounds: int = 3,
         scope: str | None = "step",
         without_timer: Collection[int] = (),
-        descendants: bool = True,
     ) -> list[WorkerView]:
-        """What a server knows after that many bursts of that many looks at everybody."""
-        rounds: list[dict[int, Look]] = []
-        for number in range(bursts * burst):
+        """What a server knows after that many rounds of looks at everybody.
+
+        Those who compute are then looked at more often, as the server does.
+        """
+        looks: dict[int, list[Look]] = {rank: [] for rank in self.present}
+        for number in range(rounds):
             if number:
-                threading.Event().wait(0.01 if number % burst else BETWEEN_BURSTS)
-            rounds.append({rank: look(pid) for rank, pid in self.present.items()})
+                threading.Event().wait(BETWEEN_ROUNDS)
+            for rank, pid in self.present.items():
+                looks[rank].append(look_at(pid, thread=pid, timeout=30))
+        for rank, pid in self.present.items():
+            while rounds > 1 and needs_more_looks(looks[rank], pid):
+                threading.Event().wait(random.uniform(0.01, 0.04))
+                looks[rank].append(look_at(pid, thread=pid, timeout=30))
         return [
             WorkerView(
                 worker=WorkerInfo(pid=pid, rank=rank, local_rank=rank),
                 host="node1",
-                looks=tuple(each[rank] for each in rounds) if rank not in self.ended else (),
+                looks=tuple(looks.get(rank, ())),
                 gone=_how(self.ended.get(rank)),
                 unclean=self.ended.get(rank, 0) != 0,
                 scope_id=None if rank in without_timer else scope,
                 thread=None if rank in without_timer else pid,
                 expired=rank not in without_timer and rank not in self.ended,
-                descendants=_descendants(pid) if descendants and rank not in self.ended else (),
+                descendants=descendants(pid, timeout=30) if rank not in self.ended else (),
             )
             for rank, pid in self.pids.items()
         ]
@@ -80,47 +88,12 @@ def _how(code: int | None) -> str | None:
     return f"was killed by signal {-code}" if code < 0 else f"exited with status {code}"
 
 
-def look(pid: int) -> Look:
-    """One look, with what the kernel counts for the main thread."""
-    dump = take(pid, timeout=30)
-    thread = procfs.stat(pid)
-    cpu = None
-    with contextlib.suppress(OSError):
-        words = Path(f"/proc/{pid}/task/{pid}/stat").read_text().rpartition(")")[2].split()
-        cpu = (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
-    return Look(
-        dump=dump,
-        at_seconds=time.monotonic(),
-        cpu_seconds=cpu,
-        switches=_switches(pid) if thread else None,
-    )
-
-
 def _switches(pid: int) -> int | None:
     with contextlib.suppress(OSError):
         for line in Path(f"/proc/{pid}/task/{pid}/status").read_text().splitlines():
             if line.startswith("voluntary_ctxt_switches:"):
                 return int(line.split()[1])
     return None
-
-
-def _descendants(pid: int) -> tuple[Descendant, ...]:
-    found: list[Descendant] = []
-    parents = [pid]
-    while parents:
-        parent = parents.pop()
-        for child in procfs.children(parent):
-            names = procfs.thread_names(child)
-            found.append(
-                Descendant(
-                    pid=child,
-                    parent=parent,
-                    looks=(look(child),),
-                    command=names.get(child, ""),
-                )
-            )
-            parents.append(child)
-    return tuple(found)
 
 
 @contextlib.contextmanager

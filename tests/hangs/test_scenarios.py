@@ -127,8 +127,7 @@ def test_two_ranks_that_took_two_locks_in_opposite_order() -> None:
 @pytest.mark.parametrize("meeting", ["barrier", "exchange"])
 def test_a_rank_that_moves_is_slow_and_not_accused(cause: str, meeting: str) -> None:
     with job(4, meeting, cause, [2]) as running:
-        # A loop of two functions must not be met in the same one each time.
-        views = running.views(bursts=4, burst=4)
+        views = running.views()
     report = analyse(views)
     assert report.suspects == (), report.render()
     assert report.verdict is Verdict.SLOW, report.render()
@@ -175,7 +174,7 @@ def test_nobody_is_accused_when_the_evidence_is_even(size: int, meeting: str, ca
 
 def test_sixty_four_ranks_fit_on_a_screen() -> None:
     with job(64, "barrier", "sleeping", [41]) as running:
-        report = analyse(running.views(bursts=2, burst=1))
+        report = analyse(running.views(rounds=2))
     [suspect] = report.suspects
     assert suspect.rank == 41
     assert source(suspect.frame or "") == "time.sleep(1000)"
@@ -188,7 +187,7 @@ def test_sixty_four_ranks_fit_on_a_screen() -> None:
 
 def test_one_look_is_enough_for_a_suspicion_but_not_for_certainty() -> None:
     with job(4, "barrier", "sleeping", [2]) as running:
-        once, often = (analyse(running.views(bursts=bursts, burst=1)) for bursts in (1, 3))
+        once, often = (analyse(running.views(rounds=rounds)) for rounds in (1, 3))
     assert [suspect.rank for suspect in once.suspects] == [2]
     assert [suspect.rank for suspect in often.suspects] == [2]
     assert (once.confidence, often.confidence) == (Confidence.MEDIUM, Confidence.HIGH)
@@ -205,7 +204,7 @@ def source(frame: str) -> str:
 def variations(views: Sequence[WorkerView], odd: Sequence[int]) -> Iterator[list[WorkerView]]:
     """The same hang as a server that knows less would see it."""
     yield [replace(view, looks=view.looks[-1:]) for view in views]
-    yield [replace(view, looks=view.looks[::4]) for view in views]
+    yield [replace(view, looks=view.looks[::2]) for view in views]
     yield [replace(view, descendants=()) for view in views]
     yield [
         replace(view, scope_id=None, thread=None, expired=False)
@@ -227,7 +226,7 @@ def variations(views: Sequence[WorkerView], odd: Sequence[int]) -> Iterator[list
 
 def test_reports_are_the_same_for_the_same_input_in_any_order() -> None:
     with job(4, "barrier", "sleeping", [1]) as running:
-        views = running.views(bursts=2, burst=1)
+        views = running.views(rounds=2)
     assert analyse(views).suspects
     reports: list[HangReport] = [analyse(views), analyse(views[::-1])]
     assert reports[0] == reports[1]

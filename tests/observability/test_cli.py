@@ -226,3 +226,10 @@ def test_top_lets_no_worker_move_the_cursor() -> None:
     drawn = _drawn(_answer(timers=[_timer(scope_id="a\x1b[2Jb[bold]c[/nothing]")]))
     assert "\x1b" not in drawn
     assert "a?[2Jb[bold]c[/nothing]" in drawn
+
+
+def test_a_misspelled_event_is_refused() -> None:
+    result = CliRunner().invoke(main, ["run", "--include", "timer aquired", "--", "true"])
+    assert result.exit_code == 2
+    assert "no event 'timer aquired'" in result.output
+    assert "timer acquired, " in result.output

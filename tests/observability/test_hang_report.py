@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
 
 from hangs.simulated import IN_ALL_REDUCE, IN_BARRIER, OUTER, looking, view
 from observability.hang_input import Descendant, Look, WorkerView
+from observability.hang_reading import needs_more_looks
 from observability.hang_report import HangReport, analyse
 from observability.hang_types import Confidence, Node, Pace, Verdict
 from timers.stacks import Frame, ThreadStack
@@ -71,6 +73,32 @@ def test_the_rank_outside_of_the_collective_is_named_with_its_line() -> None:
         "Rank 2 (pid 1002 on node0) is stuck: it sleeps at /job/io.py:31 pause while 3 ranks are "
         "waiting in all_reduce at /job/train.py:212 train_step."
     )
+
+
+IN_BACKWARD = (
+    Frame("_engine_run_backward", f"{LIBRARY}/torch/autograd/graph.py", 979),
+    Frame("backward", f"{LIBRARY}/torch/_tensor.py", 623),
+    *OUTER,
+)
+
+
+def expired(view: WorkerView, *, yes: bool) -> WorkerView:
+    return dataclasses.replace(view, expired=yes)
+
+
+def test_who_expired_is_named_when_the_other_waits_for_its_gradients() -> None:
+    pair = [expired(waiting(0, IN_BACKWARD), yes=False), expired(waiting(1, READING), yes=True)]
+    report = analyse(pair)
+    assert report.verdict is Verdict.ONE_SUSPECT
+    assert accused(report) == [1]
+    assert report.confidence is not Confidence.HIGH
+
+
+def test_a_backward_pass_that_expired_speaks_against_nobody() -> None:
+    pair = [expired(waiting(0, IN_BACKWARD), yes=True), expired(waiting(1, READING), yes=False)]
+    assert accused(analyse(pair)) == []
+    both = [expired(waiting(0, IN_BACKWARD), yes=True), expired(waiting(1, READING), yes=True)]
+    assert accused(analyse(both)) == []
 
 
 @pytest.mark.parametrize("state", ["stopped", "traced", "zombie"])
@@ -206,11 +234,20 @@ def test_one_that_computes_is_accused_only_after_enough_looks() -> None:
     few = analyse([computing(0, SPINNING, SPINNING), *others])
     assert (few.verdict, few.suspects) == (Verdict.INCONCLUSIVE, ())
     assert "rank 0" in few.sentence.lower()
-    many = analyse([computing(0, *[SPINNING] * 6), *others])
+    many = analyse([computing(0, *[SPINNING] * 12), *others])
     assert accused(many) == [0]
     assert many.suspects[0].pace is Pace.SPINNING
-    idle = analyse([computing(0, *[SPINNING] * 6, busy=0.0), *others])
+    idle = analyse([computing(0, *[SPINNING] * 12, busy=0.0), *others])
     assert idle.suspects == ()
+
+
+def test_more_looks_are_asked_for_only_where_they_can_decide() -> None:
+    assert needs_more_looks(computing(0, SPINNING).looks)
+    assert needs_more_looks(computing(0, *[SPINNING] * 11).looks)
+    assert not needs_more_looks(computing(0, *[SPINNING] * 12).looks)
+    assert not needs_more_looks(computing(0, SPINNING, SAVING).looks)
+    assert not needs_more_looks(waiting(0).looks)
+    assert not needs_more_looks(waiting(0, count=1).looks)
 
 
 def test_a_single_long_sleep_is_stuck_and_many_short_ones_are_not() -> None:
@@ -287,7 +324,7 @@ def test_without_stacks_nobody_is_accused() -> None:
 
 
 def test_ranks_that_spin_together_at_a_device_are_waiting_for_the_one_that_does_not() -> None:
-    together = [computing(rank, *[SPINNING] * 6) for rank in range(7)]
+    together = [computing(rank, *[SPINNING] * 12) for rank in range(7)]
     assert accused(analyse([*together, sleeping(7)])) == [7]
     assert accused(analyse([*together, waiting(7, READING)])) == []
     assert accused(analyse(together)) == []

@@ -57,31 +57,41 @@ def moments(
         ),
         pytest.param(moments((A,), (A,), cpu=2.0), Pace.UNKNOWN, id="waits and works"),
         pytest.param(
-            moments(*[(A,)] * 5, wait=Wait.COMPUTE, cpu=10.0), Pace.SPINNING, id="one function"
+            moments(*[(A,)] * 12, wait=Wait.COMPUTE, cpu=10.0), Pace.SPINNING, id="one function"
         ),
         pytest.param(
-            moments(*[(A,), (A_LATER,)] * 3, wait=Wait.COMPUTE, cpu=10.0),
+            moments(*[(A,), (A_LATER,)] * 6, wait=Wait.COMPUTE, cpu=10.0),
             Pace.SPINNING,
             id="lines of a loop",
         ),
         pytest.param(
-            moments(*[(A,), (LAMBDA, A)] * 3, wait=Wait.COMPUTE, cpu=10.0),
+            moments(*[(A,), (LAMBDA, A)] * 6, wait=Wait.COMPUTE, cpu=10.0),
             Pace.SPINNING,
             id="a lambda of the function",
         ),
         pytest.param(
-            moments(*[(A,)] * 4, wait=Wait.COMPUTE, cpu=10.0), Pace.UNKNOWN, id="too few looks"
+            moments(*[(A,)] * 11, wait=Wait.COMPUTE, cpu=10.0), Pace.UNKNOWN, id="too few looks"
         ),
         pytest.param(
-            moments(*[(A,)] * 5, wait=Wait.COMPUTE, cpu=1.0),
+            moments(*[(A,)] * 12, wait=Wait.COMPUTE, cpu=10.0, switches=90),
+            Pace.UNKNOWN,
+            id="computes and waits in turn",
+        ),
+        pytest.param(
+            moments(*[(A,)] * 12, wait=Wait.COMPUTE, cpu=10.0, switches=3),
+            Pace.SPINNING,
+            id="paused by each look",
+        ),
+        pytest.param(
+            moments(*[(A,)] * 12, wait=Wait.COMPUTE, cpu=1.0),
             Pace.SPINNING,
             id="a machine with too few CPUs",
         ),
         pytest.param(
-            moments(*[(A,)] * 5, wait=Wait.COMPUTE, cpu=0.0), Pace.UNKNOWN, id="no CPU time"
+            moments(*[(A,)] * 12, wait=Wait.COMPUTE, cpu=0.0), Pace.UNKNOWN, id="no CPU time"
         ),
         pytest.param(
-            moments((B,), *[(A,)] * 5, wait=Wait.COMPUTE, cpu=10.0), Pace.SLOW, id="moved before"
+            moments((B,), *[(A,)] * 12, wait=Wait.COMPUTE, cpu=10.0), Pace.SLOW, id="moved before"
         ),
         pytest.param(
             moments((A,), (B, A), (A,), (C, A), wait=Wait.COMPUTE, cpu=10.0),
@@ -95,5 +105,5 @@ def test_the_pace(looks: list[Moment], pace: Pace) -> None:
 
 
 def test_a_burst_of_looks_is_too_short_for_cpu_time() -> None:
-    burst = [Moment((A,), Wait.COMPUTE, 0.01 * number, 0.01 * number, None) for number in range(9)]
+    burst = [Moment((A,), Wait.COMPUTE, 0.01 * number, 0.01 * number, None) for number in range(19)]
     assert compare(burst) is Pace.UNKNOWN

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from support.recording import Recorder
-from support.servers import FilePair, LocalPair
+from support.servers import FilePair, LocalPair, SocketChildren, SocketPair
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -16,6 +16,11 @@ if TYPE_CHECKING:
 
 _PAIRS: dict[str, Callable[[], Pair]] = {
     "file": FilePair,
+    "socket": SocketPair,
+    **{
+        f"socket-{method}": partial(SocketChildren, method)
+        for method in ("fork", "spawn", "forkserver")
+    },
     **{
         f"{queue}-{method}": partial(LocalPair, queue, method)
         for queue in ("Queue", "SimpleQueue")
@@ -36,6 +41,14 @@ def pair(request: pytest.FixtureRequest) -> Iterator[Pair]:
 def files() -> Iterator[FilePair]:
     """The named pipe alone, for what only it can do."""
     pair = FilePair()
+    yield pair
+    pair.close()
+
+
+@pytest.fixture
+def sockets() -> Iterator[SocketPair]:
+    """The Unix socket alone."""
+    pair = SocketPair()
     yield pair
     pair.close()
 

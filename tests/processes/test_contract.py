@@ -73,6 +73,7 @@ def test_who_overruns_is_explained_and_killed(pair: Pair, recorder: Recorder) ->
     assert 0 <= expired.lateness_seconds < PROMPT
     assert expired.elapsed_seconds >= 0.4
     [dumped] = recorder.of(StackDumped, worker.pid)
+    assert dumped.timer is not None
     stack = dumped.dump.thread(dumped.timer.thread)
     assert stack is not None
     frames = [(frame.function, frame.file, frame.line) for frame in stack.frames]

@@ -82,12 +82,15 @@ class Remote:
         signal.pidfd_send_signal(self._pidfd, number)
 
     def close(self) -> None:
-        """Kill it, if it is still there."""
+        """Kill it, if it is still there. Idempotent."""
+        if self._pidfd < 0:
+            return
         with contextlib.suppress(ProcessLookupError):
             self.signal(signal.SIGKILL)
         self._file.close()
         self._connection.close()
         os.close(self._pidfd)
+        self._pidfd = -1
 
 
 class Listener:

@@ -13,18 +13,18 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from timers import FileTimerServer, LocalTimerServer
-from victims.worker import run_local
+from timers import FileTimerServer, LocalTimerServer, SocketTimerServer
+from victims.worker import run_local, run_socket
 
 from .processes import VICTIMS
 from .remote import Listener, Remote
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from timers.server import WatchdogServer
 
-__all__ = ["FilePair", "LocalPair", "Pair"]
+__all__ = ["FilePair", "LocalPair", "Pair", "SocketChildren", "SocketPair"]
 
 
 class Pair(Protocol):
@@ -62,8 +62,11 @@ class _Base:
         self._listener.close()
 
 
-class FilePair(_Base):
-    """The named pipe; its workers are programs of their own."""
+class _PathPair(_Base):
+    """What is found by a path; its workers are programs of their own."""
+
+    prefix = ""
+    """Of the path, for ``tests/victims/worker.py``."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -71,8 +74,37 @@ class FilePair(_Base):
         self._ends.callback(shutil.rmtree, self.directory)
         self.path = self.directory / "pipe"
         self.environment: Mapping[str, str] = {}
-        self.servers: list[FileTimerServer] = []
         self.processes: dict[int, subprocess.Popen[bytes]] = {}
+
+    def worker(self, number: int = signal.SIGKILL) -> Remote:
+        return self._program("worker", f"{self.prefix}{self.path}", int(number))
+
+    def server_process(self, max_interval: float = 10) -> Remote:
+        """A server in a process of its own: ``tests/victims/server.py``."""
+        return self._program("server", f"{self.prefix}{self.path}", max_interval)
+
+    def _program(self, name: str, *args: object, wrapper: Sequence[str] = ()) -> Remote:
+        process = subprocess.Popen(
+            [
+                *wrapper,
+                sys.executable,
+                VICTIMS / f"{name}.py",
+                str(self._listener.port),
+                *map(str, args),
+            ],
+            env={**os.environ, **self.environment},
+        )
+        self._ends.callback(_end, process)
+        self.processes[process.pid] = process
+        return self.accept()
+
+
+class FilePair(_PathPair):
+    """The named pipe."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.servers: list[FileTimerServer] = []
 
     def server(self, **options: Any) -> FileTimerServer:
         server = FileTimerServer(self.path, "run", **options)
@@ -80,9 +112,6 @@ class FilePair(_Base):
         self._ends.callback(server.stop)
         server.start()
         return server
-
-    def worker(self, number: int = signal.SIGKILL) -> Remote:
-        return self._program("worker", self.path, int(number))
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
@@ -95,22 +124,36 @@ class FilePair(_Base):
         """What /proc has of each thread of a process."""
         return list(Path(f"/proc/{pid}/task").iterdir())
 
-    def server_process(self, max_interval: float = 10) -> Remote:
-        """A server in a process of its own: ``tests/victims/server.py``."""
-        return self._program("server", self.path, max_interval)
 
-    def _program(self, name: str, *args: object) -> Remote:
-        process = subprocess.Popen(
-            [
-                sys.executable,
-                VICTIMS / f"{name}.py",
-                str(self._listener.port),
-                *map(str, args),
-            ],
-            env={**os.environ, **self.environment},
-        )
-        self._ends.callback(_end, process)
-        self.processes[process.pid] = process
+class SocketPair(_PathPair):
+    """The Unix socket."""
+
+    prefix = "socket:"
+
+    def server(self, **options: Any) -> SocketTimerServer:
+        server = SocketTimerServer(self.path, "run", **options)
+        self._ends.callback(server.stop)
+        server.start()
+        return server
+
+    def namespaced_worker(self, number: int = signal.SIGKILL) -> Remote:
+        """A worker in a pid namespace of its own (unshare(1)), where its pid is 1 or so."""
+        unshare = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]
+        return self._program("worker", f"{self.prefix}{self.path}", int(number), wrapper=unshare)
+
+
+class SocketChildren(SocketPair):
+    """The Unix socket; its workers are children of this process, by :mod:`multiprocessing`."""
+
+    def __init__(self, method: str) -> None:
+        super().__init__()
+        self._context: Any = multiprocessing.get_context(method)
+
+    def worker(self, number: int = signal.SIGKILL) -> Remote:
+        arguments = (self._listener.port, str(self.path), int(number))
+        process = self._context.Process(target=run_socket, args=arguments, daemon=True)
+        process.start()
+        self._ends.callback(process.join)
         return self.accept()
 
 

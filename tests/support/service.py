@@ -24,12 +24,18 @@ __all__ = ["connect", "exchange", "is_closed", "running", "worker"]
 
 @contextlib.contextmanager
 def running(
-    directory: Path, policy: ReapPolicy | None = None, **settings: Any
+    directory: Path,
+    policy: ReapPolicy | None = None,
+    timer_socket: str | None = None,
+    **settings: Any,
 ) -> Iterator[Service]:
     """A started service with its pipe in ``directory`` and a port of its own."""
     settings = {"http": Address("127.0.0.1", 0), "events": str(directory / "events"), **settings}
     service = Service(
-        str(directory / "pipe"), Settings(**{"run_id": "run-1", **settings}), policy or ReapPolicy()
+        str(directory / "pipe"),
+        Settings(**{"run_id": "run-1", **settings}),
+        policy or ReapPolicy(),
+        timer_socket,
     )
     service.start()
     try:

@@ -176,18 +176,42 @@ def test_a_round_takes_up_requests_and_reaps(server: PlainServer, requests: Plai
 def test_a_worker_that_is_still_there_is_reaped_again(
     server: PlainServer, requests: PlainQueue
 ) -> None:
-    server.answers["w"] = [False]
-    PlainClient(requests, "w").acquire("x", time.time() - 1)
+    server.answers["w"] = [False, False]
+    client = PlainClient(requests, "w")
+    client.acquire("x", time.time() - 1)
     server._run_watchdog()
     assert list(server.timers) == [("w", "x")]
     assert server.cleared == [set()]
-    (failed,) = observed(server).of(ReapFailed)
-    assert failed.outcome is Outcome.STILL_ALIVE
+    client.acquire("y", time.time() - 1)
     server._run_watchdog()
-    assert server.reaped == ["w", "w"]
+    failed = observed(server).of(ReapFailed)
+    assert [(event.outcome, event.attempt) for event in failed] == [
+        (Outcome.STILL_ALIVE, 1),
+        (Outcome.STILL_ALIVE, 2),
+    ]
+    server._run_watchdog()
+    assert server.reaped == ["w", "w", "w"]
     assert server.timers == {}
     reaps = server.statistics.scopes["x"].reaps
-    assert (reaps[Outcome.STILL_ALIVE], reaps[Outcome.KILLED]) == (1, 1)
+    assert (reaps[Outcome.STILL_ALIVE], reaps[Outcome.KILLED]) == (2, 1)
+    expired = [event.timer.scope_id for event in observed(server).of(TimerExpired)]
+    assert expired == ["x", "y"]  # each is told once, however often its worker is tried
+    assert [scope.expirations for scope in server.statistics.scopes.values()] == [1, 1]
+
+
+def test_a_worker_that_recovers_from_a_failed_reap_starts_afresh(
+    server: PlainServer, requests: PlainQueue
+) -> None:
+    server.answers["w"] = [False, False]
+    client = PlainClient(requests, "w")
+    client.acquire("x", time.time() - 1)
+    server._run_watchdog()
+    client.release("x")
+    server._run_watchdog()
+    client.acquire("x", time.time() - 1)
+    server._run_watchdog()
+    assert [event.attempt for event in observed(server).of(ReapFailed)] == [1, 1]
+    assert len(observed(server).of(TimerExpired)) == 2
 
 
 def test_a_reap_that_raises_counts_as_done_and_harms_no_other(

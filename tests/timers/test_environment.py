@@ -9,7 +9,7 @@ import pytest
 
 import timers
 from timers import FileTimerClient, scopes
-from timers.environment import FILE_VARIABLES, NoTimers
+from timers.environment import FILE_VARIABLES, SOCKET_VARIABLE, NoTimers
 from timers.fifo import FifoReader
 from timers.wire import Decoder
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(autouse=True)
 def configured_by_nobody(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    for name in (*FILE_VARIABLES, "TIMERS_ON_ERROR"):
+    for name in (*FILE_VARIABLES, SOCKET_VARIABLE, "TIMERS_ON_ERROR"):
         monkeypatch.delenv(name, raising=False)
     yield
     timers.configure(None)
@@ -53,6 +53,15 @@ def test_our_own_variable_comes_first(tmp_path: Path) -> None:
     client = timers.configure_from_env(environ)
     assert isinstance(client, FileTimerClient)
     assert client._file_path == str(tmp_path / "ours")
+
+
+def test_the_socket_comes_before_the_pipe(tmp_path: Path) -> None:
+    pipe = str(tmp_path / "pipe")
+    environ = {"TIMERS_SOCKET": str(tmp_path / "socket"), "TIMERS_FILE": pipe}
+    client = timers.configure_from_env(environ)
+    assert isinstance(client, timers.SocketTimerClient)
+    assert scopes._client is client
+    assert isinstance(timers.configure_from_env({**environ, "TIMERS_SOCKET": ""}), FileTimerClient)
 
 
 def test_an_empty_variable_is_none(tmp_path: Path) -> None:

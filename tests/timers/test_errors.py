@@ -14,6 +14,7 @@ from timers import errors
 
 STANDARD: dict[type[Exception], type[Exception]] = {
     errors.ClientNotConfiguredError: RuntimeError,
+    errors.InsecurePathError: PermissionError,
     errors.NoServerError: BrokenPipeError,
     errors.RequestTooLargeError: RuntimeError,
     errors.ServerRunningError: FileExistsError,

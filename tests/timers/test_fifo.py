@@ -730,3 +730,35 @@ def test_servers_come_and_go_under_the_threads_of_a_client(path: str) -> None:
     assert len(sent) >= 300
     assert os.fstat(other).st_size == 0
     os.close(other)
+
+
+ENDING = """
+import sys
+from timers.fifo import FifoWriter
+
+writer = FifoWriter(sys.argv[1], full_timeout=0.05)
+for number in range(9000):
+    writer.send(b"%250d\\n" % number)
+assert writer._kept
+print("ends", flush=True)
+"""
+
+
+def test_a_process_that_ends_first_sends_what_it_kept(tmp_path: Path) -> None:
+    path = str(tmp_path / "pipe")
+    reader = FifoReader(path)
+    process = subprocess.Popen([sys.executable, "-c", ENDING, path], stdout=subprocess.PIPE)
+    try:
+        assert process.stdout
+        assert process.stdout.readline() == b"ends\n"
+        received = b""
+        while process.poll() is None:
+            received += reader.read()
+        received += reader.read()
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()  # type: ignore[union-attr]  # asserted above
+        reader.close()
+    assert process.returncode == 0
+    assert [int(line) for line in received.splitlines()] == list(range(9000))

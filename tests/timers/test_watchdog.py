@@ -887,6 +887,34 @@ def test_requests_are_served_during_a_reap(make: Callable[..., Rig], worker: int
     assert counts(rig, "x") == (1, 0, 1, 0)
 
 
+def test_what_was_released_while_another_timer_was_looked_at_is_no_reason_to_kill(
+    make: Callable[..., Rig], worker: int
+) -> None:
+    go_on = threading.Event()
+    rig = make(
+        before_kill=lambda run_id, expired: go_on.wait(60),  # noqa: ARG005
+        policy=ReapPolicy(dump_timeout=60),
+    )
+    rig.acquire(worker, "observed", after=1, signal=0)
+    rig.acquire(worker, "released", after=2)
+    rig.clock.advance(1)
+    rig.watchdog.sweep()
+    rig.clock.advance(1)
+    rig.watchdog.sweep()
+    assert [event.timer.scope_id for event in rig.observer.of(TimerExpired)] == [
+        "observed",
+        "released",
+    ]
+    rig.release(worker, "released")
+    go_on.set()
+    rig.settle()
+    rig.settle()  # of whatever the first one began
+    assert rig.reaped == []
+    rig.acquire(worker, "stuck", after=1)
+    rig.pass_time(1)
+    assert rig.reaped == [(worker, 9)]
+
+
 @pytest.mark.parametrize("part", ["emit", "flush"])
 @pytest.mark.parametrize("error", [KeyError("mine")])
 def test_an_observer_that_raises_prevents_nothing(

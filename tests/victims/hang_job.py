@@ -230,11 +230,11 @@ def busily() -> None:
 
 
 def add_up() -> None:
-    sum(range(600_000))
+    sum(range(300_000))
 
 
 def multiply() -> None:
-    for number in range(100_000):
+    for number in range(200_000):
         number * number
 
 

@@ -1,6 +1,7 @@
 """A timer server in a process of its own, under remote control; see ``support.remote``.
 
-Arguments: the port of the test, the path of the pipe, ``max_interval``.
+Arguments: the port of the test, the path of the pipe (or ``socket:`` and that of the socket),
+``max_interval``.
 """
 
 from __future__ import annotations
@@ -24,9 +25,16 @@ class Server:
 
     def __init__(self, path: str, max_interval: float) -> None:
         self._recorder = Recorder()
-        self._server = timers.FileTimerServer(
-            path, "run", max_interval=max_interval, observer=self._recorder
-        )
+        kind, _, socket_path = path.partition(":")
+        self._server: timers.FileTimerServer | timers.SocketTimerServer
+        if kind == "socket":
+            self._server = timers.SocketTimerServer(
+                socket_path, "run", max_interval=max_interval, observer=self._recorder
+            )
+        else:
+            self._server = timers.FileTimerServer(
+                path, "run", max_interval=max_interval, observer=self._recorder
+            )
         self._server.start()
 
     def requests(self) -> int:
@@ -52,6 +60,13 @@ class Server:
                 "reason": getattr(event, "reason", None),
             }
             for event in list(self._recorder.events)
+        ]
+
+    def open(self) -> list[tuple[int | str, str, float]]:
+        """Pid, scope and expiration time of each open timer."""
+        return [
+            (running.worker.pid, running.timer.scope_id, running.timer.expiration_time)
+            for running in self._server.running_timers()
         ]
 
     def clocks(self) -> list[float]:

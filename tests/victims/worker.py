@@ -1,6 +1,7 @@
 """A worker under remote control; see ``support.remote``.
 
-Arguments: the port of the test, the path of the timer server's pipe, the client's signal.
+Arguments: the port of the test, the path of the timer server's pipe (or ``socket:`` and the path
+of its socket), the client's signal.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from timers.file_based_local_timer import FileTimerRequest
 if TYPE_CHECKING:
     from timers.api import TimerClient
 
-__all__ = ["FILE", "Worker", "run", "run_local"]
+__all__ = ["FILE", "Worker", "run", "run_local", "run_socket"]
 
 FILE = __file__
 _forever = threading.Event()
@@ -41,6 +42,11 @@ class Worker:
         self._port = port
         self._client = client
         self._blocks: dict[str, list[timers.expires]] = {}
+        self._churn_ends = threading.Event()
+        self._churn_ended = threading.Event()
+        self._stuck_after: float | None = None
+        self._blocks_left = 0
+        self._longest = 0.0
         timers.configure(client)
 
     def enter(self, scope: str, after: float) -> None:
@@ -73,6 +79,36 @@ class Worker:
             with timers.expires(after, scope):
                 pass
         return count
+
+    def churn(self, scope: str, after: float) -> None:
+        """Into a block and out of it until :meth:`end_churn`, or get stuck in one for good."""
+        while not self._churn_ends.is_set():
+            if self._stuck_after is not None:
+                stuck_here("hang", self._stuck_after)
+            started = time.monotonic()
+            with timers.expires(after, scope):
+                time.sleep(0.0005)
+            self._longest = max(self._longest, time.monotonic() - started)
+            self._blocks_left += 1
+        self._churn_ended.set()
+
+    def get_stuck(self, after: float) -> None:
+        """The thread that churns gets stuck at its next block."""
+        self._stuck_after = after
+
+    def churned(self) -> int:
+        """How many blocks :meth:`churn` has left."""
+        return self._blocks_left
+
+    def longest(self) -> float:
+        """The longest block of :meth:`churn`, in seconds."""
+        return self._longest
+
+    def end_churn(self) -> int:
+        """End :meth:`churn`; return how many blocks it left."""
+        self._churn_ends.set()
+        assert self._churn_ended.wait(60)
+        return self._blocks_left
 
     def send(self, pid: int, scope: str, expiration_time: float, number: int) -> None:
         """A request of torch's kind: its five keys and nothing else."""
@@ -175,9 +211,20 @@ def run_local(port: int, mp_queue: Any) -> None:
     run(port, timers.LocalTimerClient(mp_queue))
 
 
+def run_socket(port: int, path: str, number: int) -> None:
+    """The same at a socket."""
+    run(port, timers.SocketTimerClient(path, signal=number))
+
+
 def main() -> None:
     port, path, number = sys.argv[1:]
-    run(int(port), timers.FileTimerClient(path, signal=int(number)))
+    kind, _, socket_path = path.partition(":")
+    client: TimerClient
+    if kind == "socket":
+        client = timers.SocketTimerClient(socket_path, signal=int(number))
+    else:
+        client = timers.FileTimerClient(path, signal=int(number))
+    run(int(port), client)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,255 @@
+"""The pair over a Unix socket: the kernel vouches for workers, a server's death loses nothing.
+
+The recommended pair. The kernel says who calls, also from another pid namespace; a client keeps
+what it told and tells it again to the next server, so that a server may be killed, restarted or
+replaced at any moment (:mod:`timers.socket_link`). A timer whose deadline passes while there is
+no server is reaped by the next one, half a second after that one heard of it at the earliest, so
+that a release that is under way arrives.
+"""
+
+from __future__ import annotations
+
+import os
+import signal as signals
+import weakref
+from functools import partial
+from typing import TYPE_CHECKING, Any, SupportsInt
+
+from .api import TimerClient
+from .debug_info_logging import log_debug_info_for_expired_timers
+from .file_based_local_timer import FileTimerRequest
+from .log_event import LogEvent, both
+from .on_error import ErrorPolicy
+from .process import require_linux
+from .reaper import ReapPolicy
+from .request_lines import RequestLines
+from .seqpacket import SocketSource
+from .server import WatchdogServer
+from .socket_link import SocketLink
+from .socket_path import Listener, check_path, listen
+from .wire import MAX_LINE_BYTES, Message, bounded
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from .clock import Clock
+    from .events import Observer
+    from .reaper import BeforeKill
+    from .table import Timer
+    from .workers import Worker
+
+__all__ = ["SocketTimerClient", "SocketTimerServer", "socket_source"]
+
+_OWNER_ONLY = 0o600
+_EVERYBODY = 0o666
+_TOLD_AGAIN_BYTES = 64
+"""What a line is longer by when it is told again."""
+
+
+class SocketTimerClient(TimerClient):
+    """The worker's side: each acquire and release is one packet.
+
+    :param path: of the server's socket.
+    :param signal: what the server sends to this worker on expiry, from 1 to 64; 0 or less means
+        that an expiry is recorded (events, stack, counters) and nobody is killed.
+    :param on_error: ``"raise"`` (the default) makes :meth:`acquire` raise ``BrokenPipeError`` when
+        no server has ever been there; ``"warn"`` lets the block run unwatched until there is one,
+        logs that once and counts it in :attr:`failures`. The environment's ``TIMERS_ON_ERROR`` is
+        used when it is not given. A server that went away is no error: the next one is told
+        everything, and after ten seconds without one that is logged.
+    :param server_users: ids of users, besides this one and root, whose server is accepted.
+    :param connect_timeout: seconds that the first call waits for a server that is not there (yet).
+    :param full_timeout: seconds that one call waits for a server that does not read. Those after
+        it do not wait: what piles up is told as soon as there is room, by how things stand then.
+    :raises ValueError: for an impossible signal, path or ``on_error``.
+
+    Linux only. Safe from several threads and across fork (a child has timers of its own), and
+    picklable. A process that uses it has one thread more, which sleeps.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        signal: SupportsInt = signals.SIGKILL,
+        *,
+        on_error: str | None = None,
+        server_users: Iterable[int] = (),
+        connect_timeout: float = 1.0,
+        full_timeout: float = 0.1,
+    ) -> None:
+        super().__init__()
+        if not -64 <= int(signal) <= 64:  # noqa: PLR2004  # signal(7)
+            raise ValueError(f"SocketTimerClient(signal={signal!r}): signals go up to 64")
+        self.signal = signal
+        self._path = check_path(os.fspath(path))
+        self._server_users = frozenset(server_users)
+        self._errors = ErrorPolicy(on_error)
+        self._connect_timeout = connect_timeout
+        self._full_timeout = full_timeout
+        self._reset()
+
+    def _reset(self, *, reached: bool = False) -> None:
+        self._lines = RequestLines()
+        self._link = SocketLink(
+            self._path,
+            self._server_users,
+            self._lines.released,
+            keep_trying=self._errors.choice == "warn",
+            connect_timeout=self._connect_timeout,
+            full_timeout=self._full_timeout,
+        )
+        self._link.reached = reached
+        _clients.add(self)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        make = partial(
+            type(self),
+            on_error=self._errors.choice,
+            server_users=self._server_users,
+            connect_timeout=self._connect_timeout,
+            full_timeout=self._full_timeout,
+        )
+        return make, (self._path, int(self.signal))
+
+    @property
+    def failures(self) -> int:
+        """How many requests found no server, with ``on_error="warn"``, before there was one."""
+        return self._errors.failures
+
+    def acquire(self, scope_id: str, expiration_time: float) -> None:
+        """Start, or start again, the timer of ``scope_id`` for the calling thread.
+
+        :param expiration_time: wall-clock seconds since the epoch.
+        :raises BrokenPipeError: there is, and was, no server (unless ``on_error="warn"``).
+        :raises PermissionError: another user's server is there (likewise).
+        :raises RuntimeError: the scope is too long (4032 bytes in all).
+        """
+        thread, base, marks, rest = self._lines.acquire(scope_id, expiration_time, int(self.signal))
+        line = _packet(f"{base}{marks}{rest}}}\n")
+        try:
+            self._link.acquire((thread, scope_id), line, base, marks, rest)
+        except OSError as error:
+            self._errors.failed(error)
+
+    def release(self, scope_id: str) -> None:
+        """Stop the timer of ``scope_id`` of the calling thread; allowed when there is none.
+
+        :raises BrokenPipeError: there is, and was, no server (unless ``on_error="warn"``).
+        """
+        thread, line = self._lines.release(scope_id)
+        try:
+            self._link.release((thread, scope_id), _packet(line + "}\n"))
+        except OSError as error:
+            self._errors.failed(error)
+
+    def _after_fork(self) -> None:
+        reached = self._link.reached
+        self._link.forked()
+        self._reset(reached=reached)
+
+
+def _packet(line: str) -> bytes:
+    data = line.encode("ascii")
+    if len(data) > MAX_LINE_BYTES - _TOLD_AGAIN_BYTES:
+        bounded(data.ljust(MAX_LINE_BYTES + 1))
+    return data
+
+
+_clients: weakref.WeakSet[SocketTimerClient] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for client in list(_clients):
+        client._after_fork()  # noqa: SLF001  # this module's own
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
+def socket_source(path: str | os.PathLike[str] | Listener, policy: ReapPolicy) -> SocketSource:
+    """Listen at ``path``, or at a socket that was handed over, for the workers of ``policy``.
+
+    :raises OSError: as :class:`SocketTimerServer`.
+    """
+    if not isinstance(path, Listener):
+        path = listen(os.fspath(path), _EVERYBODY if policy.users else _OWNER_ONLY)
+    return SocketSource(path, {os.geteuid(), *policy.users})
+
+
+class SocketTimerServer(WatchdogServer):
+    """The server's side: creates the socket, watches the timers, reaps stuck workers.
+
+    :param path: of the socket to create, in a directory that nobody else can write to; one that a
+        dead server left is taken over. Or a :class:`~timers.socket_path.Listener` that somebody
+        else made (socket activation), whose path stays when this server ends.
+    :param run_id: names the job in events and dumps.
+    :param max_interval: seconds, more than 0: how often it wakes up when nothing happens. A reap
+        does not wait for it: the server wakes up at each deadline.
+    :param daemon: whether the watchdog thread lets the process exit.
+    :param log_event: ``log_event(name, request)``, as of
+        :class:`~timers.file_based_local_timer.FileTimerServer`.
+    :param observer: is told of every event; see :mod:`timers.events`. By default, and when there
+        is no ``log_event`` either, the ``timers.events`` logger.
+    :param before_kill: the step before a kill, in place of the default one, which takes stacks.
+    :param policy: bounds of the reap, escalation, process tree; who may connect and be reaped:
+        processes of this user, and of those in ``policy.users``.
+    :param clock: where the time comes from; for tests.
+    :raises timers.errors.ServerRunningError: a live server listens at the path.
+    :raises timers.errors.PathOccupiedError: something that is not a socket of this user is there.
+    :raises timers.errors.InsecurePathError: others could put their own socket there.
+    :raises timers.errors.UnsupportedPlatformError: not on Linux.
+    :raises ValueError: an abstract name, or a path that is too long for a socket.
+
+    Constructed in the parent of its workers, it closes itself in forked children.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str] | Listener,
+        run_id: str = "",
+        max_interval: float = 10,
+        daemon: bool = True,
+        log_event: Callable[[str, FileTimerRequest | None], None] | None = None,
+        *,
+        observer: Observer | None = None,
+        before_kill: BeforeKill | None = None,
+        policy: ReapPolicy | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        require_linux(type(self).__name__)
+        if log_event is not None:
+            observer = both(observer, LogEvent(log_event, FileTimerRequest))
+        policy = policy or ReapPolicy()
+        self._source = socket_source(path, policy)
+        try:
+            super().__init__(
+                self._source,
+                address=self._source.path,
+                max_interval=max_interval,
+                daemon=daemon,
+                run_id=run_id,
+                observer=observer,
+                before_kill=before_kill,
+                policy=policy,
+                clock=clock,
+            )
+        except BaseException:
+            self._source.close()
+            raise
+
+    def _request(self, timer: Timer[Worker]) -> FileTimerRequest:
+        return FileTimerRequest(
+            timer.worker.pid, timer.scope_id, timer.expiration_time, timer.signal
+        )
+
+    def _message(self, request: Any) -> Message:
+        return Message(
+            request.worker_id, request.scope_id, request.expiration_time, int(request.signal)
+        )
+
+    def _default_before_kill(self) -> BeforeKill:
+        return partial(log_debug_info_for_expired_timers, timeout=self._policy.dump_timeout)
+
+    def _close(self) -> None:
+        super()._close()
+        self._source.close()
