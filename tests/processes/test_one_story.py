@@ -70,6 +70,10 @@ def test_four_places_tell_one_story(tmp_path: Path) -> None:
     assert kill["parent_span_id"] == span.parent_span_id.hex()
     assert [inside.parent_span_id for inside in collector.named("inside")] == [span.span_id]
     assert collector.named("train") == []
+    told_of_hang = [event for event in span.events if event.name == "hang report"]
+    assert [attributes(event.attributes)["timers.hang.sentence"] for event in told_of_hang] == [
+        logged["hang report"]["sentence"]
+    ]
     stack = next(event for event in span.events if event.name == "stack dumped")
     frame = str(attributes(stack.attributes)["timers.frame"])
     assert "traced.py" in frame

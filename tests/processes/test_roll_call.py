@@ -133,3 +133,28 @@ def test_the_bound_holds_when_no_stack_can_be_had(tmp_path: Path) -> None:
         dump = next(line for line in seen.named("stack dumped") if line["rank"] == ODD)
         assert "timed out" in dump["stack_error"]
         assert all(report["suspects_count"] == 0 for report in seen.named("hang report"))
+
+
+WARNED = """
+import sys, threading, timers
+
+timers.configure_from_env()
+with timers.expires(after=600, scope="step", warn_after=0.2):
+    sys.stdin.read()
+"""
+
+
+def test_a_block_that_takes_longer_than_expected_is_warned_of(tmp_path: Path) -> None:
+    events = tmp_path / "events.jsonl"
+    arguments = ["run", "--events", events, "--http", "off", "--", sys.executable, "-c", WARNED]
+    with Cli(tmp_path / "cli").start(*arguments) as process:
+
+        def warned() -> list[dict[str, Any]]:
+            lines = json_lines(events.read_text().splitlines()) if events.exists() else []
+            return [line for line in lines if line["event"] == "timer warning"]
+
+        (warning,) = eventually(warned, "the warning")
+        process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert (warning["scope_id"], warning["after_seconds"]) == ("step", 600)
+    assert warning["elapsed_seconds"] >= 0.2
