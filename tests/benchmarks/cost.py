@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import faulthandler
 import fcntl
 import importlib.util
 import os
 import socket
-import subprocess
-import sys
-import tempfile
 import threading
 import time
 from typing import TYPE_CHECKING, Any
 
 import timers
 
+from .serving import serving
 from .table import Row
 
 if TYPE_CHECKING:
@@ -24,42 +21,10 @@ if TYPE_CHECKING:
 
 _ROUNDS = 40
 _BURST = 500
+_OFTEN = ", max_interval=0.05"
 _SOCKET_BURST = 200
 """Fewer fit: each packet is kept by itself."""
 _PIPE_BYTES = 1 << 20
-
-_SERVERS = {
-    "ours": "import sys, timers as m",
-    "socket": "import sys, timers as m; m.FileTimerServer = m.SocketTimerServer",
-    "torch": "import sys, torch.distributed.elastic.timer as m",
-}
-_SERVE = """
-server = m.FileTimerServer(sys.argv[1], "benchmark", max_interval=0.05)
-server.start()
-print("ready", flush=True)
-sys.stdin.read()
-"""
-
-
-@contextlib.contextmanager
-def _server(kind: str) -> Iterator[str]:
-    with tempfile.TemporaryDirectory() as directory:
-        path = f"{directory}/pipe"
-        process = subprocess.Popen(
-            [sys.executable, "-c", _SERVERS[kind] + _SERVE, path],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-        )
-        assert process.stdin
-        assert process.stdout
-        process.stdout.readline()
-        try:
-            yield path
-        finally:
-            process.kill()
-            process.wait()
-            process.stdin.close()
-            process.stdout.close()
 
 
 def _samples(block: Callable[[], None], burst: int = _BURST, pause: float = 0.01) -> list[float]:
@@ -202,12 +167,12 @@ def _in_process() -> Iterator[Row]:
 def rows() -> Iterator[Row]:
     """Measure; torch's rows come when torch is installed."""
     yield Row("two bare writes of the same bytes", _floor())
-    with _server("ours") as path:
+    with serving("timers", _OFTEN) as path:
         yield from _ours(path)
     yield Row("two bare sends of the same bytes", _socket_floor())
-    with _server("socket") as path:
+    with serving("timers", _OFTEN, "SocketTimerServer") as path:
         yield from _socket(path)
     if importlib.util.find_spec("torch"):
-        with _server("torch") as path:
+        with serving("torch.distributed.elastic.timer", _OFTEN) as path:
             yield from _torch(path)
     yield from _in_process()

@@ -6,7 +6,6 @@ kills its own process after a reap, so each of its samples has a server of its o
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 import json
 import os
@@ -14,23 +13,15 @@ import random
 import select
 import subprocess
 import sys
-import tempfile
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .serving import serving
 from .table import Row
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_SERVE = """
-import sys, {module} as m
-server = m.FileTimerServer(sys.argv[1], "benchmark"{options})
-server.start()
-print("ready", flush=True)
-sys.stdin.read()
-"""
 _WORKER = """
 import json, os, sys, time
 after = float(sys.argv[2])
@@ -52,29 +43,6 @@ _KINDS = {
     ),
     "torch, default settings": ("torch.distributed.elastic.timer", ""),
 }
-
-
-@contextlib.contextmanager
-def _server(kind: str) -> Iterator[str]:
-    module, options = _KINDS[kind]
-    with tempfile.TemporaryDirectory() as directory:
-        path = str(Path(directory) / "pipe")
-        process = subprocess.Popen(
-            [sys.executable, "-c", _SERVE.format(module=module, options=options), path],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-        )
-        assert process.stdin
-        assert process.stdout
-        process.stdout.readline()
-        try:
-            yield path
-        finally:
-            process.kill()
-            process.wait()
-            process.stdin.close()
-            process.stdout.close()
 
 
 def _after() -> float:
@@ -105,15 +73,15 @@ def _sample(path: str) -> float:
 def rows(samples: int = 30) -> Iterator[Row]:
     """Measure; torch's rows come when torch is installed."""
     base = next(iter(_KINDS))
-    for kind, (module, _) in _KINDS.items():
+    for kind, (module, options) in _KINDS.items():
         if module == "timers":
-            with _server(kind) as path:
+            with serving(module, options) as path:
                 yield Row(kind, [_sample(path) for _ in range(samples)], unit="ms", base=base)
             continue
         if importlib.util.find_spec("torch") is None:
             continue
         found = []
         for _ in range(max(3, samples // 6)):
-            with _server(kind) as path:
+            with serving(module, options) as path:
                 found.append(_sample(path))
         yield Row(kind, found, unit="ms", base=base)
