@@ -134,6 +134,9 @@ class Workers:
             pass  # it ended already: its requests count, its timers are moot
         else:
             refusal = self._refusal(pid)
+            if refusal is not None and process.exited():
+                # It ended while it was looked at, and nobody's owners and parents were read.
+                refusal = None
         worker = self._by_pid[pid] = Worker(pid, process, refusal)
         self.watched += not refusal
         return worker

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import signal
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -92,6 +93,28 @@ def test_another_users_process_is_refused(workers: Workers) -> None:
     with waiting(uid=OTHER_UID) as pid:
         assert workers.open(pid).refusal == "other_user"
         assert workers.watched == 0
+
+
+@pytest.mark.parametrize("asked", ["owners", "ancestors"])
+def test_a_worker_that_ends_while_it_is_looked_at_is_none_to_refuse(
+    asked: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask = getattr(procfs, asked)
+
+    def ask_too_late(pid: int) -> object:
+        if pid == worker_pid:
+            os.kill(pid, signal.SIGKILL)
+            eventually(lambda: not alive(pid), "its end")
+            # As after its parent has waited for it.
+            return None if asked == "owners" else []
+        return ask(pid)
+
+    with waiting() as worker_pid:
+        monkeypatch.setattr(procfs, asked, ask_too_late)
+        workers = Workers(descendants_of=os.getpid())
+        worker = workers.open(worker_pid)
+        assert worker.refusal is None
+        workers.close(worker)
 
 
 def test_outside_the_job(workers: Workers) -> None:
