@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +13,7 @@ import pytest
 
 from support.processes import VICTIMS, victim
 from support.waiting import eventually
+from timers import stack_tools
 from timers.debug_info_logging import log_debug_info_for_expired_timers
 from timers.procfs import stat, thread_states
 from timers.stacks import StackDump, ThreadStack, take
@@ -143,7 +143,7 @@ def test_a_dump_leaves_the_process_as_it_was() -> None:
 
 
 @pytest.mark.skipif(
-    "TIMERS_PYSTACK" not in os.environ and shutil.which("pystack") is None,
+    stack_tools.find("pystack", "TIMERS_PYSTACK")[0] is None,
     reason="pystack is an optional fallback and not installed",
 )
 @pytest.mark.parametrize("mode", sorted(STATES))
