@@ -116,7 +116,7 @@ def serve(context: click.Context, /, **_: object) -> None:
     that it is at work.
     """
     from .serve import default_timer_file  # noqa: PLC0415  # see the module's description
-    from .serve import serve as serve_workers  # noqa: PLC0415
+    from .serve import serve as serve_workers  # noqa: PLC0415  # as above
 
     settings = make_settings(context)
     _prepare_stderr(settings.events, settings.run_id)
@@ -160,7 +160,7 @@ def top(
     URL is that of the service, or HOST:PORT; by default TIMERS_HTTP or 127.0.0.1:9464.
     """
     from .client import ServiceError, fetch, service_url  # noqa: PLC0415  # as above
-    from .top import show, show_live  # noqa: PLC0415
+    from .top import show, show_live  # noqa: PLC0415  # as above
 
     try:
         base = service_url(url)

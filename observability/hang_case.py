@@ -230,7 +230,7 @@ def together(cases: tuple[Case, ...], run: Run, why: str) -> Decision:
     sure = len(cases) == len(run.alive)
     return Decision(
         Verdict.COMMON_WAIT,
-        Confidence.HIGH if sure and len(cases) > 2 else Confidence.MEDIUM,  # noqa: PLR2004
+        Confidence.HIGH if sure and len(cases) > 2 else Confidence.MEDIUM,  # noqa: PLR2004  # a majority of three
         f"{why}; what they wait for is {where}",
         waiting=cases,
     )

@@ -71,7 +71,7 @@ def compare(moments: Sequence[Moment]) -> Pace:
     if len(seen) < 2:  # noqa: PLR2004  # it takes two to compare
         return Pace.UNKNOWN
     settled = _since_settled(seen)
-    if len(settled) < 2:  # noqa: PLR2004
+    if len(settled) < 2:  # noqa: PLR2004  # as above
         return Pace.SLOW
     moved_before = len(settled) < len(seen)
     used = load(settled)

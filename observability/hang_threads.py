@@ -62,7 +62,7 @@ def gil_holder(looks: Sequence[Look], stack: ThreadStack) -> ThreadStack | None:
     While it keeps it, nobody else in the process gets to run. At one look it may be chance:
     threads take turns.
     """
-    if stack.holds_gil or len(looks) < 2:  # noqa: PLR2004
+    if stack.holds_gil or len(looks) < 2:  # noqa: PLR2004  # takes two
         return None
     first, last = (
         next((other for other in look.dump.threads if other.holds_gil), None) for look in looks[-2:]

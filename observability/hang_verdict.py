@@ -235,7 +235,7 @@ def _odd_one_out(run: Run) -> Decision | None:
             return slow(cases, ())
         return together(cases, run, "all are in the same place")
     second = max(Counter(case.reading.family for case in odd).values())
-    if len(most) < 2 or len(most) * 2 < len(cases) or second >= len(most):  # noqa: PLR2004
+    if len(most) < 2 or len(most) * 2 < len(cases) or second >= len(most):  # noqa: PLR2004  # a pair
         return None
     if mostly_moving(most):
         return None
@@ -288,7 +288,7 @@ def _same_scope(run: Run) -> Decision | None:
         return None
     stuck, lagging = split(others)
     sure = all(proven(case) for case in stuck) or all(case.view.expired for case in cases)
-    if len(cases) == 2 and not sure:  # noqa: PLR2004
+    if len(cases) == 2 and not sure:  # noqa: PLR2004  # one against one
         return None  # One look at each: a wait and a pause are no evidence against either.
     return accuse(stuck, lagging, waiting, certain=False)
 

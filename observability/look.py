@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 
 from timers import procfs, stacks
@@ -11,7 +10,6 @@ from .hang_input import Descendant, Look
 
 __all__ = ["descendants", "look_at"]
 
-_TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 _MOST_DESCENDANTS = 64
 
 
@@ -25,8 +23,8 @@ def look_at(pid: int, *, thread: int | None, timeout: float, native: bool = Fals
     return Look(
         dump=dump,
         at_seconds=time.monotonic(),
-        cpu_seconds=_cpu_seconds(pid, number),
-        switches=_switches(pid, number),
+        cpu_seconds=procfs.thread_cpu_seconds(pid, number),
+        switches=procfs.voluntary_switches(pid, number),
     )
 
 
@@ -47,26 +45,3 @@ def descendants(pid: int, *, timeout: float) -> tuple[Descendant, ...]:
             found.append(Descendant(pid=child, parent=parent, looks=looks, command=command))
             parents.append(child)
     return tuple(found)
-
-
-def _cpu_seconds(pid: int, thread: int) -> float | None:
-    text = _read(f"/proc/{pid}/task/{thread}/stat")
-    if not text:
-        return None
-    fields = text.rpartition(")")[2].split()  # proc(5): the name before may hold anything
-    return (int(fields[11]) + int(fields[12])) / _TICKS_PER_SECOND
-
-
-def _switches(pid: int, thread: int) -> int | None:
-    for line in (_read(f"/proc/{pid}/task/{thread}/status") or "").splitlines():
-        if line.startswith("voluntary_ctxt_switches:"):
-            return int(line.split()[1])
-    return None
-
-
-def _read(path: str) -> str | None:
-    try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            return file.read()
-    except OSError:
-        return None

@@ -21,6 +21,8 @@ from collections import Counter, defaultdict
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from timers.statistics import NEAR_MISS, WARM_UP_USES
+
 from .fields import printable
 
 if TYPE_CHECKING:
@@ -28,10 +30,6 @@ if TYPE_CHECKING:
 
 __all__ = ["ScopeAdvice", "advise", "render_advice"]
 
-WARM_UP_USES = 3
-"""How many uses of a scope by one worker count as its warm-up."""
-NEAR_MISS = 0.8
-"""Share of its deadline from which on a use is a near miss."""
 FEW = 20
 """With fewer durations than this, the tail is unknown and the margin is doubled."""
 MARGIN_OVER_MAX = 2.0

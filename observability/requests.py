@@ -13,7 +13,6 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-from timers import procfs
 from timers.events import (
     Outcome,
     TimerExpired,
@@ -24,6 +23,7 @@ from timers.events import (
     WorkerKilled,
 )
 from timers.statistics import Statistics
+from timers.workers import worker_info
 
 if TYPE_CHECKING:
     from timers.events import Event
@@ -95,14 +95,4 @@ class RequestEvents:
 
 
 def _worker_info(pid: Any) -> WorkerInfo:
-    environment = procfs.environment(pid) if isinstance(pid, int) else {}
-    return WorkerInfo(
-        pid=pid if isinstance(pid, int) else str(pid),
-        rank=_number(environment.get("RANK")),
-        local_rank=_number(environment.get("LOCAL_RANK")),
-        restart_count=_number(environment.get("TORCHELASTIC_RESTART_COUNT")),
-    )
-
-
-def _number(text: str | None) -> int | None:
-    return int(text) if text is not None and text.isascii() and text.isdigit() else None
+    return worker_info(pid, None) if isinstance(pid, int) else WorkerInfo(pid=str(pid))

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from timers.events import Event
+from timers.statistics import NEAR_MISS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -16,8 +17,6 @@ if TYPE_CHECKING:
     from timers.statistics import Histogram, ScopeStatistics, Statistics
 
 __all__ = ["ScopeDurations", "scope_durations"]
-
-_NEAR_MISS = 0.8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +47,7 @@ def scope_durations(statistics: Statistics, run_id: str) -> list[ScopeDurations]
 def _entry(scope_id: str, scope: ScopeStatistics) -> dict[str, Any]:
     everything, warm_up = scope.durations, scope.warm_up
     steady = [total - early for total, early in zip(everything.counts, warm_up.counts, strict=True)]
-    near = bisect_left(scope.ratios.bounds, _NEAR_MISS) + 1
+    near = bisect_left(scope.ratios.bounds, NEAR_MISS) + 1
     return {
         "scope_id": scope_id,
         "after_seconds": scope.after_seconds,

@@ -16,6 +16,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from timers.statistics import NEAR_MISS
+
 from .client import ServiceError
 
 if TYPE_CHECKING:
@@ -23,7 +25,6 @@ if TYPE_CHECKING:
 
 __all__ = ["render", "show", "show_live"]
 
-_NEAR_MISS = 0.8
 _LATE = 1.0
 _SHOWN_REAPS = 5
 _OTHER_LINES = 8
@@ -72,7 +73,7 @@ def render(answer: dict[str, Any]) -> Group:
     table.add_column("SCOPE", overflow="fold")
     for timer in answer["timers"]:
         used = timer.get("used_ratio") or 0.0
-        style = "bold red" if used >= _LATE else "yellow" if used >= _NEAR_MISS else ""
+        style = "bold red" if used >= _LATE else "yellow" if used >= NEAR_MISS else ""
         table.add_row(
             str(timer["worker_pid"]),
             str(timer.get("rank", "")),
@@ -111,6 +112,6 @@ def _clean(value: object) -> str:
 def _seconds(value: float) -> str:
     minutes, seconds = divmod(abs(value), 60)
     sign = "-" if value < 0 else ""
-    if minutes >= 60:  # noqa: PLR2004
+    if minutes >= 60:  # noqa: PLR2004  # an hour
         return f"{sign}{int(minutes // 60)}h{int(minutes % 60):02}m"
     return f"{sign}{int(minutes)}m{int(seconds):02}s" if minutes >= 1 else f"{sign}{seconds:.1f}s"

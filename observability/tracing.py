@@ -70,7 +70,7 @@ def exporter_from_environment(environ: Mapping[str, str] | None = None) -> SpanE
     environ = os.environ if environ is None else environ
     if not spans_wanted(environ):
         return None
-    from opentelemetry.exporter.otlp.proto.http.trace_exporter import (  # noqa: PLC0415
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import (  # noqa: PLC0415  # an extra
         OTLPSpanExporter,
     )
 
@@ -111,7 +111,7 @@ class SpanSink:
         attributes = _noted(event)
         timer = getattr(event, "timer", None)
         if attributes is not None and timer is not None:
-            self._note(event, event.worker, timer, attributes)  # type: ignore[attr-defined]
+            self._note(event, event.worker, timer, attributes)  # type: ignore[attr-defined]  # has both
         if isinstance(event, HangReported):
             self._note_hang(event)
         for worker, timer, elapsed, status in _ended(event):

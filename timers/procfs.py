@@ -23,8 +23,10 @@ __all__ = [
     "owners",
     "start_time",
     "stat",
+    "thread_cpu_seconds",
     "thread_names",
     "thread_states",
+    "voluntary_switches",
 ]
 
 _TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
@@ -132,12 +134,31 @@ def _is_ours(pid: int) -> bool:
     return os.geteuid() == 0 or (found.st_uid, found.st_gid) == (os.geteuid(), os.getegid())
 
 
+def thread_cpu_seconds(pid: int, thread: int) -> float | None:
+    """Tell the user plus system time of one thread of ``pid``; None when it is gone."""
+    text = _read(pid, f"task/{thread}/stat")
+    return _parse_stat(text).cpu_seconds if text else None
+
+
+def voluntary_switches(pid: int, thread: int) -> int | None:
+    """Count how often one thread of ``pid`` has gone to sleep; None when it is gone."""
+    words = _status(pid, "voluntary_ctxt_switches", f"task/{thread}/status")
+    return int(words[0]) if words else None
+
+
+def _status(pid: int, field: str, name: str = "status") -> list[str]:
+    """The words of one field of a ``status`` file; empty when there is none."""
+    for line in (_read(pid, name) or "").splitlines():
+        label, _, value = line.partition(":")
+        if label == field:
+            return value.split()
+    return []
+
+
 def owners(pid: int) -> frozenset[int] | None:
     """Tell the user ids ``pid`` runs under: real, effective and saved, or None when unknown."""
-    for line in (_read(pid, "status") or "").splitlines():
-        if line.startswith("Uid:"):
-            return frozenset(int(word) for word in line.split()[1:4])
-    return None
+    words = _status(pid, "Uid")
+    return frozenset(int(word) for word in words[:3]) if words else None
 
 
 def ancestors(pid: int) -> list[int]:

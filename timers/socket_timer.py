@@ -16,7 +16,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, SupportsInt
 
 from .api import TimerClient
-from .debug_info_logging import log_debug_info_for_expired_timers
 from .file_based_local_timer import FileTimerRequest
 from .log_event import LogEvent, both
 from .on_error import ErrorPolicy
@@ -246,9 +245,6 @@ class SocketTimerServer(WatchdogServer):
         return Message(
             request.worker_id, request.scope_id, request.expiration_time, int(request.signal)
         )
-
-    def _default_before_kill(self) -> BeforeKill:
-        return partial(log_debug_info_for_expired_timers, timeout=self._policy.dump_timeout)
 
     def _close(self) -> None:
         super()._close()

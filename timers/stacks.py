@@ -160,7 +160,7 @@ def take(pid: int, *, timeout: float = 5.0, native: bool = False) -> StackDump:
 def _climb(attempt: Attempt) -> None:
     try:
         # Needs subprocess and json, which a worker that imports this package should not pay for.
-        from .stack_ladder import climb  # noqa: PLC0415
+        from .stack_ladder import climb  # noqa: PLC0415  # not for workers
 
         climb(attempt)
     except Exception as error:  # noqa: BLE001  a dump that fails must not prevent the kill after it

@@ -17,7 +17,9 @@ __all__ = [
     "DUMP_LABELS",
     "DURATION_BUCKETS",
     "LATENESS_BUCKETS",
+    "NEAR_MISS",
     "RATIO_BUCKETS",
+    "WARM_UP_USES",
     "Histogram",
     "Statistics",
 ]
@@ -26,6 +28,10 @@ DURATION_BUCKETS = (0.001, 0.005, 0.025, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60
 """Upper bounds, in seconds, of ``timers_scope_duration_seconds``."""
 RATIO_BUCKETS = (0.1, 0.25, 0.5, 0.7, 0.8, 0.9, 0.95, 1.0, 1.5)
 """Upper bounds of ``timers_deadline_used_ratio``: 0.8 and above is a near miss."""
+NEAR_MISS = 0.8
+"""Share of its deadline from which on a block that ended in time was a near miss."""
+WARM_UP_USES = 3
+"""How many uses of a scope by one worker count as its warm-up."""
 LATENESS_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 1.0, 5.0, 30.0)
 """Upper bounds, in seconds, of ``timers_expiry_lateness_seconds`` and of stack dump times."""
 

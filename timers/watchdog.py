@@ -380,14 +380,12 @@ class Watchdog:
 
     def _watch(self, worker: Worker, process: Process) -> None:
         fd = process.fileno()
-        try:
-            if fd is None:
-                raise OSError  # noqa: TRY301  # as if it could not be registered
-            self._epoll.register(fd, select.EPOLLIN)
-        except OSError:
-            self._unwatched.add(worker)
-        else:
-            self._watched[fd] = worker
+        if fd is not None:
+            with contextlib.suppress(OSError):
+                self._epoll.register(fd, select.EPOLLIN)
+                self._watched[fd] = worker
+                return
+        self._unwatched.add(worker)
 
     def _unwatch(self, worker: Worker) -> None:
         self._unwatched.discard(worker)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from . import procfs
 from .events import WorkerInfo
 from .process import Process
+from .statistics import WARM_UP_USES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,12 +22,11 @@ if TYPE_CHECKING:
     from .events import Outcome
     from .table import Timer
 
-__all__ = ["Worker", "Workers"]
+__all__ = ["Worker", "Workers", "worker_info"]
 
 _MAX_PID = 2**31 - 1  # pid_t is a signed 32-bit integer
 
 
-_WARM_UP_USES = 3
 _MOST_SCOPES = 1000
 """Of how many scopes the uses by one worker are counted; further ones count as warm-up."""
 
@@ -56,7 +56,8 @@ class Worker:
         self.start_time = process.start_time if process else None
         self.refusal = refusal
         """Why its requests are rejected; None for a worker proper."""
-        self.info = _info(pid, self.start_time) if process and not refusal else WorkerInfo(pid=pid)
+        known = process is not None and refusal is None
+        self.info = worker_info(pid, self.start_time) if known else WorkerInfo(pid=pid)
         self.pending: list[Timer[Worker]] = []
         """Expired timers that no reap has taken up yet."""
         self.reaping = False
@@ -72,14 +73,15 @@ class Worker:
     def is_warming_up(self, scope_id: str) -> bool:
         """Count one use of a scope; whether it is among the first, which take longer."""
         uses = self._uses.get(scope_id, 0)
-        if uses >= _WARM_UP_USES:
+        if uses >= WARM_UP_USES:
             return False
         if uses or len(self._uses) < _MOST_SCOPES:
             self._uses[scope_id] = uses + 1
         return True
 
 
-def _info(pid: int, start_time: int | None) -> WorkerInfo:
+def worker_info(pid: int, start_time: int | None) -> WorkerInfo:
+    """Who ``pid`` is, with the ranks from the environment that it was started with."""
     environment = procfs.environment(pid)
 
     def number(name: str) -> int | None:

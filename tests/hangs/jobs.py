@@ -11,7 +11,6 @@ import sys
 import tempfile
 import threading
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from observability.hang_input import Look, WorkerView
@@ -86,14 +85,6 @@ def _how(code: int | None) -> str | None:
     if code is None:
         return None
     return f"was killed by signal {-code}" if code < 0 else f"exited with status {code}"
-
-
-def _switches(pid: int) -> int | None:
-    with contextlib.suppress(OSError):
-        for line in Path(f"/proc/{pid}/task/{pid}/status").read_text().splitlines():
-            if line.startswith("voluntary_ctxt_switches:"):
-                return int(line.split()[1])
-    return None
 
 
 @contextlib.contextmanager
@@ -189,6 +180,8 @@ def _activity(pid: int) -> list[object]:
     while pids:
         each = pids.pop()
         children = procfs.children(each)
-        seen.append((each, children, _switches(each), procfs.thread_states(each)))
+        seen.append(
+            (each, children, procfs.voluntary_switches(each, each), procfs.thread_states(each))
+        )
         pids += children
     return seen

@@ -10,8 +10,9 @@ from click.testing import CliRunner
 
 from hangs.simulated import looking, view
 from observability.report import NOBODY, UNUSABLE, report
-from observability.report_deadlines import WARM_UP_USES, ScopeAdvice, advise
+from observability.report_deadlines import ScopeAdvice, advise
 from support.hang_events import hang, released, write
+from timers.statistics import WARM_UP_USES
 
 if TYPE_CHECKING:
     from pathlib import Path
