@@ -47,11 +47,12 @@ def scope_durations(statistics: Statistics, run_id: str) -> list[ScopeDurations]
 def _entry(scope_id: str, scope: ScopeStatistics) -> dict[str, Any]:
     everything, warm_up = scope.durations, scope.warm_up
     steady = [total - early for total, early in zip(everything.counts, warm_up.counts, strict=True)]
-    near = bisect_left(scope.ratios.bounds, NEAR_MISS) + 1
+    bounds = scope.ratios.bounds
+    near, late = bisect_left(bounds, NEAR_MISS) + 1, bisect_left(bounds, 1.0) + 1
     return {
         "scope_id": scope_id,
         "after_seconds": scope.after_seconds,
-        "near_misses": sum(scope.ratios.counts[near:]),
+        "near_misses": sum(scope.ratios.counts[near:late]),
         "expirations": scope.expirations,
         "warm_up": _histogram(warm_up, warm_up.counts, scope.longest_warm_up),
         "steady": _histogram(everything, steady, scope.longest_steady),
