@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import ssl
 import urllib.error
@@ -10,6 +11,7 @@ import urllib.request
 from typing import Any
 
 from .address import Address
+from .fields import printable
 
 __all__ = ["ServiceError", "fetch", "service_url"]
 
@@ -48,7 +50,7 @@ def fetch(
     """
     request = urllib.request.Request(f"{url}/timers?limit={limit}")  # noqa: S310  # service_url() checked the scheme
     if token is not None:
-        request.add_header("Authorization", f"Bearer {token}")
+        request.add_unredirected_header("Authorization", f"Bearer {token}")
     try:
         handlers: list[urllib.request.BaseHandler] = [
             urllib.request.HTTPSHandler(context=ssl.create_default_context(cafile=ca_file))
@@ -61,10 +63,11 @@ def fetch(
             answer = json.loads(response.read(_MAX_BYTES))
     except urllib.error.HTTPError as error:
         with error:
-            reason = error.read(200).decode("utf-8", "replace").strip().partition("\n")[0]
-        raise ServiceError(f"{url}: {error.code} {error.reason}: {reason}") from None
-    except (OSError, ValueError) as error:
-        reason = str(getattr(error, "reason", error))
+            body = error.read(200).decode("utf-8", "replace").strip().partition("\n")[0]
+        reason = printable(f"{error.code} {error.reason}: {body}")
+        raise ServiceError(f"{url}: {reason}") from None
+    except (OSError, ValueError, RecursionError, http.client.HTTPException) as error:
+        reason = printable(str(getattr(error, "reason", error)))
         raise ServiceError(f"{url}: {reason}") from None
     if not isinstance(answer, dict) or "timers" not in answer:
         raise ServiceError(f"{url}: answers, but is no timer service")

@@ -9,6 +9,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from .planted import check_owner, in_shared_directory
+
 __all__ = ["DumpDirectory"]
 
 
@@ -17,7 +19,7 @@ class DumpDirectory:
 
     :param path: created, for this user alone, when it is not there: a stack shows source.
     :param keep: how many files to keep, at least 1; older ones of ours are deleted.
-    :raises OSError: it cannot be created.
+    :raises OSError: it cannot be created, or was made by somebody else where everybody may.
     :raises ValueError: for a ``keep`` below 1.
     """
 
@@ -27,6 +29,8 @@ class DumpDirectory:
         self.path = Path(path).absolute()
         self._keep = keep
         self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if in_shared_directory(self.path):
+            check_owner(self.path, os.lstat(self.path))  # a link's owner is who made it
 
     def write(self, fields: dict[str, Any]) -> Path:
         """Write ``fields`` as JSON for reading and return where; the name sorts by time.

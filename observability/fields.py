@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "frame_line",
+    "number",
     "printable",
     "stack_fields",
     "stuck_thread",
@@ -38,8 +39,14 @@ __all__ = [
 
 _LIBRARY = re.compile(r"<frozen |(?:^|/)lib(?:32|64)?/python\d|/(?:site|dist)-packages/")
 _SOURCE = re.compile(r"\.(?:py|pyw|pyx|ipynb)$|^<[^>]+>$")
-# What moves a cursor, ends a line or cannot be encoded: C0, DEL, C1, line separators, surrogates.
-_UNPRINTABLE = re.compile("[\\x00-\\x1f\\x7f-\\x9f\\u2028\\u2029\\ud800-\\udfff]")
+# What moves a cursor, ends a line or cannot be encoded: C0, DEL, C1, line separators, surrogates;
+# and what is not seen but changes what is: marks of direction (UAX #9), of no width, byte order.
+_UNPRINTABLE = re.compile(
+    "[\\x00-\\x1f\\x7f-\\x9f\\xad\\u061c\\u200b-\\u200f\\u2028-\\u202e\\u2060-\\u206f\\ufeff"
+    "\\ud800-\\udfff]"
+)
+_LARGEST_NUMBER = 1e15
+"""No duration and no count is larger: thirty million years of seconds."""
 
 
 def to_fields(event: Event, *, run_id: str = "", host: str = "") -> dict[str, Any]:
@@ -118,8 +125,15 @@ def stack_fields(dump: StackDump, timer: TimerInfo | None) -> dict[str, Any]:
     }
 
 
+def number(value: object) -> float | None:
+    """``value`` out of a file, when it is a number that could be one of seconds, or a count."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return float(value) if abs(value) <= _LARGEST_NUMBER else None  # NaN is not, either
+    return None
+
+
 def printable(text: str) -> str:
-    """``text`` with what could break a line or a terminal written out as an escape sequence."""
+    """``text`` with what could mislead a reader, or break a line or a terminal, written out."""
     return _UNPRINTABLE.sub(_escape, text)
 
 

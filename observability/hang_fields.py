@@ -22,7 +22,7 @@ from timers.events import WorkerInfo
 from timers.procfs import ProcessFacts
 from timers.stacks import Frame, StackDump, ThreadStack
 
-from .fields import stack_fields
+from .fields import number, stack_fields
 from .hang_input import Descendant, Look, WorkerView
 from .hang_types import Pace
 from .hang_worker import read
@@ -84,8 +84,8 @@ def view_from(fields: dict[str, Any]) -> WorkerView:
         scope_id=_text(fields.get("scope_id")),
         thread=_integer(fields.get("thread")),
         expired=expired if isinstance(expired, bool) else "scope_id" in fields,
-        after_seconds=_number(fields.get("after_seconds")),
-        elapsed_seconds=_number(fields.get("elapsed_seconds")),
+        after_seconds=number(fields.get("after_seconds")),
+        elapsed_seconds=number(fields.get("elapsed_seconds")),
         descendants=tuple(
             _child(entry)
             for entry in (children if isinstance(children, list) else ())
@@ -120,7 +120,7 @@ def _dump(fields: dict[str, Any], pid: int) -> StackDump:
             state=_text(fields.get("process_state")),
             wait_channel=_text(fields.get("process_wait_channel")),
             system_call=_text(fields.get("process_system_call")),
-            cpu_seconds=_number(fields.get("process_cpu_seconds")),
+            cpu_seconds=number(fields.get("process_cpu_seconds")),
             threads=_integer(fields.get("process_threads")),
         ),
         error=_text(fields.get("stack_error")),
@@ -151,12 +151,6 @@ def _frame(line: str) -> Frame:
 
 def _integer(value: object) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) else None
-
-
-def _number(value: object) -> float | None:
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        return float(value)
-    return None
 
 
 def _text(value: object) -> str | None:

@@ -76,7 +76,7 @@ def plain_function(function: str) -> str:
     bare = _ADDRESS.sub("", function)
     if "::" in bare:
         bare = bare.split("(")[0].split("<")[0].rsplit("::", 1)[-1]
-    if bare.endswith(">"):  # <module>, <lambda>
+    if bare.endswith(">") and "<" in bare:  # <module>, <lambda>; but not operator>
         return bare[bare.rindex("<") :]
     return bare.rsplit(".", 1)[-1]
 

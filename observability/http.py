@@ -21,9 +21,12 @@ import ssl
 import threading
 from typing import TYPE_CHECKING, Any
 
+import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
+
+from timers.descriptors import is_reserved
 
 from .address import Address
 
@@ -34,6 +37,8 @@ __all__ = ["HttpServer", "tls_context"]
 
 MAX_CONNECTIONS = 64
 """Beyond it the connection that has been idle longest is closed in favour of the new one."""
+FEW_CONNECTIONS = 8
+"""Likewise, when this process has nearly no descriptors left."""
 MAX_HEADER_BYTES = 16 * 1024
 STALL_SECONDS = 20.0
 """How long a connection may go without completing a request, or without reading the answer."""
@@ -136,6 +141,10 @@ class HttpServer:
                 # No descriptors (EMFILE), or the client has left: accept(2) says to try again.
                 await asyncio.sleep(_PAUSE_SECONDS)
                 continue
+            with contextlib.suppress(OSError):  # the client has left
+                # asyncio knows it for TCP only by a number that accept(2) does not give. Without
+                # this the end of an answer waits 40 ms for the client to acknowledge its start.
+                client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if len(handshakes) >= MAX_CONNECTIONS:
                 next(iter(handshakes)).cancel()
             task = loop.create_task(
@@ -180,7 +189,8 @@ class _Connection(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # narrowed by uvicorn, too
         super().connection_made(transport)
         self._expect_request()
-        if len(self.connections) > MAX_CONNECTIONS:
+        last = is_reserved(transport.get_extra_info("socket").fileno())
+        if len(self.connections) > (FEW_CONNECTIONS if last else MAX_CONNECTIONS):
             others = [each for each in self.connections if isinstance(each, _Connection)]
             min(others, key=_Connection._worth).drop()
 
@@ -188,6 +198,17 @@ class _Connection(H11Protocol):
         if self._watching is not None:
             self._watching.cancel()
         super().connection_lost(exc)
+
+    def send_400_response(self, msg: str) -> None:
+        # Of a request whose body turns out to be none. uvicorn takes it that nothing has been
+        # answered so far, and lets an answer that is under way follow.
+        if self.cycle is not None:
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            super().send_400_response(msg)
+        else:
+            self.transport.close()
 
     def on_response_complete(self) -> None:
         self._expect_request()

@@ -11,6 +11,8 @@ import os
 import select
 from typing import TYPE_CHECKING
 
+from .planted import check_owner, in_shared_directory
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -24,7 +26,8 @@ class LineFile:
 
     :param path: a file, which is created with mode 0640 and appended to; or a FIFO, which needs
         no reader yet: lines fail until there is one. None for standard error.
-    :raises OSError: the path cannot be opened for writing.
+    :raises OSError: the path cannot be opened for writing, or is in a directory that everybody may
+        write to, and a link or somebody else's.
     """
 
     def __init__(self, path: Path | None) -> None:
@@ -63,8 +66,10 @@ class LineFile:
                 poll.register(descriptor, select.POLLOUT)
                 poll.poll()
                 continue
-            except BrokenPipeError:
-                self.close()  # a FIFO may get another reader
+            except OSError as error:
+                if error.errno == errno.EPIPE:
+                    self.close()  # a FIFO may get another reader
+                error.filename = "standard error" if self.path is None else str(self.path)
                 raise
             if written:
                 self._torn = data[written - 1] != ord("\n")
@@ -106,7 +111,19 @@ class LineFile:
             else:
                 # Non-blocking only for the moment of opening: a FIFO without a reader would block.
                 flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOCTTY | os.O_NONBLOCK
-                descriptor = os.open(self.path, flags | os.O_CLOEXEC, 0o640)
+                descriptor = _open_safely(self.path, flags | os.O_CLOEXEC)
                 os.set_blocking(descriptor, True)
                 self._descriptor = descriptor
         return self._descriptor
+
+
+def _open_safely(path: Path, flags: int) -> int:
+    if not in_shared_directory(path):
+        return os.open(path, flags, 0o640)
+    descriptor = os.open(path, flags | os.O_NOFOLLOW, 0o640)
+    try:
+        check_owner(path, os.fstat(descriptor))
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor

@@ -101,7 +101,10 @@ class Metrics:
         :param accept: the ``Accept`` header of the scrape: OpenMetrics, which has exemplars, is
             given to who asks for it, the Prometheus text format to everybody else.
         """
-        encode, content_type = choose_encoder(accept or "")
+        try:
+            encode, content_type = choose_encoder(accept or "")
+        except (TypeError, ValueError):  # a version that is no number
+            encode, content_type = choose_encoder("")
         return encode(self.registry), content_type
 
 

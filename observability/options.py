@@ -264,8 +264,9 @@ def to_users(names: Iterable[str]) -> frozenset[int]:
     users = set()
     for name in names:
         try:
-            users.add(int(name) if name.isdigit() else pwd.getpwnam(name).pw_uid)
-        except KeyError:
+            is_number = name.isascii() and name.isdigit()
+            users.add(int(name) if is_number else pwd.getpwnam(name).pw_uid)
+        except (KeyError, ValueError):  # ValueError: thousands of digits, or a null
             raise click.UsageError(f"--allow-user: there is no user {name!r}") from None
     return frozenset(users)
 

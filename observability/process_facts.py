@@ -29,7 +29,7 @@ def add_open_files(dump: StackDump) -> StackDump:
     """
     try:
         process = psutil.Process(dump.pid)
-    except (psutil.Error, ValueError, OverflowError):
+    except (psutil.Error, OSError, ValueError, OverflowError):
         return dump
     facts = dataclasses.replace(
         dump.facts, open_paths=_paths(process), connections=_connections(process)

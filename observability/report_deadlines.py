@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from timers.statistics import NEAR_MISS, WARM_UP_USES
 
-from .fields import printable
+from .fields import number, printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -114,8 +114,8 @@ def advise(events: Iterable[dict[str, Any]]) -> list[ScopeAdvice]:
     :param events: of one run, in the order of their time.
     """
     scopes: defaultdict[str, _Scope] = defaultdict(_Scope)
-    uses: Counter[tuple[object, ...]] = Counter()
-    summaries: dict[object, dict[str, Any]] = {}
+    uses: Counter[tuple[str, str, str]] = Counter()
+    summaries: dict[tuple[str, str, str], dict[str, Any]] = {}
     expirations: Counter[str] = Counter()
     for event in events:
         name = event["event"]
@@ -125,7 +125,7 @@ def advise(events: Iterable[dict[str, Any]]) -> list[ScopeAdvice]:
             expirations[event["scope_id"]] += 1
         elif name == "scope durations":
             summaries |= {
-                (event.get("host"), event.get("server"), entry["scope_id"]): entry
+                (str(event.get("host")), str(event.get("server")), entry["scope_id"]): entry
                 for entry in _entries(event)
             }
     known = frozenset(scopes)
@@ -153,7 +153,7 @@ def _entries(event: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _released(
-    event: dict[str, Any], scopes: defaultdict[str, _Scope], uses: Counter[tuple[object, ...]]
+    event: dict[str, Any], scopes: defaultdict[str, _Scope], uses: Counter[tuple[str, str, str]]
 ) -> None:
     scope_id, elapsed = event.get("scope_id"), _number(event.get("elapsed_seconds"))
     if not isinstance(scope_id, str) or elapsed is None:
@@ -161,7 +161,7 @@ def _released(
     if event.get("error"):  # It was cut short by an exception, which says nothing about the work.
         return
     scope = scopes[scope_id]
-    worker = (event.get("host"), event.get("worker_pid"), scope_id)
+    worker = (str(event.get("host")), str(event.get("worker_pid")), scope_id)
     uses[worker] += 1
     (scope.warm_up if uses[worker] <= WARM_UP_USES else scope.steady).add(elapsed)
     after = _number(event.get("after_seconds"))
@@ -201,9 +201,8 @@ def _add_histogram(histogram: object, durations: _Durations) -> None:
 
 
 def _number(value: object) -> float | None:
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
-        return float(value)
-    return None
+    found = number(value)
+    return found if found is not None and found >= 0 else None
 
 
 def _advice(scope_id: str, scope: _Scope) -> ScopeAdvice:

@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING, Any
 from .fields import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from typing import BinaryIO
 
 __all__ = ["Events", "UnusableError", "of_one_run", "read_files", "seconds"]
 
 MAX_SHOWN_RUNS = 5
 MAX_SHOWN_LINE = 80
+MAX_LINE_BYTES = 16 << 20
+"""What is longer is no event: ours are a thousandth of it."""
 
 
 class UnusableError(Exception):
@@ -64,11 +66,11 @@ def read_files(paths: Sequence[str]) -> Events:
 
 
 def _read(file: BinaryIO, name: str, found: Events) -> None:
-    for number, line in enumerate(file, 1):
+    for number, line in enumerate(_lines(file), 1):
         if not line.strip():
             continue
         try:
-            event = json.loads(line)
+            event = json.loads(line) if len(line) < MAX_LINE_BYTES else None
         except (ValueError, RecursionError):
             event = None
         if isinstance(event, dict) and isinstance(event.get("event"), str):
@@ -78,6 +80,14 @@ def _read(file: BinaryIO, name: str, found: Events) -> None:
         if not found.first_skipped:
             start = line.strip()[:MAX_SHOWN_LINE].decode("utf-8", "replace")
             found.first_skipped = f"{name}:{number}: {printable(start)}"
+
+
+def _lines(file: BinaryIO) -> Iterator[bytes]:
+    """The lines of ``file``; of one that is too long its start."""
+    while line := file.readline(MAX_LINE_BYTES):
+        yield line
+        while len(line) == MAX_LINE_BYTES and not line.endswith(b"\n"):
+            line = file.readline(MAX_LINE_BYTES)
 
 
 def seconds(event: dict[str, Any]) -> float | None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from timers.events import WorkerInfo
 
+from .fields import printable
 from .hang_fields import view_from
 from .hang_input import WorkerView
 from .hang_report import HangReport, analyse
@@ -78,7 +79,7 @@ def _collect(found: list[_Collecting], event: dict[str, Any]) -> None:
     if at is None:
         at = current.last if current else 0.0
     if current is None or _is_new(current, view, worker, at):
-        current = _Collecting(str(event.get("timestamp", "")), at, at)
+        current = _Collecting(printable(str(event.get("timestamp", ""))), at, at)
         found.append(current)
     current.last = max(current.last, at)
     if view.worker.rank is not None:

@@ -179,22 +179,29 @@ class RollCall:
             if calling or episode is None:
                 episode = self._episode = Future()
         if calling:
+            found: dict[int, StackDump] = {}
             try:
-                episode.set_result(self._call_the_roll(set(expired_timers), until))
-            except BaseException as error:  # those who wait must not wait for ever
-                episode.set_exception(error)
-                raise
+                found = self._call_the_roll(set(expired_timers), until)
+            except Exception:  # each is looked at on its own then
+                _logger.exception("could not call the roll of the workers")
             finally:
                 self._episode_ended = time.monotonic()
+                episode.set_result(found)  # those who wait must not wait for ever
         dumps = episode.result(max(0.0, until - time.monotonic()))
-        missing = [pid for pid in expired_timers if pid not in dumps]
-        left = max(0.0, until - time.monotonic())
-        return {pid: dumps[pid] for pid in expired_timers if pid in dumps} | {
-            pid: look_at(pid, thread=None, timeout=left, native=self._native).dump
-            for pid in missing
+        return {
+            # What a worker did before it expired need not be what it is stuck in.
+            pid: dumps[pid] if pid in dumps else self._look_at_expired(pid, until)
+            for pid in expired_timers
         }
 
+    def _look_at_expired(self, pid: int, until: float) -> StackDump:
+        left = max(0.0, until - time.monotonic())
+        dump = look_at(pid, thread=None, timeout=left, native=self._native).dump
+        return dataclasses.replace(add_open_files(dump), extras=(("expired", True),))
+
     def _call_the_roll(self, expired: set[int], until: float) -> dict[int, StackDump]:
+        """Look at all workers; return the stacks of those that had expired when it began."""
+        self._forget_the_gone()
         workers = self._known_workers()
         timers = _innermost([] if self._server is None else self._server.running_timers())
         for number in range(_ROUNDS):
@@ -210,10 +217,12 @@ class RollCall:
             self._view(worker, timers.get(worker), expired, until, len(workers))
             for worker in workers
         ]
-        dumps = {_pid(view.worker): _dump(view) for view in views if view.looks}
+        dumps = {}
         for view in views:
-            if not view.expired and view.looks:
-                self._tell_stack(view, timers.get(view.worker), dumps[_pid(view.worker)])
+            if view.looks and view.expired:
+                dumps[_pid(view.worker)] = _dump(view)
+            elif view.looks:
+                self._tell_stack(view, timers.get(view.worker), _dump(view))
         try:
             self._tell_report(views)
         except Exception:  # the stacks are worth more than what is made of them
@@ -278,7 +287,9 @@ class RollCall:
 
     def _tell_report(self, views: Sequence[WorkerView]) -> None:
         here = {(view.worker.rank, view.worker.pid) for view in views}
-        gone = [each for each in self._gone if (each.worker.rank, each.worker.pid) not in here]
+        gone = [
+            each for each in tuple(self._gone) if (each.worker.rank, each.worker.pid) not in here
+        ]
         report = analyse([*views, *gone])
         if self._server is not None:
             counts = self._server.statistics.hang_reports

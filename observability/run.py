@@ -14,6 +14,7 @@ from timers.environment import SERVER_PID_VARIABLE, SOCKET_VARIABLE
 from timers.socket_path import check_path
 
 from .child import CannotStart, Child
+from .own_process import devote_process
 from .run_events import RunFinished
 from .service import Service, write_line
 from .settings import SettingsError
@@ -66,6 +67,7 @@ def run(
             except CannotStart as error:
                 service.say(str(error), "error")
                 return error.code
+            devote_process()  # not before: the command would inherit the limit of open files
             code = Supervisor(
                 child,
                 signals,

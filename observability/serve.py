@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import resource
 import signal
 import time
 from typing import TYPE_CHECKING
@@ -12,6 +10,7 @@ from typing import TYPE_CHECKING
 from timers.socket_path import check_directory, check_path
 
 from .health import is_watching
+from .own_process import devote_process
 from .sd_listen import activated_socket
 from .sd_notify import notify, watchdog_seconds
 from .service import Service
@@ -63,7 +62,7 @@ def serve(
     """
     waited_for = {number for number in _SIGNALS if signal.getsignal(number) != signal.SIG_IGN}
     signal.pthread_sigmask(signal.SIG_BLOCK, waited_for)
-    _raise_limit_of_open_files()
+    devote_process()
     service = Service(timer_file, settings, policy, _socket(timer_file, timer_socket))
     try:
         service.start()
@@ -88,13 +87,6 @@ def _socket(timer_file: str, timer_socket: str | None) -> str | Listener | None:
         return check_path(path)
     except (ValueError, OSError):
         return None  # nobody asked for it, and the pipe does as well
-
-
-def _raise_limit_of_open_files() -> None:
-    """Two descriptors a worker: the usual soft limit of 1024 would do for 500."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.suppress(ValueError, OSError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _wait_for_end(service: Service, signals: set[signal.Signals]) -> None:

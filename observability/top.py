@@ -19,6 +19,7 @@ from rich.text import Text
 from timers.statistics import NEAR_MISS
 
 from .client import ServiceError
+from .fields import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -57,11 +58,21 @@ def show_live(fetch: Callable[[int], dict[str, Any]], interval: float) -> None:
 
 
 def render(answer: dict[str, Any]) -> Group:
-    """Lay out the answer of ``/timers``."""
+    """Lay out the answer of ``/timers``.
+
+    :raises ServiceError: it is not that of a timer service.
+    """
+    try:
+        return _render(_cleaned(answer))
+    except (LookupError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as e:
+        raise ServiceError(f"the answer is not that of a timer service: {e!r}") from None
+
+
+def _render(answer: dict[str, Any]) -> Group:
     totals = answer["totals"]
     shown, active = len(answer["timers"]), answer["active"]
     title = Text.assemble(
-        ("run ", "dim"), _clean(answer["run_id"]), ("  on ", "dim"), _clean(answer["host"]), "   ",
+        ("run ", "dim"), answer["run_id"], ("  on ", "dim"), answer["host"], "   ",
         f"{answer['workers']} workers  {active} timers"
         + (f" ({shown} shown)" if shown < active else ""),
         f"   acquired {totals['acquires']}  expired {totals['expirations']}"
@@ -75,13 +86,13 @@ def render(answer: dict[str, Any]) -> Group:
         used = timer.get("used_ratio") or 0.0
         style = "bold red" if used >= _LATE else "yellow" if used >= NEAR_MISS else ""
         table.add_row(
-            str(timer["worker_pid"]),
-            str(timer.get("rank", "")),
+            Text(str(timer["worker_pid"])),  # text is not searched for markup
+            Text(str(timer.get("rank", ""))),
             _seconds(timer["age_seconds"]),
             _seconds(timer["after_seconds"]),
             _seconds(timer["remaining_seconds"]),
             f"{used:.0%}",
-            Text(_clean(timer["scope_id"])),  # text is not searched for markup
+            Text(timer["scope_id"]),
             style=style,
         )
     return Group(title, table, *_reaps(answer["reaps"][:_SHOWN_REAPS]))
@@ -96,17 +107,23 @@ def _reaps(records: list[dict[str, Any]]) -> list[Text]:
         lines.append(
             Text.assemble(
                 f"{record['timestamp'][:19]}Z  pid {record['worker_pid']}{rank}  ",
-                (_clean(record.get("outcome", "not killed")), "bold"),
-                f"  {_clean(record.get('scope_id', ''))}  ",
-                (_clean(record.get("frame", "")), "dim"),
+                (record.get("outcome", "not killed"), "bold"),
+                f"  {record.get('scope_id', '')}  ",
+                (record.get("frame", ""), "dim"),
             )
         )
     return lines
 
 
-def _clean(value: object) -> str:
-    """What another process chose, without what could move the cursor."""
-    return "".join(c if c.isprintable() else "?" for c in str(value))
+def _cleaned(value: Any) -> Any:
+    """What somebody answered, without what could move the cursor."""
+    if isinstance(value, str):
+        return printable(value)
+    if isinstance(value, list):
+        return [_cleaned(item) for item in value]
+    if isinstance(value, dict):
+        return {name: _cleaned(item) for name, item in value.items()}
+    return value
 
 
 def _seconds(value: float) -> str:

@@ -39,7 +39,7 @@ from timers.events import (
     WorkerKilled,
 )
 
-from .fields import stack_fields
+from .fields import printable, stack_fields
 from .hang_events import HangReported
 from .trace_ids import spans_wanted, trace_ids
 
@@ -57,6 +57,8 @@ _EXPORT_TIMEOUT_SECONDS = 2.0
 seconds, with its retries, is longer than a service may take to stop."""
 _MAX_UNFINISHED = 10_000
 """Scopes whose expiry is remembered until they end."""
+_MAX_EVENTS = 128
+"""Of one span, the last ones: as many as the SDK keeps (OTEL_SPAN_EVENT_COUNT_LIMIT)."""
 _MAX_STACK_CHARACTERS = 16_384
 
 _Key = tuple[int | str, int | None, int | None, str]
@@ -125,7 +127,7 @@ class SpanSink:
             while len(self._unfinished) >= _MAX_UNFINISHED:
                 del self._unfinished[next(iter(self._unfinished))]
             events = self._unfinished[_key(worker, timer)] = []
-        events.append(SpanEvent(event.name, attributes, _ns(event.timestamp)))
+        _add(events, SpanEvent(event.name, attributes, _ns(event.timestamp)))
 
     def _note_hang(self, event: HangReported) -> None:
         """The report belongs to each scope that has expired and not yet ended."""
@@ -135,7 +137,7 @@ class SpanSink:
             "timers.hang.sentence": report.sentence,
         }
         for events in self._unfinished.values():
-            events.append(SpanEvent(event.name, attributes, _ns(event.timestamp)))
+            _add(events, SpanEvent(event.name, attributes, _ns(event.timestamp)))
 
     def _finish(
         self, event: Event, worker: WorkerInfo, timer: TimerInfo, elapsed: float, status: Status
@@ -159,7 +161,7 @@ class SpanSink:
             events=events,
             kind=SpanKind.INTERNAL,
             status=status,
-            start_time=end - int(elapsed * _NS),
+            start_time=max(0, end - int(elapsed * _NS)),  # a worker may claim anything
             end_time=end,
             instrumentation_scope=self._scope,
         )
@@ -227,7 +229,8 @@ def _noted(event: Event) -> dict[str, Any] | None:
 def _ended(event: Event) -> list[tuple[WorkerInfo, TimerInfo, float, Status]]:
     """The scopes that ``event`` ended, with their worker, seconds and status."""
     if isinstance(event, TimerReleased):
-        status = Status(StatusCode.ERROR, event.error) if event.error else Status()
+        # What cannot be encoded would take the spans of others along.
+        status = Status(StatusCode.ERROR, printable(event.error)) if event.error else Status()
         return [(event.worker, event.timer, event.elapsed_seconds, status)]
     if isinstance(event, WorkerKilled):
         why = f"reaped: scope {event.timer.scope_id} overran {event.timer.after_seconds:g} s"
@@ -239,6 +242,12 @@ def _ended(event: Event) -> list[tuple[WorkerInfo, TimerInfo, float, Status]]:
         return []
     status = Status(StatusCode.ERROR, why)
     return [(event.worker, timer, elapsed, status) for timer, elapsed in event.timers]
+
+
+def _add(events: list[SpanEvent], event: SpanEvent) -> None:
+    if len(events) >= _MAX_EVENTS:
+        del events[0]
+    events.append(event)
 
 
 def _key(worker: WorkerInfo, timer: TimerInfo) -> _Key:

@@ -82,6 +82,10 @@ class TimerRequest:
 class TimerClient(abc.ABC):
     """What a worker holds: tells a server which of its timers run."""
 
+    takes_deadlines = False
+    """Whether ``expires`` hands :meth:`acquire` all that it knows of a block: a
+    :class:`~timers.scopes.Deadline` in place of a plain ``float``, of which it is a subclass."""
+
     @abc.abstractmethod
     def acquire(self, scope_id: str, expiration_time: float) -> None:
         """Start, or start again, the timer of ``scope_id``.

@@ -231,10 +231,12 @@ class Dispatcher:
         with contextlib.suppress(Exception):  # A logging handler is somebody else's code, too.
             _logger.error(
                 "%r could not deliver an event: it is lost and counted, later ones are still tried"
-                " (%d more errors since the last such message)",
+                " (%d more errors since the last such message): %s",
                 self.name,
                 more,
-                exc_info=error,
+                error or type(error).__name__,
+                # A full disk is no bug, and its traceback would tell nobody more.
+                exc_info=None if isinstance(error, OSError) else error,
             )
 
 

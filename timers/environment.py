@@ -21,6 +21,7 @@ FILE_VARIABLES = ("TIMERS_FILE", "TORCHELASTIC_TIMER_FILE")
 """Where the path of the pipe is looked for, in this order; ``timers run`` sets both."""
 SERVER_PID_VARIABLE = "TIMERS_SERVER_PID"
 """Who may read this process's stack, as ``timers run`` announces itself."""
+_PID_DIGITS = 10
 
 
 class NoTimers(TimerClient):
@@ -49,7 +50,7 @@ def configure_from_env(environ: Mapping[str, str] | None = None) -> TimerClient:
     client = _offered(environ)
     configure(client)
     server = environ.get(SERVER_PID_VARIABLE, "")
-    if server.isascii() and server.isdigit():
+    if server.isascii() and server.isdigit() and len(server) <= _PID_DIGITS:
         allow_dumps_by(int(server))
     return client
 

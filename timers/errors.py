@@ -44,7 +44,7 @@ class PathOccupiedError(TimerError, FileExistsError):
 
 
 class InsecurePathError(TimerError, PermissionError):
-    """Another user could be, or could become, the server at this path; it is not used."""
+    """What is at this path is another user's, or could become that; it is not used."""
 
 
 class UnsupportedPlatformError(TimerError, OSError):

@@ -44,6 +44,8 @@ def _described(event: Event) -> str:
             words.append(f"{field.name}={value:.3f}")
         elif isinstance(value, tuple):
             words.append(f"{field.name}={len(value)}")
+        elif isinstance(value, str) and not value.isprintable():
+            words.append(f"{field.name}={value!r}")  # a worker chose it: it gets no line of its own
         else:
             words.append(f"{field.name}={value}")
     return ": " + " ".join(words) if words else ""

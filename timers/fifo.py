@@ -21,7 +21,7 @@ import weakref
 from collections import deque
 from functools import partial
 
-from .errors import NoServerError, PathOccupiedError, ServerRunningError
+from .errors import InsecurePathError, NoServerError, PathOccupiedError, ServerRunningError
 
 __all__ = ["FifoReader", "FifoWriter"]
 
@@ -33,6 +33,7 @@ _DRAIN_SECONDS = 0.25
 _EXIT_SECONDS = 10.0
 """How long a process that ends waits for a server that is stopped. The lines count; the timers in
 them end with the process, whether the server reads of it or not."""
+_MOST_MS = 2**31 - 1  # poll(2) takes an int: 24.8 days
 _F_SETPIPE_SZ = getattr(fcntl, "F_SETPIPE_SZ", 1031)
 _F_GETPIPE_SZ = getattr(fcntl, "F_GETPIPE_SZ", 1032)
 
@@ -199,7 +200,8 @@ class FifoWriter:
     def send(self, line: bytes) -> None:
         """Write ``line``, at most PIPE_BUF bytes with its newline.
 
-        Raises :class:`~timers.errors.NoServerError` when nobody reads from the pipe.
+        Raises :class:`~timers.errors.NoServerError` when nobody reads from the pipe, and
+        :class:`~timers.errors.InsecurePathError` when the pipe is another user's.
         """
         if self._fd >= 0 and not self._kept:
             try:
@@ -235,7 +237,8 @@ class FifoWriter:
                     self._fd = fd
                 fd = -1
                 return _write(self._fd, line, timeout)
-            self._fd = -1
+            # A descriptor of a server that was there before stays: a thread may be about to write
+            # to its number, which must not become another file's.
             return _write(fd, line, timeout)
         except OSError as error:
             raise NoServerError(
@@ -263,9 +266,18 @@ class FifoWriter:
                         "is it running, and is the path the one that it was given?",
                     ) from error
             time.sleep(0.01)
-        if not stat.S_ISFIFO(os.fstat(fd).st_mode):
+        found = os.fstat(fd)
+        if not stat.S_ISFIFO(found.st_mode):
             os.close(fd)
             raise NoServerError(errno.EPIPE, f"{self.path} is not a named pipe")
+        if found.st_uid not in (0, os.geteuid()):
+            os.close(fd)
+            raise InsecurePathError(
+                errno.EPERM,
+                f"the named pipe belongs to user {found.st_uid}, neither root nor user "
+                f"{os.geteuid()}: it is told nothing; use a path in a directory of your own",
+                self.path,
+            )
         self._unreachable = False
         return fd
 
@@ -283,15 +295,13 @@ class FifoWriter:
         while True:
             if exit_by is None and not threading.main_thread().is_alive():
                 exit_by = time.monotonic() + _EXIT_SECONDS
-            if self._fd >= 0:
-                _wait_writable(self._fd, _DRAIN_SECONDS)
-            else:
+            if self._fd < 0 or not _wait_writable(self._fd, _DRAIN_SECONDS):
                 time.sleep(_DRAIN_SECONDS)
             with self._lock:
                 try:
                     while self._kept and self._deliver(self._kept[0], 0.0):
                         self._kept.popleft()
-                except NoServerError:
+                except OSError:
                     # What that server knew died with it, and so did the use of these lines.
                     self._kept.clear()
                 if exit_by is not None and time.monotonic() > exit_by:
@@ -333,10 +343,12 @@ def _write(fd: int, line: bytes, timeout: float) -> bool:
             return True
 
 
-def _wait_writable(fd: int, timeout: float) -> None:
+def _wait_writable(fd: int, timeout: float) -> bool:
+    """Wait up to ``timeout`` seconds for room; false at once when nobody reads any more."""
     poll = select.poll()
     poll.register(fd, select.POLLOUT)
-    poll.poll(timeout * 1000)
+    found = poll.poll(min(timeout * 1000, _MOST_MS))
+    return not any(events & ~select.POLLOUT for _, events in found)
 
 
 _readers: weakref.WeakSet[FifoReader] = weakref.WeakSet()

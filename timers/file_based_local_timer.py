@@ -20,7 +20,7 @@ from .on_error import ErrorPolicy
 from .request_lines import RequestLines
 from .server import WatchdogServer
 from .sources import Sources
-from .wire import VERSION, Decoder, Message, Rejection, bounded, request_json
+from .wire import MAX_LINE_BYTES, VERSION, Decoder, Message, Rejection, bounded, request_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -91,6 +91,8 @@ class FileTimerClient(TimerClient):
     and nothing raised, while the server lives. The wait blocks the thread, an event loop included.
     """
 
+    takes_deadlines = True
+
     def __init__(
         self,
         file_path: str | os.PathLike[str],
@@ -99,8 +101,6 @@ class FileTimerClient(TimerClient):
         on_error: str | None = None,
     ) -> None:
         super().__init__()
-        if not -64 <= int(signal) <= 64:  # noqa: PLR2004  # signal(7)
-            raise ValueError(f"FileTimerClient(signal={signal!r}): signals go up to 64")
         self.signal = signal
         self._file_path = os.fspath(file_path)
         self._errors = ErrorPolicy(on_error)
@@ -117,6 +117,18 @@ class FileTimerClient(TimerClient):
         self._lines = RequestLines()
 
     @property
+    def signal(self) -> SupportsInt:
+        """What the server sends to this worker on expiry; may be set."""
+        return self._signal
+
+    @signal.setter
+    def signal(self, signal: SupportsInt) -> None:
+        self._number = int(signal)
+        if not -64 <= self._number <= 64:  # noqa: PLR2004  # signal(7)
+            raise ValueError(f"FileTimerClient(signal={signal!r}): signals go up to 64")
+        self._signal = signal
+
+    @property
     def failures(self) -> int:
         """How many requests were not delivered, with ``on_error="warn"``."""
         return self._errors.failures
@@ -128,29 +140,26 @@ class FileTimerClient(TimerClient):
         :raises BrokenPipeError: no server listens (unless ``on_error="warn"``).
         :raises RuntimeError: the scope is too long for one write (4096 bytes in all).
         """
-        _, base, marks, rest = self._lines.acquire(scope_id, expiration_time, int(self.signal))
-        self._send(f"{base}{marks}{rest}}}\n")
+        self._send(self._lines.acquire_line(scope_id, expiration_time, self._number))
 
     def release(self, scope_id: str) -> None:
         """Stop the timer of ``scope_id`` of the calling thread; allowed when there is none.
 
         :raises BrokenPipeError: no server listens (unless ``on_error="warn"``).
         """
-        _, line = self._lines.release(scope_id)
-        self._send(line + "}\n")
+        self._send(self._lines.release_line(scope_id))
 
-    def _send(self, line: str) -> None:
-        data = line.encode("ascii")
-        if len(data) > 4096:  # noqa: PLR2004  # PIPE_BUF; bounded() raises with the reason
-            bounded(data)
+    def _send(self, line: bytes) -> None:
+        if len(line) > MAX_LINE_BYTES:
+            bounded(line)  # raises, with the reason
         try:
-            self._writer.send(data)
+            self._writer.send(line)
         except OSError as error:
             self._errors.failed(error)
 
     def _send_request(self, request: FileTimerRequest) -> None:
         """Send a request of one's own making, with torch's keys alone."""
-        self._send(request.to_json() + "\n")
+        self._send(f"{request.to_json()}\n".encode())
 
 
 _clients: weakref.WeakSet[FileTimerClient] = weakref.WeakSet()

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from .events import RequestRejected, TimerAcquired
 from .ledger import NS, timer_info
-from .table import Timer
+from .table import Timer, TooManyTimersError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from .ledger import Ledger
     from .roster import Roster
+    from .statistics import ScopeStatistics
     from .wire import Message, Rejection
     from .workers import Worker
 
@@ -36,25 +38,42 @@ class Intake:
     def __init__(self, ledger: Ledger, roster: Roster) -> None:
         self._ledger = ledger
         self._roster = roster
+        self._by_pid = roster.workers.by_pid
         self.moments: Callable[[float], tuple[float, ...]] | None = None
         """When somebody wants to look at a timer: see :class:`timers.watchdog.Sampler`."""
+        self._unread: Iterator[Message] = iter(())
+        """What has been read and not been taken up, should something fail in between."""
+        self.disturbed = False
+        """Whether something failed in the middle: gauges need to be counted anew."""
         self._logged_rejections: dict[str, tuple[int, int]] = {}
 
     def apply(self, messages: Iterable[Message], rejections: Iterable[Rejection] = ()) -> None:
         """Take up requests; count what was refused before it got here."""
         with self._ledger.lock:
+            self._unread = chain(self._unread, messages)
             now_ns = self._ledger.clock.monotonic_ns()
-            for rejection in rejections:
-                self._reject(rejection.reason, rejection.detail, None)
-            for message in messages:
+            for message in self._unread:
                 try:
                     self._apply(message, now_ns)
-                except Exception as error:  # noqa: BLE001  # one request costs that request
-                    self._reject("internal_error", f"{error!r} on {message}", message.pid)
+                except Exception as error:  # noqa: BLE001  # one request costs that request at most
+                    self._try_again(message, now_ns, error)
+            self._unread = iter(())
+            for rejection in rejections:
+                self._reject(rejection.reason, rejection.detail, None)
 
-    def _apply(self, message: Message, now_ns: int) -> None:  # noqa: C901, PLR0912  # hot path
+    def _try_again(self, message: Message, now_ns: int, error: Exception) -> None:
+        # A release that is lost for want of a little memory costs its worker its life.
+        try:
+            if isinstance(error, OSError):
+                raise error  # noqa: TRY301  # who sent it cannot be found out
+            self.disturbed = True
+            self._apply(message, now_ns)
+        except Exception as lasting:  # noqa: BLE001  # as above
+            self._reject("internal_error", f"{lasting!r} on {message}", message.pid)
+
+    def _apply(self, message: Message, now_ns: int) -> None:  # noqa: C901  # hot path
         pid, scope_id, start_time = message.pid, message.scope_id, message.start_time
-        worker = self._roster.workers.get(pid)
+        worker = self._by_pid.get(pid)
         if worker is None or (start_time is not None and start_time != worker.start_time):
             found = self._roster.identify(pid, start_time)
             if found is None:
@@ -82,22 +101,17 @@ class Intake:
                 scope.overdue -= released.expired
                 ledger.ended(released, scope, now_ns, message.error)
             return
-        timer = self._timer(worker, message, now_ns)
-        replaced = ledger.table.acquire(timer)
+        timer = self._timer(worker, scope, message, now_ns)
+        try:
+            replaced = ledger.table.acquire(timer)
+        except TooManyTimersError:
+            scope.acquires += told
+            self._reject("too_many", f"process {pid} has too many open timers", pid)
+            return
         if replaced is None:
             scope.active += 1
         else:
-            scope.overdue -= replaced.expired
-            if message.nested:
-                timer.outer = replaced
-            elif not told:
-                pass  # it says itself when its block began
-            elif not message.leave:  # a heartbeat: the same block goes on
-                timer.continues(replaced)
-            else:
-                ledger.ended(replaced, scope, now_ns, message.error)
-                if replaced.outer is not None:
-                    timer.continues(replaced.outer)
+            self._replaced(replaced, timer, scope, message, now_ns)
         if message.leave:
             scope.releases += told
             return
@@ -105,7 +119,30 @@ class Intake:
         if ledger.observer.wants_requests and (told or replaced is None):
             ledger.emit(TimerAcquired, worker=worker.info, timer=timer_info(timer))
 
-    def _timer(self, worker: Worker, message: Message, now_ns: int) -> Timer[Worker]:
+    def _replaced(
+        self,
+        replaced: Timer[Worker],
+        timer: Timer[Worker],
+        scope: ScopeStatistics,
+        message: Message,
+        now_ns: int,
+    ) -> None:
+        """Say how ``timer`` goes on from the one in whose place it is."""
+        scope.overdue -= replaced.expired
+        if message.nested:
+            timer.outer = replaced
+        elif message.missed is not None:
+            pass  # it says itself when its block began
+        elif not message.leave:  # a heartbeat: the same block goes on
+            timer.continues(replaced)
+        else:
+            self._ledger.ended(replaced, scope, now_ns, message.error)
+            if replaced.outer is not None:
+                timer.continues(replaced.outer)
+
+    def _timer(
+        self, worker: Worker, scope: ScopeStatistics, message: Message, now_ns: int
+    ) -> Timer[Worker]:
         deadline_ns, after = message.deadline_ns, message.after
         started_ns = None
         if deadline_ns is None:
@@ -128,14 +165,14 @@ class Intake:
             acquired_ns = deadline_ns - int(after * NS)
         timer = Timer(
             worker,
-            message.scope_id,
-            deadline_ns=deadline_ns,
-            acquired_ns=acquired_ns,
-            thread=message.thread,
-            signal=message.signal,
-            expiration_time=message.expiration_time,
-            traceparent=message.traceparent,
-            span_id=message.span_id,
+            scope.name if scope.name == message.scope_id else message.scope_id,
+            deadline_ns,
+            acquired_ns,
+            message.thread,
+            message.signal,
+            message.expiration_time,
+            message.traceparent,
+            message.span_id,
         )
         if started_ns is not None:
             timer.started_ns = started_ns

@@ -75,18 +75,25 @@ class Ledger:
     :param statistics: counts what happens here.
     :param clock: where the time comes from.
     :param observer: who is told; may be replaced until the first event.
+    :param max_timers: how many timers one worker may have.
 
     Whoever changes timers or counts holds :attr:`lock`; telling needs no lock and never raises.
     """
 
     def __init__(
-        self, *, run_id: str, statistics: Statistics, clock: Clock, observer: Observer
+        self,
+        *,
+        run_id: str,
+        statistics: Statistics,
+        clock: Clock,
+        observer: Observer,
+        max_timers: int,
     ) -> None:
         self.run_id = run_id
         self.statistics = statistics
         self.clock = clock
         self.observer = observer
-        self.table: TimerTable[Worker] = TimerTable()
+        self.table: TimerTable[Worker] = TimerTable(max_timers)
         self.lock = threading.RLock()
         """Held while timers or workers change; never while waiting."""
 
@@ -128,6 +135,15 @@ class Ledger:
             scope.active -= 1
             scope.overdue -= timer.expired
         return tuple((timer_info(timer), (now_ns - timer.started_ns) / NS) for timer in cleared)
+
+    def recount(self) -> None:
+        """Make ``active`` and ``overdue`` of every scope what the table says they are."""
+        for scope in self.statistics.scopes.values():
+            scope.active = scope.overdue = 0
+        for timer in self.table:
+            scope = self.statistics.scope(timer.scope_id)
+            scope.active += 1
+            scope.overdue += timer.expired
 
     def running(self, limit: int | None = None) -> list[RunningTimer]:
         """The ``limit`` most urgent of the timers that run, or that expired and are still open."""

@@ -1,25 +1,30 @@
 """The pair over a :mod:`multiprocessing` queue, for workers that the server's process started.
 
 Which queue: ``mp.Queue`` writes from a feeder thread, so a worker that hangs holding the GIL right
-after a ``put`` may never have sent it. ``mp.SimpleQueue`` writes at once and has no such gap. With
-both, a worker killed by anybody in the middle of a ``put`` leaves the queue's lock held for all
-the others; the pipe pair has no lock to leave.
+after a ``put`` may never have sent it. ``mp.SimpleQueue`` writes at once and has no such gap.
+
+With both, a worker killed by anybody in the middle of a ``put`` leaves the queue's lock held: the
+others stay in their next ``put``. Timers that run are kept all the same, so whoever gets stuck
+there inside of a block is reaped at its deadline. The other pairs have no lock to leave.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import queue as queues
+import select
 import signal as signals
-import threading
+import struct
 import time
 import weakref
+from collections import deque
 from typing import TYPE_CHECKING, Any, cast
 
 from . import procfs
 from .api import RequestQueue, TimerClient, TimerRequest
 from .on_error import ErrorPolicy
-from .scopes import calling
+from .scopes import Deadline, calling, plain_deadline
 from .server import WatchdogServer
 from .wire import Message, Rejection, writable
 
@@ -32,8 +37,14 @@ if TYPE_CHECKING:
 
 __all__ = ["LocalTimerClient", "LocalTimerServer", "MultiprocessingRequestQueue"]
 
-_MIN_BATCH = 1000
-"""How much to read at once from a queue that cannot tell its size: more than a pipe holds."""
+_BATCH = 1000
+"""How many requests to read at once, at least, when there are so many: more than a pipe holds."""
+_READ_BYTES = 1 << 16
+_SIZE = struct.Struct("!i")
+_LONG_SIZE = struct.Struct("!Q")
+_MOST_MS = 2**31 - 1  # poll(2) takes an int: 24.8 days
+_TORN_SECONDS = 1.0
+"""How long the rest of a message may take before somebody is told."""
 _BLIND_WAIT_SECONDS = 1.0
 """How long to wait in a queue that gives no descriptor: until then a worker's exit goes unseen."""
 
@@ -62,6 +73,8 @@ class LocalTimerClient(TimerClient):
     Safe from several threads and across fork.
     """
 
+    takes_deadlines = True
+
     def __init__(self, mp_queue: Any, *, on_error: str | None = None) -> None:
         super().__init__()
         self._mp_queue = mp_queue
@@ -83,37 +96,30 @@ class LocalTimerClient(TimerClient):
 
         :param expiration_time: wall-clock seconds since the epoch.
         """
-        announced = calling.announcement
-        if announced is not None and announced.expiration_time == expiration_time:
-            extras = {
-                "thread": announced.thread,
-                "after": announced.after,
-                "deadline_ns": announced.deadline_ns,
-                "nested": announced.nested,
-                "leave": announced.leave,
-                "error": announced.error,
-            }
-            if announced.warn_after is not None:
-                extras["warn_after"] = announced.warn_after
-            if announced.span is not None:
-                extras["traceparent"] = announced.span.traceparent
-                extras["span_id"] = announced.span.span_id
-        else:
-            remaining = float(expiration_time) - time.time()
-            extras = {
-                "thread": threading.get_native_id(),
-                "after": max(0.0, remaining),
-                "deadline_ns": max(0, time.monotonic_ns() + int(remaining * 1e9)),
-            }
-        self._put(scope_id, expiration_time, extras)
+        deadline = expiration_time
+        if not isinstance(deadline, Deadline):
+            deadline = plain_deadline(scope_id, expiration_time)
+        extras: dict[str, Any] = {
+            "thread": deadline.thread,
+            "after": deadline.after,
+            "deadline_ns": deadline.deadline_ns,
+        }
+        special = deadline.special
+        if special is not None:
+            extras["nested"] = special.nested
+            extras["leave"] = special.leave
+            extras["error"] = special.error
+            if special.warn_after is not None:
+                extras["warn_after"] = special.warn_after
+            if special.span is not None:
+                extras["traceparent"] = special.span.traceparent
+                extras["span_id"] = special.span.span_id
+        self._put(scope_id, float(expiration_time), extras)
 
     def release(self, scope_id: str) -> None:
         """Stop the timer of ``scope_id`` of the calling thread; allowed when there is none."""
-        announced = calling.announcement
-        if announced is not None and announced.expiration_time < 0:
-            self._put(scope_id, -1, {"thread": announced.thread, "error": announced.error})
-        else:
-            self._put(scope_id, -1, {"thread": threading.get_native_id()})
+        thread, error = calling.release or (calling.native_id, None)
+        self._put(scope_id, -1, {"thread": thread, "error": error})
 
     def _put(self, scope_id: str, expiration_time: float, extras: dict[str, Any]) -> None:
         pid = os.getpid()
@@ -155,17 +161,32 @@ class MultiprocessingRequestQueue(RequestQueue):
     def __init__(self, mp_queue: Any) -> None:
         super().__init__()
         self._mp_queue = mp_queue
+        fd = self.fileno()
+        self._pipe = None if fd is None else _QueuePipe(fd)
 
     def size(self) -> int:
         """How many requests wait; for a ``SimpleQueue``, which cannot tell, 1 for some."""
         if hasattr(self._mp_queue, "qsize"):
             return int(self._mp_queue.qsize())
-        return int(not self._mp_queue.empty())
+        return int(self.held > 0 or not self._mp_queue.empty())
 
     def fileno(self) -> int | None:
-        """A descriptor that is readable when something waits; None for a manager's queue."""
+        """A descriptor that is readable when something waits; None for a manager's queue.
+
+        Not for what is :attr:`held`, which has been read from it already.
+        """
         reader = getattr(self._mp_queue, "_reader", None)
         return None if reader is None else int(reader.fileno())
+
+    @property
+    def held(self) -> int:
+        """How many requests are in this process already."""
+        return 0 if self._pipe is None else len(self._pipe.messages)
+
+    @property
+    def torn_bytes(self) -> int:
+        """How much of a message is here that waits for its rest."""
+        return 0 if self._pipe is None else self._pipe.torn_bytes
 
     def get(self, size: int, timeout: float) -> list[TimerRequest]:
         """Return up to ``size`` requests, waiting for them at most ``timeout`` seconds in all."""
@@ -173,18 +194,81 @@ class MultiprocessingRequestQueue(RequestQueue):
         deadline = time.monotonic() + timeout
         while len(requests) < size:
             try:
-                requests.append(self._get(deadline - time.monotonic()))
+                requests.append(self._get(max(0.0, deadline - time.monotonic())))
             except queues.Empty:
                 break
         return requests
 
     def _get(self, timeout: float) -> TimerRequest:
-        if hasattr(self._mp_queue, "get_nowait"):
-            return cast("TimerRequest", self._mp_queue.get(timeout > 0, max(0.0, timeout)))
-        # SimpleQueue can neither wait for a while nor refuse to wait.
-        if not self._mp_queue._reader.poll(max(0.0, timeout)):  # noqa: SLF001  # see above
+        if self._pipe is None:
+            return cast("TimerRequest", self._mp_queue.get(timeout > 0, timeout))
+        import pickle  # noqa: PLC0415  # slow to import, and workers do without
+
+        message = self._pipe.take(timeout)
+        if message is None:
             raise queues.Empty
-        return cast("TimerRequest", self._mp_queue.get())
+        if hasattr(self._mp_queue, "_sem"):  # a Queue counts what is in it
+            self._mp_queue._sem.release()  # noqa: SLF001  # as its own get() does
+        return cast("TimerRequest", pickle.loads(message))  # noqa: S301  # as its own get() does
+
+
+class _QueuePipe:
+    """The pipe of a queue, read without ever waiting for the rest of a message.
+
+    A queue's own ``get`` waits for it: for ever when who sent it was killed in the middle, or is
+    stopped there; and with it would every deadline. The format is that of
+    ``multiprocessing.connection.Connection``: a size, then a pickle of so many bytes.
+    """
+
+    def __init__(self, fd: int) -> None:
+        self.messages: deque[bytes] = deque()
+        """Whole ones that have been read and not been taken."""
+        self._fd = fd
+        self._data = bytearray()
+        self._poll = select.poll()
+        self._poll.register(fd, select.POLLIN)
+
+    @property
+    def torn_bytes(self) -> int:
+        return len(self._data)
+
+    def take(self, timeout: float) -> bytes | None:
+        """The next whole message; None when there is none within ``timeout`` seconds."""
+        give_up = time.monotonic() + timeout
+        while not self.messages:
+            left = max(0.0, give_up - time.monotonic())
+            if not self._poll.poll(min(left * 1000, _MOST_MS)):
+                return None
+            data = os.read(self._fd, _READ_BYTES)
+            if not data:
+                return None
+            self._data += data
+            self._split()
+        return self.messages.popleft()
+
+    def _split(self) -> None:
+        """Move what is whole to :attr:`messages`."""
+        data, start = self._data, 0
+        while (found := _next_message(data, start)) is not None:
+            begin, end = found
+            self.messages.append(bytes(data[begin:end]))
+            start = end
+        del data[:start]
+
+
+def _next_message(data: bytearray, start: int) -> tuple[int, int] | None:
+    """Where the message whose size is at ``start`` begins and ends; None when it is not whole."""
+    begin = start + _SIZE.size
+    if len(data) < begin:
+        return None
+    (size,) = _SIZE.unpack_from(data, start)
+    if size < 0:  # -1: more than 2 GiB, and more than fits into 31 bits
+        start, begin = begin, begin + _LONG_SIZE.size
+        if len(data) < begin:
+            return None
+        (size,) = _LONG_SIZE.unpack_from(data, start)
+    end = begin + size
+    return None if len(data) < end else (begin, end)
 
 
 class _QueueSource:
@@ -193,6 +277,8 @@ class _QueueSource:
     def __init__(self, queue: MultiprocessingRequestQueue) -> None:
         self._queue = queue
         self._fd = queue.fileno()
+        self._torn = (0, math.inf)
+        """How much of a message there was, and when to tell of it."""
 
     def fileno(self) -> int | None:
         return self._fd
@@ -201,7 +287,10 @@ class _QueueSource:
         wait = 0.0 if self._fd is not None else min(timeout, _BLIND_WAIT_SECONDS)
         messages: list[Message] = []
         rejections: list[Rejection] = []
-        for _ in range(max(_MIN_BATCH, self._queue.size())):
+        left = max(_BATCH, self._queue.size())
+        # The descriptor does not tell of those that are held: they are taken whatever the number.
+        while left > 0 or self._queue.held:
+            left -= 1
             try:
                 requests = self._queue.get(1, wait)
             except Exception as error:  # noqa: BLE001  # unpickling runs anything
@@ -214,7 +303,21 @@ class _QueueSource:
                 messages.append(_message(requests[0]))
             except (AttributeError, TypeError, ValueError, OverflowError) as error:
                 rejections.append(Rejection("wrong_type", f"not a timer request: {error}"))
+        self._look_for_half_a_message(rejections)
         return messages, rejections
+
+    def _look_for_half_a_message(self, rejections: list[Rejection]) -> None:
+        torn, now = self._queue.torn_bytes, time.monotonic()
+        if torn != self._torn[0]:
+            self._torn = (torn, now + _TORN_SECONDS if torn else math.inf)
+        elif now > self._torn[1]:
+            self._torn = (torn, math.inf)  # once
+            detail = (
+                f"half a message ({torn} bytes) is in the queue: its sender was killed, or is "
+                "stopped, in the middle of a put, which leaves the queue's lock held for all "
+                "others. Running timers are still kept; new ones need another queue"
+            )
+            rejections.append(Rejection("wrong_type", detail))
 
 
 def _message(request: Any) -> Message:

@@ -4,16 +4,28 @@ Every function answers ``None`` (or an empty value) when the process is gone, hi
 or not ours to read: a watchdog asks about processes that die at any moment, so "unknown" is an
 ordinary answer here and never an exception. Field numbers and formats are those of proc(5).
 
+Reading takes a descriptor. Where this process has none left, a :class:`Reserve` that it holds lends
+one: a watchdog must not take a worker for gone because it cannot look.
+
 Safe from any thread, before and after fork: nothing is cached.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
+import threading
+import weakref
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
 
 __all__ = [
     "ProcessFacts",
+    "Reserve",
     "Stat",
     "ancestors",
     "children",
@@ -31,6 +43,12 @@ __all__ = [
 
 _TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
+_READ_BYTES = 1 << 16
+_MOST_BYTES = 6 << 20
+"""Of one file; the kernel gives no program more arguments and environment (execve(2)). But a
+process can declare any part of its memory to be its environment (prctl(2), PR_SET_MM)."""
+_NO_DESCRIPTORS = (errno.EMFILE, errno.ENFILE)
+_Answer = TypeVar("_Answer")
 
 _STATE_NAMES = {
     "R": "running",
@@ -79,12 +97,83 @@ class ProcessFacts:
     """Peers of its sockets, as ``host:port STATUS`` or a path; left empty here likewise."""
 
 
-def _read(pid: int, name: str) -> str | None:
+class Reserve:
+    """A descriptor kept back, lent to whoever reads ``/proc`` when this process has no others left.
+
+    Safe from any thread; closed in a forked child.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._fd = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+        _reserves.add(self)
+
+    @contextlib.contextmanager
+    def lent(self) -> Iterator[None]:
+        """Give the descriptor free, to one at a time, and take one back afterwards."""
+        with self._lock:
+            fd, self._fd = self._fd, -1
+            if fd >= 0:
+                os.close(fd)
+            try:
+                yield
+            finally:
+                # Another thread may have been quicker: then it is tried again next time.
+                with contextlib.suppress(OSError):
+                    self._fd = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+
+    def close(self) -> None:
+        """Give it up. Idempotent."""
+        _reserves.discard(self)
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    def __del__(self) -> None:
+        with contextlib.suppress(Exception):
+            self.close()
+
+
+_reserves: weakref.WeakSet[Reserve] = weakref.WeakSet()
+
+
+def _close_in_child() -> None:
+    for reserve in list(_reserves):
+        reserve.close()
+
+
+os.register_at_fork(after_in_child=_close_in_child)
+
+
+def _ask(question: Callable[[str], _Answer], path: str) -> _Answer | None:
+    """Answer ``question(path)``, which takes a descriptor; None when the kernel refuses."""
     try:
-        with open(f"/proc/{pid}/{name}", "rb") as file:
-            return file.read().decode("utf-8", "surrogateescape")
-    except OSError:
-        return None
+        return question(path)
+    except OSError as error:
+        if error.errno not in _NO_DESCRIPTORS:
+            return None
+    for reserve in list(_reserves):
+        with reserve.lent(), contextlib.suppress(OSError):
+            return question(path)
+    return None
+
+
+def _contents(path: str) -> bytes:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        chunks = []
+        left = _MOST_BYTES
+        while left > 0 and (chunk := os.read(fd, min(left, _READ_BYTES))):
+            chunks.append(chunk)
+            left -= len(chunk)
+        return b"".join(chunks)
+    finally:
+        os.close(fd)
+
+
+def _read(pid: int, name: str) -> str | None:
+    data = _ask(_contents, f"/proc/{pid}/{name}")
+    return None if data is None else data.decode("utf-8", "surrogateescape")
 
 
 def stat(pid: int) -> Stat | None:
@@ -240,7 +329,4 @@ def facts(pid: int) -> ProcessFacts:
 
 
 def _entries(path: str) -> list[str]:
-    try:
-        return os.listdir(path)
-    except OSError:
-        return []
+    return _ask(os.listdir, path) or []

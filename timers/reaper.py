@@ -50,6 +50,8 @@ class ReapPolicy:
     """When given, only descendants of this process are ever accepted as workers."""
     users: frozenset[int] = frozenset()
     """Ids of users, besides the server's own, whose processes are accepted as workers."""
+    max_timers: int = 10_000
+    """How many timers one worker may have open: a broken one must not fill the server's memory."""
 
     def __post_init__(self) -> None:
         for name in ("dump_timeout", "grace", "flush_timeout"):
@@ -163,7 +165,7 @@ class _Tree:
             if pid not in self._found:
                 try:
                     self._found[pid] = Process(pid)
-                except ProcessLookupError:
+                except OSError:  # it has ended, or cannot be told from another process
                     continue
             self.collect(self._found[pid])
 

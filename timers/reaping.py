@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
-from collections import deque
 from typing import TYPE_CHECKING, NamedTuple
 
 from .events import Outcome, StackDumped
@@ -68,64 +67,77 @@ class Reaping:
         self._policy = policy
         self._reap = reap
         self._before_kill = before_kill
-        self._finished: deque[Reaped] = deque()
-        self._threads: dict[Worker, threading.Thread | None] = {}
-        """Of each worker whose reap is under way; None when it has none of its own."""
+        self._under_way: dict[Worker, _Reap] = {}
 
     # -- on the watchdog's thread ---------------------------------------------------------------
 
-    def start(self, worker: Worker) -> None:
-        """Begin to reap ``worker`` for its pending timers."""
-        worker.reaping = True
-        timers, worker.pending = worker.pending, []
+    def __contains__(self, worker: Worker) -> bool:
+        """Whether ``worker`` is being reaped, or the end of that has not been taken up."""
+        return worker in self._under_way
+
+    def __bool__(self) -> bool:
+        """Whether any worker is."""
+        return bool(self._under_way)
+
+    def start(self, worker: Worker, timers: list[Timer[Worker]]) -> None:
+        """Begin to reap ``worker``, because of ``timers``."""
+        reap = _Reap(worker, timers)
         thread = threading.Thread(
-            target=self._run,
-            args=(worker, timers),
-            name=f"timers-reap-{worker.pid}",
-            daemon=True,
+            target=self._run, args=(reap,), name=f"timers-reap-{worker.pid}", daemon=True
         )
-        self._threads[worker] = thread
+        reap.thread = thread
+        self._under_way[worker] = reap
         try:
             thread.start()
-        except RuntimeError:
-            # No more threads (RLIMIT_NPROC, pids cgroup): the kill matters more than the dump.
-            self._threads[worker] = None
-            self._finished.append(self._end(worker, timers))
-            self._roster.wake()
+        except (RuntimeError, MemoryError) as error:
+            # The kill matters more than the dump.
+            reap.thread = None
+            reason = f"no thread could be started to take the stack: {error or 'out of memory'}"
+            limits = "ulimit -u, ulimit -v, the pids and memory limits of the cgroup"
+            with contextlib.suppress(Exception):
+                self._tell(timers, _no_dump(worker, f"{reason} ({limits})"))
+            self._finish(reap)
 
-    def take_finished(self) -> Reaped | None:
-        """One reap that has come to its end; its worker may be reaped again from here on."""
-        if not self._finished:
-            return None
-        reaped = self._finished.popleft()
-        reaped.worker.reaping = False
-        self._threads.pop(reaped.worker, None)
-        return reaped
+    def finished(self) -> list[Worker]:
+        """Whose reaps have come to their end."""
+        # A thread that died of an error has left what it began with: a reap that failed.
+        return [
+            worker
+            for worker, reap in self._under_way.items()
+            if reap.done or (reap.thread is not None and not reap.thread.is_alive())
+        ]
+
+    def take(self, worker: Worker) -> Reaped:
+        """What came of a finished reap; its worker may be reaped again from here on."""
+        return self._under_way.pop(worker).result
 
     def join(self, timeout: float) -> None:
         """Wait until every reap under way has come to its end, at most ``timeout`` seconds."""
         deadline_ns = self._ledger.clock.monotonic_ns() + int(timeout * NS)
-        for thread in list(self._threads.values()):
-            if thread is not None:
-                thread.join(max(0, deadline_ns - self._ledger.clock.monotonic_ns()) / NS)
-
-    def __bool__(self) -> bool:
-        """Whether a reap is under way, or its end has not been taken up."""
-        return bool(self._threads)
+        for reap in list(self._under_way.values()):
+            if reap.thread is not None:
+                reap.thread.join(max(0, deadline_ns - self._ledger.clock.monotonic_ns()) / NS)
 
     # -- on the worker's reaping thread ---------------------------------------------------------
 
-    def _run(self, worker: Worker, timers: list[Timer[Worker]]) -> None:
+    def _run(self, reap: _Reap) -> None:
+        worker, timers = reap.result.worker, reap.result.timers
         try:
             self._explain(worker, timers)
         except BaseException:  # whatever goes wrong in explaining, the kill comes
             _logger.exception("could not explain why worker %s is reaped", worker.pid)
-        self._finished.append(self._end(worker, timers))
-        self._roster.wake()
+        finally:
+            self._finish(reap)
+
+    def _finish(self, reap: _Reap) -> None:
+        try:
+            reap.result = self._end(reap.result)
+        finally:
+            reap.done = True
+            self._roster.wake()
 
     def _explain(self, worker: Worker, timers: list[Timer[Worker]]) -> None:
         ledger = self._ledger
-        chosen, _ = choose(timers)
         requests = {worker.pid: [torch_json(timer) for timer in timers]}
         before_kill = self._before_kill()
         started_ns = ledger.clock.monotonic_ns()
@@ -138,30 +150,34 @@ class Reaping:
             dump = stacks.get(worker.pid) if isinstance(stacks, dict) else None
         except BaseException as error:  # noqa: BLE001  # somebody else's: even SystemExit
             reason = f"the step before the kill failed: {type(error).__name__}: {error}"
-            seconds = (ledger.clock.monotonic_ns() - started_ns) / NS
-            dump = StackDump(pid=worker.pid, method="none", seconds=seconds, error=reason)
+            dump = _no_dump(worker, reason, (ledger.clock.monotonic_ns() - started_ns) / NS)
         if isinstance(dump, StackDump):
-            with ledger.lock:  # workers that expire together are explained on threads of their own
-                ledger.statistics.dumped(
-                    dump.method,
-                    ok=bool(dump.threads),
-                    seconds=dump.seconds,
-                    traceparent=chosen.traceparent,
-                )
-            ledger.emit(
-                StackDumped,
-                worker=worker.info,
-                timer=timer_info(chosen),
-                elapsed_seconds=ledger.elapsed(chosen),
-                dump=dump,
-            )
+            self._tell(timers, dump)
         with contextlib.suppress(Exception):  # an observer cannot prevent a kill
             ledger.observer.flush(self._policy.flush_timeout)
 
-    def _end(self, worker: Worker, timers: list[Timer[Worker]]) -> Reaped:
-        _, signal = choose(timers)
-        if signal <= 0:
-            return Reaped(worker, timers, 0, None, [])
+    def _tell(self, timers: list[Timer[Worker]], dump: StackDump) -> None:
+        chosen, _ = choose(timers)
+        ledger = self._ledger
+        with ledger.lock:  # workers that expire together are explained on threads of their own
+            ledger.statistics.dumped(
+                dump.method,
+                ok=bool(dump.threads),
+                seconds=dump.seconds,
+                traceparent=chosen.traceparent,
+            )
+        ledger.emit(
+            StackDumped,
+            worker=chosen.worker.info,
+            timer=timer_info(chosen),
+            elapsed_seconds=ledger.elapsed(chosen),
+            dump=dump,
+        )
+
+    def _end(self, begun: Reaped) -> Reaped:
+        worker, signal = begun.worker, begun.signal
+        if begun.outcome is None:
+            return begun
         worker.outcome = None
         worker.descendants = []
         try:
@@ -172,45 +188,74 @@ class Reaping:
                 "it should return False for a worker that is still there",
                 worker.pid,
             )
-            return Reaped(worker, timers, signal, Outcome.ERROR, [])
+            return begun._replace(outcome=Outcome.ERROR)
         outcome = worker.outcome or (Outcome.KILLED if done else Outcome.STILL_ALIVE)
         if not done and not outcome.failed:
             outcome = Outcome.STILL_ALIVE
-        return Reaped(worker, timers, signal, outcome, worker.descendants)
+        return begun._replace(outcome=outcome, descendants=worker.descendants)
 
     def terminate(self, pid: int, signal: int) -> bool:
         """What ``_reap_worker`` does unless overridden: end ``pid``, true when it is gone.
 
-        Blocks for up to twice the grace period. False for a process that may not be reaped.
+        Blocks for up to twice the grace period. False for a process that may not be reaped, and
+        when it cannot be known to be gone: an error of ours must not pass for a worker's end.
         """
         workers = self._roster.workers
-        with self._ledger.lock:
-            worker = self._mine(pid) or workers.get(pid)
-            adhoc = worker is None
-            if worker is None:
-                worker = workers.open(pid)
+        adhoc = None
         try:
-            if worker.refusal is not None:
-                return False
-            if worker.process is None:
-                worker.outcome = Outcome.ALREADY_GONE
-            else:
-                worker.outcome, worker.descendants = terminate(
-                    worker.process,
-                    signal,
-                    grace=self._policy.grace,
-                    process_tree=self._policy.process_tree,
-                )
-            return not worker.outcome.failed
+            with self._ledger.lock:
+                worker = self._mine(pid) or workers.by_pid.get(pid)
+                if worker is None:
+                    worker = adhoc = workers.open(pid)
+            return self._terminate(worker, signal)
+        except Exception:
+            _logger.exception("could not end worker %s; that is tried again", pid)
+            return False
         finally:
-            if adhoc:
+            if adhoc is not None:
                 with self._ledger.lock:
-                    workers.close(worker)
+                    workers.close(adhoc)
+
+    def _terminate(self, worker: Worker, signal: int) -> bool:
+        if worker.refusal is not None:
+            return False
+        if worker.process is None:
+            worker.outcome = Outcome.ALREADY_GONE
+        elif self._roster.workers.has_changed_user(worker):
+            # It was a worker once, and is another user's process by now (a set-user-ID program).
+            worker.outcome = Outcome.NOT_PERMITTED
+        else:
+            worker.outcome, worker.descendants = terminate(
+                worker.process,
+                signal,
+                grace=self._policy.grace,
+                process_tree=self._policy.process_tree,
+            )
+        return not worker.outcome.failed
 
     def _mine(self, pid: int) -> Worker | None:
         # Its pid may have been recycled since its timers expired, and registered for another.
         me = threading.current_thread()
-        for worker, thread in self._threads.items():
-            if worker.pid == pid and thread in (me, None):
+        for worker, reap in self._under_way.items():
+            if worker.pid == pid and reap.thread in (me, None):
                 return worker
         return None
+
+
+class _Reap:
+    """One reap under way."""
+
+    __slots__ = ("done", "result", "thread")
+
+    def __init__(self, worker: Worker, timers: list[Timer[Worker]]) -> None:
+        _, signal = choose(timers)
+        outcome = Outcome.STILL_ALIVE if signal > 0 else None
+        self.result = Reaped(worker, timers, max(0, signal), outcome, [])
+        """What is handed back; until it has come to an end, that it failed."""
+        self.done = False
+        self.thread: threading.Thread | None = None
+        """None when it has none of its own."""
+
+
+def _no_dump(worker: Worker, reason: str, seconds: float = 0.0) -> StackDump:
+    return StackDump(pid=worker.pid, method="none", seconds=seconds, error=reason)

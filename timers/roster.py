@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Roster", "ending"]
 
+_LONGEST_SECONDS = 86_400.0
+"""epoll_wait(2) takes milliseconds as an int."""
+
 
 class Roster:
     """The workers of one server, each watched until its exit has been handled.
@@ -39,7 +42,7 @@ class Roster:
         self._statistics = statistics
         self._on_exit = on_exit
         self._gone: list[Worker] = []
-        """Those that had ended before their first request was read."""
+        """Those found to have ended otherwise than by waiting for it."""
         self._watched: dict[int, Worker] = {}
         self._unwatched: set[Worker] = set()
         """Those whose exit epoll cannot report, for want of descriptors: looked at each time."""
@@ -50,7 +53,7 @@ class Roster:
             self._epoll.register(source_fd, select.EPOLLIN)
 
     def take_gone(self) -> list[Worker]:
-        """Those that :meth:`identify` has found to have ended, since the last call."""
+        """Those of :meth:`note_gone`, since the last call."""
         gone, self._gone = self._gone, []
         return gone
 
@@ -60,7 +63,7 @@ class Roster:
         :param timeout: seconds to sleep at most.
         """
         exited = []
-        for fd, _ in self._epoll.poll(timeout):
+        for fd, _ in self._epoll.poll(min(timeout, _LONGEST_SECONDS)):
             if fd == self._wake_fd:
                 with contextlib.suppress(BlockingIOError):
                     os.eventfd_read(fd)
@@ -77,7 +80,7 @@ class Roster:
 
     def identify(self, pid: int, start_time: int | None) -> Worker | None:
         """Find or register who sent a request; None when that process is gone and replaced."""
-        worker = self.workers.get(pid)
+        worker = self.workers.by_pid.get(pid)
         if worker is not None:
             if worker.process is None:
                 if worker.start_time is None:
@@ -91,15 +94,23 @@ class Roster:
         if worker.process is None:
             if worker.refusal is None:
                 worker.start_time = start_time
-                self._gone.append(worker)
-                self.wake()
+                self.note_gone(worker)
         elif start_time is not None and start_time != worker.start_time:
             self.workers.close(worker)
             return None
         else:
-            self._watch(worker, worker.process)
+            try:
+                self._watch(worker, worker.process)
+            except BaseException:
+                self.workers.close(worker)  # or nobody would notice its exit
+                raise
         self._statistics.workers = self.workers.watched
         return worker
+
+    def note_gone(self, worker: Worker) -> None:
+        """Have the exit of ``worker`` handled by the next step, after the requests read then."""
+        self._gone.append(worker)
+        self.wake()
 
     def _watch(self, worker: Worker, process: Process) -> None:
         fd = process.fileno()
@@ -117,18 +128,20 @@ class Roster:
         if fd is not None and self._watched.pop(fd, None) is not None:
             self._epoll.unregister(fd)
 
+    def look_for_exits(self) -> list[Worker]:
+        """The registered workers that have ended, found by looking at each."""
+        return [worker for worker in self.workers if _has_ended(worker)]
+
     def forget(self, worker: Worker) -> None:
         """Let go of a worker whose end has been handled."""
-        worker.forgotten = True
         self.unwatch(worker)
         self.workers.close(worker)
         self._statistics.workers = self.workers.watched
+        worker.forgotten = True
 
     def close(self) -> None:
         """Give back every descriptor. Call it once."""
-        for worker in self.workers:
-            if worker.process is not None:
-                worker.process.close()
+        self.workers.close_all()
         self._epoll.close()
         fd, self._wake_fd = self._wake_fd, -1
         with contextlib.suppress(OSError):

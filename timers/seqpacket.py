@@ -17,12 +17,12 @@ import errno
 import os
 import select
 import socket
-import struct
-import sys
 import weakref
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from . import procfs
+from .descriptors import is_reserved
 from .socket_path import Listener, peer_credentials, remove
 from .wire import MAX_LINE_BYTES, Decoder, Message, Rejection
 
@@ -35,12 +35,12 @@ __all__ = ["SocketSource"]
 
 _SO_PEERPIDFD = 77  # asm-generic/socket.h; the socket module has no name for it yet
 _SO_PASSCRED = getattr(socket, "SO_PASSCRED", 16)
-_SCM_CREDENTIALS = getattr(socket, "SCM_CREDENTIALS", 2)
-_PID = struct.Struct("i")
-_ANCILLARY_BYTES = socket.CMSG_LEN(12)
-"""Room for struct ucred and nothing else: descriptors that somebody sends along are not taken."""
-_PACKETS_AT_ONCE = 8192
-"""More than fit into what a client of ours has in flight: one read takes all that lies there."""
+_PACKETS_AT_ONCE = 64
+_MOST_READS = 128
+"""Of so many packets; more than fit into what a client of ours has in flight."""
+_MOST_CONNECTIONS = 64
+"""Of one process, whose threads may well have a client each; so that it leaves room for others."""
+_START_TIME = Message._fields.index("start_time")
 _UNKNOWN_START_TIME = -1
 """Of a process that had ended before it was looked at: no living one can be taken for it."""
 
@@ -48,18 +48,17 @@ _UNKNOWN_START_TIME = -1
 class _Peer:
     """One connection and whose it is."""
 
-    __slots__ = ("connection", "credentials", "decoder", "sender", "start_time")
+    __slots__ = ("connection", "credentials", "decoder", "start_time")
 
     def __init__(self, connection: socket.socket, credentials: Credentials) -> None:
         self.connection = connection
         self.credentials = credentials
-        self.sender = _PID.pack(credentials.pid)
         self.start_time = _start_time(connection, credentials.pid)
-        self.decoder = Decoder()
+        self.decoder = Decoder(most_known=200)
 
 
-def _start_time(connection: socket.socket, pid: int) -> int:
-    """When the process that connected began; -1 when that one has ended."""
+def _start_time(connection: socket.socket, pid: int) -> int | None:
+    """When the process that connected began; -1 when that has ended, None when it is not told."""
     try:
         pidfd = connection.getsockopt(socket.SOL_SOCKET, _SO_PEERPIDFD)
     except OSError:
@@ -72,7 +71,7 @@ def _start_time(connection: socket.socket, pid: int) -> int:
         poll = select.poll()
         poll.register(pidfd, select.POLLIN)
         # Alive after its start time was read: it is the one that was read.
-        return _UNKNOWN_START_TIME if found is None or poll.poll(0) else found
+        return _UNKNOWN_START_TIME if poll.poll(0) else found
     finally:
         os.close(pidfd)
 
@@ -91,6 +90,12 @@ class SocketSource:
         self._listener = listener
         self._users = frozenset(users)
         self._peers: dict[int, _Peer] = {}
+        self._connections: Counter[int] = Counter()
+        """How many of them each process has."""
+        # Not for the worker's end, which imports this as well: ctypes is slow to import.
+        from .packets import Packets  # noqa: PLC0415
+
+        self._packets = Packets(_PACKETS_AT_ONCE, MAX_LINE_BYTES + 1)
         listener.connections.setblocking(False)
         # Inherited by what is accepted (Linux 6.16) or set again there. Packets of connections
         # that were not accepted yet carry credentials in any case.
@@ -135,6 +140,10 @@ class SocketSource:
                     return accepted  # none is left, or who it was has gone
                 self._turn_away(rejections)
                 return accepted
+            if is_reserved(connection.fileno()):
+                connection.close()
+                rejections.append(self._no_room())
+                continue
             peer = self._admit(connection, rejections)
             if peer is not None:
                 accepted.append(peer)
@@ -152,6 +161,12 @@ class SocketSource:
                 "not inside of the server's, where it could not be ended either"
             )
             rejections.append(Rejection("identity_mismatch", detail))
+        elif self._connections[credentials.pid] >= _MOST_CONNECTIONS:
+            detail = (
+                f"process {credentials.pid} has {_MOST_CONNECTIONS} connections already: a client "
+                "is safe from several threads, one is enough"
+            )
+            rejections.append(Rejection("too_many", detail))
         else:
             try:
                 return self._add(connection, credentials)
@@ -167,6 +182,7 @@ class SocketSource:
         peer = _Peer(connection, credentials)
         self._epoll.register(connection, select.EPOLLIN)
         self._peers[connection.fileno()] = peer
+        self._connections[credentials.pid] += 1
         return peer
 
     def _turn_away(self, rejections: list[Rejection]) -> None:
@@ -177,42 +193,56 @@ class SocketSource:
                 self._listener.connections.accept()[0].close()
         finally:
             self._spare = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+        rejections.append(self._no_room())
+
+    def _no_room(self) -> Rejection:
         detail = (
             f"this server has no descriptors left for more than {len(self._peers)} connections: "
             "raise its limit of open files (ulimit -n, LimitNOFILE=)"
         )
-        rejections.append(Rejection("internal_error", detail))
+        return Rejection("internal_error", detail)
 
     def _forget(self, peer: _Peer) -> None:
         fd = peer.connection.fileno()
         if self._peers.pop(fd, None) is not None:
             self._epoll.unregister(fd)
             peer.connection.close()
+            pid = peer.credentials.pid
+            self._connections[pid] -= 1
+            if not self._connections[pid]:
+                del self._connections[pid]
 
     # -- messages -----------------------------------------------------------------------------
 
     def _read_from(self, peer: _Peer, messages: list[Message], rejections: list[Rejection]) -> None:
-        receive = peer.connection.recvmsg
-        feed = peer.decoder.feed
-        sender = peer.sender
-        for _ in range(_PACKETS_AT_ONCE):
+        fd, pid = peer.connection.fileno(), peer.credentials.pid
+        for _ in range(_MOST_READS):
             try:
-                data, ancillary, _, _ = receive(MAX_LINE_BYTES + 1, _ANCILLARY_BYTES)
+                packets = self._packets.receive(fd)
             except BlockingIOError:
                 return
             except OSError:
-                data = b""
-            if not data:
-                self._forget(peer)  # that it hung up does not end its timers; that it exits does
-                return
-            if not ancillary or ancillary[0][2][:4] != sender:
-                rejections.append(_passed_on(peer, ancillary))
-                continue
-            if data[-1] != 10:  # a packet is a line, and the next one another  # noqa: PLR2004
-                data += b"\n"
-            found, refused = feed(data)
+                packets = [(b"", pid)]
+            lines: list[bytes] = []
+            ended = False
+            for data, sender in packets:
+                if not data:
+                    ended = True
+                    break
+                if sender != pid:
+                    rejections.append(_passed_on(peer, sender))
+                    continue
+                lines.append(data)
+                if data[-1] != 10:  # a packet is a line, and the next one another  # noqa: PLR2004
+                    lines.append(b"\n")
+            found, refused = peer.decoder.feed(b"".join(lines))
             rejections.extend(refused)
             messages.extend(_vouched(peer, message) for message in found)
+            if ended:
+                self._forget(peer)  # that it hung up does not end its timers; that it exits does
+                return
+            if len(packets) < _PACKETS_AT_ONCE:
+                return
 
     def close(self, *, remove_path: bool = True) -> None:
         """Hang up on everybody and close the socket. Idempotent."""
@@ -231,14 +261,12 @@ class SocketSource:
 
 def _vouched(peer: _Peer, message: Message) -> Message:
     """The message in the name of who sent it, whoever it says that is."""
-    return Message._make((peer.credentials.pid, *message[1:4], peer.start_time, *message[5:]))
+    fields = (*message[1:_START_TIME], peer.start_time, *message[_START_TIME + 1 :])
+    return Message._make((peer.credentials.pid, *fields))
 
 
-def _passed_on(peer: _Peer, ancillary: Sequence[tuple[int, int, bytes]]) -> Rejection:
-    who = "somebody"
-    for level, kind, data in ancillary:
-        if (level, kind) == (socket.SOL_SOCKET, _SCM_CREDENTIALS):
-            who = f"process {int.from_bytes(data[:4], sys.byteorder)}"
+def _passed_on(peer: _Peer, sender: int) -> Rejection:
+    who = f"process {sender}" if sender else "somebody"
     detail = f"{who} sent a request over the connection of process {peer.credentials.pid}"
     return Rejection("identity_mismatch", detail)
 

@@ -4,12 +4,19 @@ What a server knows dies with it; this end knows it too. When the connection bre
 its own connects again and tells the next server how things stand. When the server is slow and the
 socket full, the same thread tells it what has piled up, once there is room.
 
-What it takes from the worker: a call never waits longer than ``full_timeout`` seconds for room,
-and does that once, not for each call, until the server has caught up. Only the very first call of
-a process waits for a server that is not there yet.
+What it takes from the worker: until a server that does not read has caught up, calls wait for it
+for ``full_timeout`` seconds, all together. Only the very first call of a process waits for a server
+that is not there yet.
+
+A process that ends waits, for a bounded time, until a server that is there has been told.
+
+A program that becomes a daemon closes every descriptor, these as well, and their numbers may be of
+its own files later: none is closed, read or woken by without a look at what it is. Sending does
+without that look.
 
 A thread needs the interpreter: a worker that holds its lock (a C call that does not release it)
-cannot tell a new server of its timers before that call ends.
+cannot tell a new server of its timers before that call ends, nor one that did not read for longer
+than it was waited for.
 """
 
 from __future__ import annotations
@@ -33,6 +40,9 @@ from .socket_path import check_path, connect
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import TypeAlias
+
+    _File: TypeAlias = tuple[int, int]
 
 __all__ = ["SocketLink"]
 
@@ -43,8 +53,12 @@ _FLAGS = socket.MSG_DONTWAIT | getattr(socket, "MSG_NOSIGNAL", 0)
 _FIRST_RETRY_SECONDS = 0.01
 _LAST_RETRY_SECONDS = 0.5
 _SAID_AFTER_SECONDS = 10.0
+_EXIT_SECONDS = 10.0
+"""How long a process that ends waits for a server that is stopped. What it is told then counts."""
+_LOOK_SECONDS = 0.1
 _TURNED_AWAY_SECONDS = 0.05
 """A connection that ends this soon was not wanted: trying again at once would be no use."""
+_MOST_MS = 2**31 - 1  # poll(2) takes an int: 24.8 days
 _HUNG_UP = select.POLLHUP | select.POLLERR | select.POLLNVAL
 
 
@@ -56,7 +70,7 @@ class SocketLink:
     :param released: gives the base of a release's line.
     :param keep_trying: whether to remember what could not be told before there was any server.
     :param connect_timeout: seconds that the first call waits for a server that is not there (yet).
-    :param full_timeout: seconds that a call waits, at most, for a server that does not read.
+    :param full_timeout: seconds that calls wait, all together, for a server that does not read.
 
     Safe from several threads. After a fork the child needs one of its own, and closes this.
     """
@@ -78,15 +92,22 @@ class SocketLink:
         self._keep_trying = keep_trying
         self._connect_timeout = connect_timeout
         self._full_timeout = full_timeout
+        self._patience = full_timeout
+        """For how long the server is waited for before it has caught up."""
         self._timers = OpenTimers(released)
         self._lock = threading.RLock()
         self._connection: socket.socket | None = None
+        self._file: _File | None = None
+        """What the connection's descriptor is."""
         self._serial = 0
         """Of the connection: descriptors are numbered alike again and again."""
         self._tended = (-1, False)
         """What the thread is waiting for: the serial, and whether for room."""
         self._wake_fd = -1
+        self._wake_file: _File | None = None
         self._tender: threading.Thread | None = None
+        self._outlasting = False
+        """Whether a thread keeps the process from ending before the server knows everything."""
         self._waited = False
         self._unreachable: OSError | None = None
         self._away_since: float | None = None
@@ -107,7 +128,7 @@ class SocketLink:
         with self._lock:
             was_open = self._timers.is_open(key)
             self._timers.acquire(key, base, marks, rest)
-            if self._connected() and not self._timers.untold and self._send(line):
+            if self._connected() and self._caught_up() and self._send(line):
                 return
             counts = (0, 1) if marks.startswith(LEAVE) else (1, 0)
             self._later(key, *counts, was_open=was_open)
@@ -117,7 +138,7 @@ class SocketLink:
         with self._lock:
             was_open = self._timers.is_open(key)
             self._timers.release(key)
-            if self._connected() and not self._timers.untold and self._send(line):
+            if self._connected() and self._caught_up() and self._send(line):
                 return
             self._later(key, 0, 1, was_open=was_open)
 
@@ -132,33 +153,45 @@ class SocketLink:
         return self._connection is not None
 
     def _send(self, line: bytes) -> bool:
-        connection = self._connection
-        if connection is None:
-            return False
-        try:
-            connection.send(line, _FLAGS)
-        except BlockingIOError:
-            return self._send_waiting(connection, line)
-        except OSError:
-            self._lost()
-            return False
-        return True
-
-    def _send_waiting(self, connection: socket.socket, line: bytes) -> bool:
-        give_up = time.monotonic() + self._full_timeout
-        while (left := give_up - time.monotonic()) > 0:
-            poll = select.poll()
-            poll.register(connection, select.POLLOUT)
-            poll.poll(left * 1000)
+        waited = False
+        while (connection := self._connection) is not None:
             try:
                 connection.send(line, _FLAGS)
             except BlockingIOError:
-                continue
+                waited = True
+                if not self._wait_for_room(connection):
+                    return False
             except OSError:
                 self._lost()
-                return False
-            return True
+            else:
+                if waited:
+                    self._patience = self._full_timeout
+                return True
         return False
+
+    def _caught_up(self) -> bool:
+        """Whether all that came before has been told, after waiting for that if it is due.
+
+        What this process does next may keep its other threads from telling it: a C call that holds
+        the interpreter's lock, or a stop. A timer that nobody knows of is kept by nobody.
+        """
+        while self._timers.untold:
+            connection = self._connection
+            if connection is None or not self._wait_for_room(connection):
+                return False
+            self._tell()
+        return True
+
+    def _wait_for_room(self, connection: socket.socket) -> bool:
+        """Wait for the server to read; false when it has been waited for long enough."""
+        if self._patience <= 0:
+            return False
+        began = time.monotonic()
+        poll = select.poll()
+        poll.register(connection, select.POLLOUT)
+        poll.poll(min(self._patience * 1000, _MOST_MS))
+        self._patience -= time.monotonic() - began
+        return True
 
     def _later(self, key: Key, acquires: int, releases: int, *, was_open: bool) -> None:
         """Note what could not be sent; tell it if there is room, else leave it to the thread."""
@@ -198,6 +231,7 @@ class SocketLink:
         with contextlib.suppress(OSError):
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BYTES)
         self._connection = connection
+        self._file = _file(connection.fileno())
         self._serial += 1
         self._connected_at = now
         self.reached = True
@@ -215,11 +249,20 @@ class SocketLink:
                 error,
             )
 
-    def _lost(self) -> None:
+    def _hang_up(self) -> bool:
+        """Close the connection; false when there was none."""
         connection, self._connection = self._connection, None
         if connection is None:
+            return False
+        if _file(connection.fileno()) == self._file:
+            connection.close()
+        else:
+            connection.detach()
+        return True
+
+    def _lost(self) -> None:
+        if not self._hang_up():
             return
-        connection.close()
         self._timers.nothing_told()
         now = time.monotonic()
         if now - self._connected_at > _TURNED_AWAY_SECONDS:
@@ -230,7 +273,18 @@ class SocketLink:
             self._try_later(now, NoServerError(errno.EPIPE, f"{self.path} hangs up at once"))
 
     def _tell(self) -> None:
-        """Tell what has not been told, for as long as there is room."""
+        """Tell what has not been told, for as long as there is room; see to it that it will be."""
+        self._tell_what_fits()
+        if self._timers.untold and self._connection is not None and not self._outlasting:
+            # The thread that tells it is a daemon, as it has to be for those who never end it.
+            waiting = threading.Thread(
+                target=self._outlast, name="timers-socket-exit", daemon=False
+            )
+            with contextlib.suppress(RuntimeError):  # no more threads, or too late
+                waiting.start()
+                self._outlasting = True
+
+    def _tell_what_fits(self) -> None:
         while self._timers.untold:
             key = next(iter(self._timers.untold))
             for line in self._timers.lines(key):
@@ -244,12 +298,27 @@ class SocketLink:
                     self._lost()
                     return
             self._timers.told(key)
+        self._patience = self._full_timeout
+
+    def _outlast(self) -> None:
+        """Return when all is told, there is nobody to tell, or the process has waited enough."""
+        exit_by = math.inf
+        while True:
+            if exit_by == math.inf and not threading.main_thread().is_alive():
+                exit_by = time.monotonic() + _EXIT_SECONDS
+            with self._lock:
+                nobody = self._connection is None
+                if nobody or not self._timers.untold or time.monotonic() > exit_by:
+                    self._outlasting = False
+                    return
+            time.sleep(_LOOK_SECONDS)
 
     # -- the thread that looks after it -------------------------------------------------------
 
     def _tend(self) -> None:
-        if self._tender is None:
+        if self._tender is None or not self._can_wake():
             self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+            self._wake_file = _file(self._wake_fd)
             arguments = (weakref.ref(self), self._wake_fd)
             self._tender = threading.Thread(
                 target=_look_after, args=arguments, name="timers-socket", daemon=True
@@ -263,6 +332,9 @@ class SocketLink:
         if self._tended != self._to_tend():
             with contextlib.suppress(OSError):
                 os.eventfd_write(self._wake_fd, 1)
+
+    def _can_wake(self) -> bool:
+        return self._wake_fd >= 0 and _file(self._wake_fd) == self._wake_file
 
     def _to_tend(self) -> tuple[int, bool]:
         connected = self._connection is not None
@@ -289,23 +361,20 @@ class SocketLink:
 
     def close(self) -> None:
         """Hang up and end the thread; what has not been told is lost. For the end of a client."""
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.close()
+        self._hang_up()
+        can_wake = self._can_wake()
         fd, self._wake_fd = self._wake_fd, -1
-        if fd >= 0 and self._tender is not None:
+        if can_wake:
             with contextlib.suppress(OSError):
                 os.eventfd_write(fd, 1)
 
     def forked(self) -> None:
         """In a forked child: close what is the parent's, whose thread does not exist here."""
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.close()
+        self._hang_up()
+        can_close = self._can_wake()
         fd, self._wake_fd = self._wake_fd, -1
-        if fd >= 0:
-            with contextlib.suppress(OSError):
-                os.close(fd)
+        if can_close:
+            os.close(fd)
 
     def __del__(self) -> None:
         # A client made for a few blocks and forgotten must not cost a descriptor and a thread.
@@ -313,9 +382,19 @@ class SocketLink:
             self.close()
 
 
+def _file(fd: int) -> _File | None:
+    """What a descriptor is, whatever its number; None when it is closed."""
+    try:
+        found = os.fstat(fd)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
 def _look_after(reference: weakref.ref[SocketLink], wake_fd: int) -> None:
     """The thread: never holds on to the link while it waits, so that a forgotten one goes."""
-    while True:
+    wake_file = _file(wake_fd)
+    while _file(wake_fd) == wake_file:
         link = reference()
         if link is None or link._wake_fd != wake_fd:  # noqa: SLF001  # this module's own
             os.close(wake_fd)
@@ -328,8 +407,9 @@ def _look_after(reference: weakref.ref[SocketLink], wake_fd: int) -> None:
         if fd >= 0:
             poll.register(fd, events)
         found = dict(poll.poll(None if seconds is None else seconds * 1000 + 1))
-        with contextlib.suppress(BlockingIOError):
-            os.eventfd_read(wake_fd)
+        if found.get(wake_fd, 0) & select.POLLIN and _file(wake_fd) == wake_file:
+            with contextlib.suppress(BlockingIOError):
+                os.eventfd_read(wake_fd)
         if connection is not None and found.get(fd, 0) & _HUNG_UP:
             link = reference()
             if link is not None:

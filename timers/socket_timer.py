@@ -58,13 +58,16 @@ class SocketTimerClient(TimerClient):
         everything, and after ten seconds without one that is logged.
     :param server_users: ids of users, besides this one and root, whose server is accepted.
     :param connect_timeout: seconds that the first call waits for a server that is not there (yet).
-    :param full_timeout: seconds that one call waits for a server that does not read. Those after
-        it do not wait: what piles up is told as soon as there is room, by how things stand then.
+    :param full_timeout: seconds that calls wait, all together, for a server that does not read,
+        until it has caught up. Those after them do not wait: what piles up is told as soon as there
+        is room, by how things stand then.
     :raises ValueError: for an impossible signal, path or ``on_error``.
 
     Linux only. Safe from several threads and across fork (a child has timers of its own), and
     picklable. A process that uses it has one thread more, which sleeps.
     """
+
+    takes_deadlines = True
 
     def __init__(
         self,
@@ -74,7 +77,7 @@ class SocketTimerClient(TimerClient):
         on_error: str | None = None,
         server_users: Iterable[int] = (),
         connect_timeout: float = 1.0,
-        full_timeout: float = 0.1,
+        full_timeout: float = 0.5,
     ) -> None:
         super().__init__()
         if not -64 <= int(signal) <= 64:  # noqa: PLR2004  # signal(7)

@@ -52,6 +52,7 @@ REJECTION_REASONS = (
     "other_user",
     "outside_job",
     "identity_mismatch",
+    "too_many",
     "internal_error",
 )
 """Every value of the ``reason`` label, known in advance so that each series starts at 0."""
@@ -99,6 +100,7 @@ class ScopeStatistics:
         "expirations",
         "longest_steady",
         "longest_warm_up",
+        "name",
         "overdue",
         "ratios",
         "reaps",
@@ -106,7 +108,8 @@ class ScopeStatistics:
         "warm_up",
     )
 
-    def __init__(self) -> None:
+    def __init__(self, name: str) -> None:
+        self.name = name
         self.acquires = 0
         self.releases = 0
         self.expirations = 0
@@ -171,6 +174,6 @@ class Statistics:
             if len(self.scopes) >= self._max_scopes and scope_id != OTHER:
                 return self.scope(OTHER)
             # Replaced as a whole, so that a reader never sees the dictionary change size.
-            found = ScopeStatistics()
+            found = ScopeStatistics(scope_id)
             self.scopes = {**self.scopes, scope_id: found}
         return found

@@ -6,7 +6,8 @@ is the key and torch's rule holds: the last acquire wins, one release removes.
 
 An acquire, a release and an expiry each cost O(log n) at worst. Released timers leave their heap
 entry behind, because removing from the middle of a heap is O(n); once such leftovers are more than
-half of the heap it is rebuilt, so memory stays proportional to the timers that are alive.
+half of the heap, what is alive in it moves to a new one, a few entries with each release. So memory
+stays proportional to the timers that are alive, and no single call takes long.
 
 Not thread-safe: whoever owns a table serializes the calls.
 """
@@ -14,17 +15,23 @@ Not thread-safe: whoever owns a table serializes the calls.
 from __future__ import annotations
 
 from heapq import heapify, heappop, heappush
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterator
 
-__all__ = ["Timer", "TimerTable"]
+__all__ = ["Timer", "TimerTable", "TooManyTimersError"]
 
 WorkerT = TypeVar("WorkerT", bound="Hashable")
 
 _MIN_STALE = 512
-"""Below this many leftovers a rebuild is not worth its constant cost."""
+"""Below this many leftovers a move is not worth its cost."""
+_MOVED_AT_ONCE = 4
+"""With each release; more than one, so that a move ends before the next one is due."""
+
+
+class TooManyTimersError(Exception):
+    """The worker has as many timers as one may have."""
 
 
 class Timer(Generic[WorkerT]):
@@ -48,11 +55,10 @@ class Timer(Generic[WorkerT]):
         "worker",
     )
 
-    def __init__(
+    def __init__(  # noqa: PLR0917  # positional, because it is made for every acquire
         self,
         worker: WorkerT,
         scope_id: str,
-        *,
         deadline_ns: int,
         acquired_ns: int,
         thread: int | None = None,
@@ -93,13 +99,19 @@ class Timer(Generic[WorkerT]):
 
 
 class TimerTable(Generic[WorkerT]):
-    """All running timers, by worker and by deadline."""
+    """All running timers, by worker and by deadline.
 
-    def __init__(self) -> None:
+    :param most: how many timers one worker may have.
+    """
+
+    def __init__(self, most: int = 10_000) -> None:
+        self._most = most
         self._workers: dict[WorkerT, dict[object, Timer[WorkerT]]] = {}
         # The number breaks ties, so that equal deadlines expire in the order of their acquires
         # and timers themselves are never compared.
         self._heap: list[tuple[int, int, Timer[WorkerT]]] = []
+        self._old_heap: list[tuple[int, int, Timer[WorkerT]]] = []
+        """The one that is being moved out of; most often empty."""
         self._sequence = 0
         self._size = 0
         self._stale = 0
@@ -113,20 +125,24 @@ class TimerTable(Generic[WorkerT]):
             yield from timers.values()
 
     def acquire(self, timer: Timer[WorkerT]) -> Timer[WorkerT] | None:
-        """Add ``timer``; return the one it replaces (same worker, thread and scope), if any."""
+        """Add ``timer``; return the one it replaces (same worker, thread and scope), if any.
+
+        :raises TooManyTimersError: the worker has too many others.
+        """
         timers = self._workers.get(timer.worker)
         if timers is None:
             timers = self._workers[timer.worker] = {}
         key = timer.scope_id if timer.thread is None else (timer.thread, timer.scope_id)
         replaced = timers.get(key)
+        if replaced is None and len(timers) >= self._most:
+            raise TooManyTimersError
         timers[key] = timer
         if replaced is None:
             self._size += 1
         else:
             self._retire(replaced)
         self._sequence += 1
-        next_ns = timer.checkpoints[0] if timer.checkpoints else timer.deadline_ns
-        heappush(self._heap, (next_ns, self._sequence, timer))
+        heappush(self._heap, (_next_ns(timer), self._sequence, timer))
         return replaced
 
     def release(self, worker: WorkerT, thread: int | None, scope_id: str) -> Timer[WorkerT] | None:
@@ -134,13 +150,16 @@ class TimerTable(Generic[WorkerT]):
         timers = self._workers.get(worker)
         if timers is None:
             return None
-        timer = timers.pop(scope_id if thread is None else (thread, scope_id), None)
+        key = scope_id if thread is None else (thread, scope_id)
+        timer = timers.get(key)
         if timer is None:
             return None
+        # In this order, so that one which is cut short in between is as good as not begun.
+        self._retire(timer)
+        del timers[key]
         if not timers:
             del self._workers[worker]
         self._size -= 1
-        self._retire(timer)
         return timer
 
     def remove_worker(self, worker: WorkerT) -> list[Timer[WorkerT]]:
@@ -158,19 +177,31 @@ class TimerTable(Generic[WorkerT]):
         removed. Checkpoints that have passed are left for :meth:`take_reached`.
         """
         due: list[Timer[WorkerT]] = []
-        while self._heap and self._heap[0][0] <= now_ns:
-            _, sequence, timer = heappop(self._heap)
-            if not timer.live:
-                self._stale -= 1
-            elif timer.checkpoints:
+        while (heap := self._soonest()) and heap[0][0] <= now_ns:
+            _, sequence, timer = heappop(heap)
+            if timer.checkpoints:
                 self._reached.append(timer)
                 timer.checkpoints = timer.checkpoints[1:]
-                next_ns = timer.checkpoints[0] if timer.checkpoints else timer.deadline_ns
-                heappush(self._heap, (next_ns, sequence, timer))
+                heappush(heap, (_next_ns(timer), sequence, timer))
             else:
                 timer.expired = True
                 due.append(timer)
         return due
+
+    def rebuild(self) -> list[Timer[WorkerT]]:
+        """Put every timer that has not expired back in its place; return those that have.
+
+        For the owner of a table of which an operation was cut short. O(n).
+        """
+        self._size = sum(map(len, self._workers.values()))
+        entries = []
+        for timer in self:
+            if not timer.expired:
+                self._sequence += 1
+                entries.append((_next_ns(timer), self._sequence, timer))
+        heapify(entries)
+        self._heap, self._old_heap, self._stale = entries, [], 0
+        return [timer for timer in self if timer.expired]
 
     def take_reached(self) -> list[Timer[WorkerT]]:
         """Return the timers of which :meth:`expired` passed a checkpoint since the last call."""
@@ -179,18 +210,39 @@ class TimerTable(Generic[WorkerT]):
 
     def next_deadline(self) -> int | None:
         """When :meth:`expired` will next have something to do; None when nothing runs."""
-        heap = self._heap
+        heap = self._soonest()
+        return heap[0][0] if heap else None
+
+    def _soonest(self) -> list[tuple[int, int, Timer[WorkerT]]]:
+        """Whichever heap has the timer that is due first, on top; empty when there is none."""
+        heap, old = self._heap, self._old_heap
         while heap and not heap[0][2].live:
             heappop(heap)
             self._stale -= 1
-        return heap[0][0] if heap else None
+        while old and not old[0][2].live:
+            heappop(old)
+            self._stale -= 1
+        return old if old and (not heap or old[0] < heap[0]) else heap
 
     def _retire(self, timer: Timer[WorkerT]) -> None:
         timer.live = False
         if timer.expired:
             return  # its heap entry is gone already
         self._stale += 1
-        if self._stale > _MIN_STALE and self._stale * 2 > len(self._heap):
-            self._heap = [entry for entry in self._heap if entry[2].live]
-            heapify(self._heap)
-            self._stale = 0
+        if self._old_heap:
+            self._move()
+        elif self._stale > _MIN_STALE and self._stale * 2 > len(self._heap):
+            self._heap, self._old_heap = [], self._heap
+
+    def _move(self) -> None:
+        old = self._old_heap
+        for _ in range(min(_MOVED_AT_ONCE, len(old))):
+            entry = old.pop()  # a leaf: what is left is still a heap
+            if entry[2].live:
+                heappush(self._heap, entry)
+            else:
+                self._stale -= 1
+
+
+def _next_ns(timer: Timer[Any]) -> int:
+    return timer.checkpoints[0] if timer.checkpoints else timer.deadline_ns

@@ -115,7 +115,13 @@ class Watchdog:
         self._source_fd = source.fileno()
         self._clock = clock
         self._is_running = is_running
-        self._ledger = Ledger(run_id=run_id, statistics=statistics, clock=clock, observer=observer)
+        self._ledger = Ledger(
+            run_id=run_id,
+            statistics=statistics,
+            clock=clock,
+            observer=observer,
+            max_timers=policy.max_timers,
+        )
         self.statistics = statistics
         self.lock = self._ledger.lock
         """Held while timers or workers change; never while waiting."""
@@ -127,6 +133,8 @@ class Watchdog:
         self._retries: dict[Worker, tuple[int, list[Timer[Worker]]]] = {}
         self._hold_until_ns = 0
         self._hold_at_most_ns = 0
+        self._unfinished = False
+        """Whether a step was begun and has not come to its end."""
         self._closed = False
         _open_watchdogs.add(self)
 
@@ -157,11 +165,23 @@ class Watchdog:
     # -- the loop -----------------------------------------------------------------------------
 
     def step(self, until_ns: int) -> None:
-        """Sleep until there is something to do, at most until ``until_ns``, and do it."""
+        """Sleep until there is something to do, at most until ``until_ns``, and do it.
+
+        What it raises (out of memory, an error of ours) ends that step alone: the next one begins
+        by making good what was left undone.
+        """
+        if self._unfinished or self._intake.disturbed:
+            self._recover()
+        self._unfinished = True
+        self._step(until_ns)
+        self._unfinished = False
+
+    def _step(self, until_ns: int) -> None:
         wake_ns = min(until_ns, self._next_wake())
         timeout = max(0, wake_ns - self._clock.monotonic_ns()) / NS
         # Whoever had ended before their requests were read may have sent more, which this step
-        # reads; those found during this step are for the next one.
+        # reads; those found during this step are for the next one. The same goes for finished
+        # reaps: their workers may have sent something right before the end.
         gone = self._roster.take_gone()
         requests = self.statistics.requests
         if self._source_fd is None:
@@ -169,6 +189,7 @@ class Watchdog:
             self.apply(messages, rejections)
             timeout = 0.0
         gone += self._roster.wait(timeout)
+        finished = self._reaping.finished()
         # Before the last read: a deadline that passes while requests are taken up is for the next
         # step, because its release may have been sent in time and not been read yet.
         due_ns = self._clock.monotonic_ns()
@@ -176,7 +197,7 @@ class Watchdog:
         with self.lock:
             for worker in gone:
                 self._exited(worker)
-            self._take_finished()
+            self._take(finished)
             now_ns = self._clock.monotonic_ns()
             if now_ns - wake_ns > _OVERSLEPT_NS:
                 self._hold_until_ns = now_ns + HOLD_NS
@@ -201,13 +222,33 @@ class Watchdog:
         """Take up requests; count what was refused before it got here."""
         self._intake.apply(messages, rejections)
 
+    def _recover(self) -> None:
+        """Make good what a step left undone that did not come to its end.
+
+        By looking at everything, so that it does not matter where that step ended: what was
+        counted and told by then may be counted and told twice, but nothing is forgotten.
+        """
+        with self.lock:
+            self._intake.disturbed = False
+            self._ledger.recount()
+            for worker in self._roster.look_for_exits():
+                self._exited(worker)
+            stuck: dict[Worker, list[Timer[Worker]]] = {}
+            for timer in self.table.rebuild():
+                if timer.worker not in self._reaping and timer.worker not in self._retries:
+                    stuck.setdefault(timer.worker, []).append(timer)
+            for worker, timers in stuck.items():
+                worker.pending = timers
+                self._start_reap(worker)
+            self.statistics.workers = self.workers.watched
+
     # -- exits --------------------------------------------------------------------------------
 
     def _exited(self, worker: Worker) -> None:
         if worker.forgotten:
             return  # its pid was found recycled earlier in this step
         self._roster.unwatch(worker)
-        if worker.reaping:
+        if worker in self._reaping:
             return  # its reap will find out, and tells the end of the story
         if worker.process is not None and not self._is_gone(worker):
             return
@@ -221,9 +262,9 @@ class Watchdog:
             return
         timers = self._ledger.clear(worker)
         how = ending(worker.process)
-        self._roster.forget(worker)
         if worker.refusal is None:
             self._ledger.emit(WorkerExited, worker=worker.info, timers=timers, **how)
+        self._roster.forget(worker)
 
     def _is_gone(self, worker: Worker) -> bool:
         # The kernel says so; is_running() is asked as well because in torch it is the authority
@@ -239,7 +280,7 @@ class Watchdog:
         """Drop every timer of these workers; they stay known."""
         with self.lock:
             for pid in pids:
-                worker = self.workers.get(pid)
+                worker = self.workers.by_pid.get(pid)
                 if worker is not None:
                     self._ledger.clear(worker)
 
@@ -270,6 +311,8 @@ class Watchdog:
         workers: dict[Worker, None] = {}
         now_ns = self._clock.monotonic_ns()
         for timer in self.table.expired(due_ns):
+            timer.worker.pending.append(timer)
+            workers[timer.worker] = None
             lateness = (now_ns - timer.deadline_ns) / NS
             self.statistics.lateness.observe(lateness)
             scope = self.statistics.scope(timer.scope_id)
@@ -282,8 +325,6 @@ class Watchdog:
                 elapsed_seconds=(now_ns - timer.acquired_ns) / NS,
                 lateness_seconds=lateness,
             )
-            timer.worker.pending.append(timer)
-            workers[timer.worker] = None
         return list(workers)
 
     def _look(self, now_ns: int) -> None:
@@ -304,12 +345,13 @@ class Watchdog:
     # -- reaps --------------------------------------------------------------------------------
 
     def _start_reap(self, worker: Worker) -> None:
-        if worker.reaping or worker in self._retries:
+        if worker in self._reaping or worker in self._retries:
             return
         # Those released while an earlier reap was under way are no reason for another.
-        worker.pending = [timer for timer in worker.pending if timer.live]
-        if worker.pending:
-            self._reaping.start(worker)
+        timers = [timer for timer in worker.pending if timer.live]
+        if timers:
+            self._reaping.start(worker, timers)
+        worker.pending = []
 
     def terminate(self, pid: int, signal: int) -> bool:
         """What ``_reap_worker`` does unless overridden: end ``pid``, true when it is gone.
@@ -318,16 +360,16 @@ class Watchdog:
         """
         return self._reaping.terminate(pid, signal)
 
-    def _take_finished(self) -> None:
-        while reaped := self._reaping.take_finished():
-            self._settle(reaped)
+    def _take(self, finished: Iterable[Worker]) -> None:
+        for worker in finished:
+            self._settle(self._reaping.take(worker))
 
     def _settle(self, reaped: Reaped) -> None:
         worker = reaped.worker
         timer, _ = choose(reaped.timers)
         if reaped.outcome is None:
-            if worker.process is None or (worker.process.exited() and self._is_gone(worker)):
-                self._exited(worker)
+            if worker.process is None or worker.process.exited():
+                self._roster.note_gone(worker)
             else:
                 self._start_reap(worker)
             return
@@ -338,7 +380,6 @@ class Watchdog:
             return
         timers = self._ledger.clear(worker)
         worker.pending = []
-        self._roster.forget(worker)
         self._ledger.emit(
             WorkerKilled,
             worker=worker.info,
@@ -349,6 +390,7 @@ class Watchdog:
             timers=timers,
             descendants=tuple(reaped.descendants),
         )
+        self._roster.forget(worker)
 
     def _retry(self, reaped: Reaped, timer: Timer[Worker], outcome: Outcome) -> None:
         worker = reaped.worker
@@ -373,7 +415,7 @@ class Watchdog:
         """
         self._reaping.join(timeout)
         with self.lock:
-            self._take_finished()
+            self._take(self._reaping.finished())
             return not self._reaping
 
     # -- for those who ask, and the end -----------------------------------------------------------

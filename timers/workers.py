@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 __all__ = ["Worker", "Workers", "worker_info"]
 
 _MAX_PID = 2**31 - 1  # pid_t is a signed 32-bit integer
-
-
+_RANK_DIGITS = 9
+"""More is no rank, and no number for those who read it in events and spans."""
 _MOST_SCOPES = 1000
 """Of how many scopes the uses by one worker are counted; further ones count as warm-up."""
 
@@ -41,10 +41,10 @@ class Worker:
         "forgotten",
         "info",
         "outcome",
+        "owners",
         "pending",
         "pid",
         "process",
-        "reaping",
         "refusal",
         "start_time",
     )
@@ -54,13 +54,14 @@ class Worker:
         self.process = process
         """None when it had ended before its first request was read."""
         self.start_time = process.start_time if process else None
+        self.owners: frozenset[int] | None = None
+        """Whose it was when it sent its first request; None when that was not told."""
         self.refusal = refusal
         """Why its requests are rejected; None for a worker proper."""
         known = process is not None and refusal is None
         self.info = worker_info(pid, self.start_time) if known else WorkerInfo(pid=pid)
         self.pending: list[Timer[Worker]] = []
         """Expired timers that no reap has taken up yet."""
-        self.reaping = False
         self.attempts = 0
         self.outcome: Outcome | None = None
         """What the last attempt to end it came to."""
@@ -86,7 +87,8 @@ def worker_info(pid: int, start_time: int | None) -> WorkerInfo:
 
     def number(name: str) -> int | None:
         value = environment.get(name, "")
-        return int(value) if value.isascii() and value.isdigit() else None
+        known = value.isascii() and value.isdigit() and len(value) <= _RANK_DIGITS
+        return int(value) if known else None
 
     return WorkerInfo(
         pid=pid,
@@ -109,44 +111,55 @@ class Workers:
     ) -> None:
         self._users = {frozenset({uid}) for uid in users | {os.geteuid()}}
         self._descendants_of = descendants_of
-        self._by_pid: dict[int, Worker] = {}
+        self.by_pid: dict[int, Worker] = {}
+        """The registered workers, alive or not. To be read only."""
+        self._reserve = procfs.Reserve()
         self.watched = 0
         """How many workers proper there are."""
 
     def __iter__(self) -> Iterator[Worker]:
-        return iter(list(self._by_pid.values()))
-
-    def get(self, pid: int) -> Worker | None:
-        """The registered worker with this pid, alive or not."""
-        return self._by_pid.get(pid)
+        return iter(list(self.by_pid.values()))
 
     def open(self, pid: int) -> Worker:
-        """Register ``pid``, which must not be registered; never raises.
+        """Register ``pid``, which must not be registered.
 
         What cannot be a process (0 and negative numbers mean groups to kill(2)) and init are
         refused without being registered, so that requests with made-up pids occupy nothing.
+
+        :raises PermissionError: it is there, and cannot be identified: see
+            :class:`~timers.process.Process`. It is not registered then.
         """
         if not 1 < pid <= _MAX_PID:
             return Worker(pid, None, "protected_process")
-        refusal = None
-        process = None
         try:
             process = Process(pid)
         except ProcessLookupError:
-            pass  # it ended already: its requests count, its timers are moot
+            # It ended already: its requests count, its timers are moot.
+            worker = Worker(pid, None)
         else:
-            refusal = self._refusal(pid)
-            if refusal is not None and process.exited():
-                # It ended while it was looked at, and nobody's owners and parents were read.
-                refusal = None
-        worker = self._by_pid[pid] = Worker(pid, process, refusal)
-        self.watched += not refusal
+            try:
+                worker = self._look_at(process)
+            except BaseException:
+                process.close()
+                raise
+        self.by_pid[pid] = worker
+        self.watched += not worker.refusal
+        return worker
+
+    def _look_at(self, process: Process) -> Worker:
+        owners = procfs.owners(process.pid)
+        refusal = self._refusal(process.pid, owners)
+        if refusal is not None and process.exited():
+            # It ended while it was looked at, and nobody's owners and parents were read.
+            refusal = None
+        worker = Worker(process.pid, process, refusal)
+        worker.owners = owners
         return worker
 
     def unlist(self, worker: Worker) -> None:
         """Make room for another process with the same pid."""
-        if self._by_pid.get(worker.pid) is worker:
-            del self._by_pid[worker.pid]
+        if self.by_pid.get(worker.pid) is worker:
+            del self.by_pid[worker.pid]
             self.watched -= not worker.refusal
 
     def close(self, worker: Worker) -> None:
@@ -155,12 +168,32 @@ class Workers:
         if worker.process is not None:
             worker.process.close()
 
-    def _refusal(self, pid: int) -> str | None:
+    def has_changed_user(self, worker: Worker) -> bool:
+        """Whether it has become another user's process since its first request.
+
+        By a set-user-ID program (execve(2)): same pid, same start time. To be asked before it is
+        signalled, by a server that could signal that user's processes and is not to. One of root's
+        that gave its rights up is still who it was.
+        """
+        if worker.owners is None or 0 in worker.owners:
+            return False
+        owners = procfs.owners(worker.pid)
+        # Read of the process that is meant, if that has not ended since.
+        ended = worker.process is None or worker.process.exited()
+        return owners not in (None, worker.owners) and not ended
+
+    def close_all(self) -> None:
+        """Let go of every worker, and of what is kept back to look at them. Idempotent."""
+        for worker in self:
+            if worker.process is not None:
+                worker.process.close()
+        self._reserve.close()
+
+    def _refusal(self, pid: int, owners: frozenset[int] | None) -> str | None:
         me = os.getpid()
         if pid == me or pid in procfs.ancestors(me):
             return "protected_process"
         # Root could signal anybody; that it can is no reason to do so for a request on a pipe.
-        owners = procfs.owners(pid)
         if owners is None or owners not in self._users:
             return "other_user"
         if self._descendants_of not in (None, pid, *procfs.ancestors(pid)):

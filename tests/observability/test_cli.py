@@ -225,7 +225,7 @@ def test_top_shows_timers_and_reaps() -> None:
 def test_top_lets_no_worker_move_the_cursor() -> None:
     drawn = _drawn(_answer(timers=[_timer(scope_id="a\x1b[2Jb[bold]c[/nothing]")]))
     assert "\x1b" not in drawn
-    assert "a?[2Jb[bold]c[/nothing]" in drawn
+    assert r"a\x1b[2Jb[bold]c[/nothing]" in drawn
 
 
 def test_a_misspelled_event_is_refused() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import select
 import socket
 import ssl
@@ -60,6 +61,75 @@ def test_200_idle_connections_keep_nobody_out(service: Service) -> None:
         assert 0 < held(service) <= http_module.MAX_CONNECTIONS
         assert is_closed(idle[0])  # those that waited longest had to go
         assert "200 OK" in exchange(idle[-1], REQUEST)
+
+
+def test_without_descriptors_few_are_kept(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http_module, "is_reserved", lambda _descriptor: True)
+    with many(service, 30) as idle:
+        assert get(str(service.address), "/-/ready")[0] == 200
+        assert is_closed(idle[0])
+        eventually(lambda: 0 < held(service) <= http_module.FEW_CONNECTIONS)
+
+
+def test_no_answer_waits_for_the_client_to_acknowledge_its_start(service: Service) -> None:
+    with connect(service) as client:
+        assert "200 OK" in exchange_kept(client)
+        (accepted,) = (
+            found.fd
+            for found in psutil.Process().net_connections("tcp")
+            if found.raddr and found.raddr.port == client.getsockname()[1]
+        )
+        with socket.socket(fileno=os.dup(accepted)) as same:
+            assert same.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
+
+
+def exchange_kept(client: socket.socket) -> str:
+    client.sendall(REQUEST.replace("Connection: close\n", "").replace("\n", "\r\n").encode())
+    answer = ""
+    while not answer.endswith("workers can connect\n"):
+        answer += client.recv(65536).decode()
+    return answer
+
+
+NO_CHUNK = "POST /-/ready HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize("answered", [True, False], ids=["answered", "at once"])
+def test_a_body_that_is_none_is_not_told_to_the_log(
+    service: Service, caplog: pytest.LogCaptureFixture, *, answered: bool
+) -> None:
+    for _ in range(5):
+        with connect(service) as client:
+            if answered:
+                client.sendall(NO_CHUNK.encode())
+                assert client.recv(65536).startswith(b"HTTP/1.1 405 ")
+                client.sendall(b"zz\r\n")
+            else:
+                client.sendall(NO_CHUNK.encode() + b"zz\r\n")
+            with contextlib.suppress(ConnectionResetError):
+                while client.recv(65536):
+                    pass
+    assert get(str(service.address), "/-/ready")[0] == 200
+    assert caplog.records == []
+
+
+@pytest.mark.parametrize(
+    ("path", "accept", "status"),
+    [
+        ("/timers?limit=" + "1" * 5000, "", 400),
+        ("/timers?limit=10001", "", 400),
+        ("/timers?limit=010000", "", 200),
+        ("/metrics", "application/openmetrics-text; version=x", 200),
+        ("/metrics", "application/openmetrics-text; version=1.0.0", 200),
+    ],
+)
+def test_what_a_stranger_asks_for_is_no_error_of_ours(
+    service: Service, caplog: pytest.LogCaptureFixture, path: str, accept: str, status: int
+) -> None:
+    assert get(str(service.address), path, {"Accept": accept})[0] == status
+    assert caplog.records == []
 
 
 def test_who_is_being_answered_is_not_dropped(service: Service) -> None:

@@ -374,7 +374,8 @@ def test_a_full_disk_is_counted_and_said_once(caplog: pytest.LogCaptureFixture) 
         assert pipeline.flush(30)
     assert pipeline.sink_counts == {"log": (0, 20)}
     assert caplog.text.count("'log' could not deliver an event") == 1
-    assert "No space left on device" in caplog.text
+    assert "No space left on device: '/dev/full'" in caplog.text
+    assert "Traceback" not in caplog.text
     assert pipeline.close(30)
 
 

@@ -1,63 +1,32 @@
-"""The wall clock is stepped an hour under a real server, and nothing comes of it.
-
-libfaketime (Debian: libfaketime) gives the server's process a wall clock of its own; the
-monotonic one stays that of the host, as it does when a real clock is stepped.
-"""
+"""The wall clock is stepped an hour under a real server, and nothing comes of it."""
 
 from __future__ import annotations
 
 import os
 import signal
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from support.waiting import eventually
+from support.wall_clock import HOUR, WallClock, library
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from support.remote import Remote
     from support.servers import FilePair
-
-HOUR = 3600
-LIBRARIES = ("libfaketimeMT.so.1", "libfaketime.so.1")
-
-
-def library() -> str:
-    for directory in ("/usr/lib", "/usr/local/lib"):
-        for name in LIBRARIES:
-            for found in sorted(Path(directory).glob(f"**/faketime/{name}")):
-                return str(found)
-    reason = "libfaketime is not installed: apt-get install libfaketime"
-    if "CI" in os.environ:
-        pytest.fail(reason)
-    pytest.skip(reason)
-
-
-class WallClock:
-    """The wall clock of the server's process."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.environment = {
-            "LD_PRELOAD": library(),
-            "FAKETIME_TIMESTAMP_FILE": str(path),
-            "FAKETIME_NO_CACHE": "1",
-            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-        }
-        self.set(0)
-
-    def set(self, offset: int) -> None:
-        """Step it to so many seconds off the real time."""
-        new = self.path.with_suffix(".new")
-        new.write_text(f"{offset:+d}\n")
-        new.rename(self.path)
 
 
 @pytest.fixture
 def wall(files: FilePair, tmp_path: Path) -> WallClock:
     del files
+    if library() is None:
+        reason = "libfaketime is not installed: apt-get install libfaketime"
+        if "CI" in os.environ:
+            pytest.fail(reason)
+        pytest.skip(reason)
     return WallClock(tmp_path / "faketimerc")
 
 

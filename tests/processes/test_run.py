@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -43,6 +44,19 @@ def end(process: subprocess.Popen[str]) -> int:
     """Let the command end by itself."""
     process.communicate("\n", timeout=60)
     return process.returncode
+
+
+def test_the_limit_of_open_files_is_raised_for_the_service_alone(cli: Cli) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 256), hard))
+    try:
+        with cli.start("run", *FREE, "--", "sh", "-c", "ulimit -Sn; read x") as process:
+            assert words(process) == [str(min(hard, 256))]
+            raised = (hard, hard)
+            eventually(lambda: resource.prlimit(process.pid, resource.RLIMIT_NOFILE) == raised)
+            assert end(process) == 0
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 @pytest.mark.parametrize(

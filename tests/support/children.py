@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -29,6 +30,7 @@ __all__ = [
     "dropped",
     "in_child",
     "in_pid_namespace",
+    "no_descriptors",
     "same_path",
     "waiting",
 ]
@@ -108,6 +110,19 @@ def descriptors() -> set[str]:
         with contextlib.suppress(FileNotFoundError):
             found.add(f"{name} -> {os.readlink(f'/proc/self/fd/{name}')}")
     return {entry for entry in found if not entry.endswith("/fd")}
+
+
+@contextlib.contextmanager
+def no_descriptors() -> Iterator[None]:
+    """Have this process get no further descriptor."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest_free = os.open("/dev/null", os.O_RDONLY)
+    os.close(lowest_free)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free, hard))
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def same_path() -> dict[str, str]:

@@ -18,7 +18,13 @@ import pytest
 from support.children import FORKS, OTHER_UID, descriptors, in_child, same_path
 from support.waiting import eventually
 from timers import FileTimerClient
-from timers.errors import NoServerError, PathOccupiedError, ServerRunningError, TimerError
+from timers.errors import (
+    InsecurePathError,
+    NoServerError,
+    PathOccupiedError,
+    ServerRunningError,
+    TimerError,
+)
 from timers.fifo import _DEFAULT_CAPACITY, _F_GETPIPE_SZ, _F_SETPIPE_SZ, FifoReader, FifoWriter
 from timers.wire import Decoder
 
@@ -361,6 +367,32 @@ def test_the_capacity_is_the_sign(path: str, pages: int, kept: bool) -> None:
     os.close(other)
 
 
+def test_servers_of_ours_and_of_torch_in_turn_cost_no_descriptors(path: str) -> None:
+    writer = FifoWriter(path, full_timeout=0.0)
+    counts = set()
+    for number in range(3):
+        ours = FifoReader(path)
+        writer.send(b"to ours %d\n" % number)
+        assert ours.read() == b"to ours %d\n" % number
+        ours.close()
+        os.mkfifo(path)
+        torch = plain_reader(path)
+        for line in (b"to torch\n", b"again\n"):
+            writer.send(line)
+            assert os.read(torch, 100) == line
+            assert os.read(torch, 100) == b""
+        counts.add(len(descriptors()))
+        with open(path, "wb", buffering=0) as full:
+            fill(full.fileno())
+        writer.send(b"kept\n")
+        eventually(lambda: drain(torch).endswith(b"kept\n"))  # noqa: B023  # called in the loop
+        eventually(lambda: writer._drainer is None)
+        os.close(torch)
+        os.unlink(path)
+    assert len(counts) == 1
+    writer.close()
+
+
 def test_a_kept_descriptor_is_not_inherited_by_programs(reader: FifoReader, path: str) -> None:
     writer = FifoWriter(path)
     writer.send(b"x\n")
@@ -418,6 +450,48 @@ def test_nobody_there(path: str) -> None:
     writer.send(b"y\n")
     assert reader.read() == b"y\n"
     reader.close()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give a pipe away")
+def test_another_users_pipe_is_told_nothing(path: str) -> None:
+    os.mkfifo(path)
+    theirs = plain_reader(path)
+    writer = FifoWriter(path)
+    writer.send(b"x\n")
+    assert os.read(theirs, 100) == b"x\n"
+    os.chown(path, OTHER_UID, OTHER_UID)
+    before = descriptors()
+    with pytest.raises(InsecurePathError, match=f"belongs to user {OTHER_UID}.*{path}"):
+        writer.send(b"y\n")
+    assert os.read(theirs, 100) == b""
+    assert descriptors() == before
+    os.close(theirs)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give a pipe away")
+def test_what_was_kept_is_not_told_to_another_user(reader: FifoReader, path: str) -> None:
+    fill(reader.fileno())
+    writer = FifoWriter(path, full_timeout=0.0)
+    writer.send(b"kept\n")
+    assert len(writer._kept) == 1
+    os.unlink(path)
+    os.mkfifo(path)
+    os.chown(path, OTHER_UID, OTHER_UID)
+    theirs = plain_reader(path)
+    reader.close(remove=False)
+    eventually(lambda: writer._drainer is None)
+    assert not writer._kept
+    assert os.read(theirs, 100) == b""
+    os.close(theirs)
+
+
+def test_a_wait_longer_than_poll_knows(reader: FifoReader, path: str) -> None:
+    writer = FifoWriter(path, full_timeout=1e12)
+    fill(reader.fileno())
+    late = threading.Thread(target=writer.send, args=(b"late\n",))
+    late.start()
+    eventually(lambda: drain(reader.fileno()).endswith(b"late\n"))
+    late.join()
 
 
 def test_what_is_no_pipe_is_not_written_to(path: str) -> None:

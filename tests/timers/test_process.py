@@ -153,6 +153,20 @@ def test_without_a_pidfd_the_start_time_identifies_it(
         process.close()
 
 
+def test_the_last_descriptors_are_not_for_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    with waiting() as pid:
+        before = descriptors()
+        with monkeypatch.context() as patch:
+            patch.setattr("timers.process.is_reserved", lambda _descriptor: True)
+            process = Process(pid)
+        assert process.fileno() is None
+        assert descriptors() == before
+        assert process.start_time == procfs.start_time(pid)
+        process.send(signal.SIGKILL)
+        assert process.exited(30)
+        process.close()
+
+
 def test_without_a_pidfd_another_start_time_is_another_process(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -182,8 +196,47 @@ def test_only_linux(monkeypatch: pytest.MonkeyPatch) -> None:
     assert raised.value.errno == errno.ENOSYS
 
 
+@pytest.mark.parametrize("seen", ["1", None], ids=["of others", "not at all"])
+def test_a_proc_that_does_not_know_us_will_not_do(
+    monkeypatch: pytest.MonkeyPatch, seen: str | None
+) -> None:
+    require_linux("it")
+
+    def readlink(path: str) -> str:
+        if seen is None:
+            raise FileNotFoundError(path)
+        return seen
+
+    monkeypatch.setattr(os, "readlink", readlink)
+    with pytest.raises(UnsupportedPlatformError, match="it needs /proc"):
+        require_linux("it")
+
+
 def test_a_python_without_pidfds_will_not_do(monkeypatch: pytest.MonkeyPatch) -> None:
     require_linux("it")
     monkeypatch.delattr(os, "pidfd_open")
     with pytest.raises(UnsupportedPlatformError):
         require_linux("it")
+
+
+def test_a_process_that_cannot_be_identified_is_neither_gone_nor_signalled(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    refuse_pidfds(monkeypatch, errno.EMFILE)
+    with waiting() as pid:
+        process = Process(pid)
+        with monkeypatch.context() as patch:
+            patch.setattr(procfs, "_contents", _no_descriptor)
+            assert not process.exited(0.05)
+            with pytest.raises(PermissionError, match=f"/proc/{pid}/stat"):
+                process.send(signal.SIGKILL)
+            with pytest.raises(PermissionError, match=f"process {pid} is there"):
+                Process(pid)
+        assert alive(pid)
+        process.send(signal.SIGKILL)
+        dropped(pid)
+        assert process.exited()
+
+
+def _no_descriptor(path: str) -> bytes:
+    raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), path)

@@ -7,10 +7,12 @@ import os
 import subprocess
 import sys
 import threading
+import weakref
 from typing import TYPE_CHECKING
 
 import pytest
 
+from support.children import FORKS, descriptors, in_child, no_descriptors
 from support.waiting import eventually
 from timers import procfs
 
@@ -33,6 +35,12 @@ def child() -> Iterator[subprocess.Popen[bytes]]:
             yield process
         finally:
             process.kill()
+
+
+@pytest.fixture
+def no_reserve(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is none but what the test makes."""
+    monkeypatch.setattr(procfs, "_reserves", weakref.WeakSet())
 
 
 @pytest.fixture
@@ -132,3 +140,52 @@ def test_start_time_tells_two_processes_apart(child: subprocess.Popen[bytes]) ->
     assert its is not None
     assert mine <= its
     assert its == procfs.start_time(child.pid)
+
+
+def test_an_endless_file_is_not_read_to_its_end(
+    child: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = procfs.environment(child.pid)
+    monkeypatch.setattr(procfs, "_MOST_BYTES", 3)
+    (name,) = procfs.environment(child.pid)
+    assert next(iter(whole)).startswith(name)
+    assert len(name) == 3
+
+
+@pytest.mark.usefixtures("no_reserve")
+def test_a_reserve_lends_a_descriptor_when_there_is_none() -> None:
+    with no_descriptors():
+        assert procfs.stat(os.getpid()) is None
+    reserve = procfs.Reserve()
+    with no_descriptors():
+        for _ in range(3):
+            assert procfs.stat(os.getpid()) is not None
+            assert os.getpid() in procfs.thread_states(os.getpid())
+        assert procfs.stat(2**22 + 1) is None
+    reserve.close()
+    with no_descriptors():
+        assert procfs.stat(os.getpid()) is None
+
+
+@pytest.mark.usefixtures("no_reserve")
+def test_a_reserve_that_was_lost_to_another_thread_is_had_again() -> None:
+    reserve = procfs.Reserve()
+    with no_descriptors():
+        with reserve.lent():
+            quicker = os.open("/dev/null", os.O_RDONLY)
+        assert procfs.stat(os.getpid()) is None
+        os.close(quicker)
+        assert procfs.stat(os.getpid()) is not None
+        assert procfs.stat(os.getpid()) is not None
+    reserve.close()
+
+
+@FORKS
+def test_a_reserve_is_not_inherited() -> None:
+    before = len(descriptors())
+    reserve = procfs.Reserve()
+    assert len(descriptors()) == before + 1
+    assert in_child(lambda: len(descriptors()) == before)
+    reserve.close()
+    reserve.close()
+    assert len(descriptors()) == before

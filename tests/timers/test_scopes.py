@@ -12,7 +12,7 @@ import logging
 import math
 import threading
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
@@ -25,6 +25,8 @@ from timers.testing import RecordingClient
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from timers.trace_context import ScopeSpan
+
 
 @pytest.fixture(autouse=True)
 def nothing_left_open() -> Iterator[None]:
@@ -34,7 +36,7 @@ def nothing_left_open() -> Iterator[None]:
     left = dict(scopes._blocks)
     scopes._blocks.clear()
     assert left == {}
-    assert scopes.calling.announcement is None
+    assert scopes.calling.release is None
 
 
 @pytest.fixture
@@ -78,24 +80,46 @@ class Failing(RecordingClient):
             raise self._on_release
 
 
+class Announced(NamedTuple):
+    """What a client of ours is told of one call."""
+
+    expiration_time: float
+    thread: int
+    after: float = 0.0
+    deadline_ns: int = 0
+    nested: bool = False
+    leave: bool = False
+    error: str | None = None
+    span: ScopeSpan | None = None
+    warn_after: float | None = None
+
+
 class Noting(RecordingClient):
     """Notes what ``expires`` announces to our own clients besides the arguments."""
 
+    takes_deadlines = True
+
     def __init__(self) -> None:
         super().__init__()
-        self.announced: list[scopes.Announcement] = []
-
-    def _note(self) -> None:
-        assert scopes.calling.announcement is not None
-        self.announced.append(scopes.calling.announcement)
+        self.announced: list[Announced] = []
 
     def acquire(self, scope_id: str, expiration_time: float) -> None:
         super().acquire(scope_id, expiration_time)
-        self._note()
+        assert isinstance(expiration_time, scopes.Deadline)
+        self.announced.append(
+            Announced(
+                expiration_time,
+                expiration_time.thread,
+                expiration_time.after,
+                expiration_time.deadline_ns,
+                *(expiration_time.special or scopes.Special()),
+            )
+        )
 
     def release(self, scope_id: str) -> None:
         super().release(scope_id)
-        self._note()
+        thread, error = scopes.calling.release or (threading.get_native_id(), None)
+        self.announced.append(Announced(-1, thread, error=error))
 
 
 def line_of(needle: str) -> int:

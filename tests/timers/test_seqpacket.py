@@ -19,6 +19,7 @@ from timers.file_based_local_timer import FileTimerServer
 from timers.seqpacket import SocketSource
 from timers.socket_path import connect, listen
 from timers.sources import Sources
+from timers.wire import Decoder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -75,6 +76,30 @@ def test_a_message_is_in_the_name_of_who_sent_it(
         assert message.start_time == procfs.start_time(os.getpid())
         assert (message.signal, message.thread) == (9, 7)
     assert not is_readable(source)
+
+
+def test_of_a_message_only_who_sent_it_is_changed(
+    source: SocketSource, client: socket.socket
+) -> None:
+    optional = {
+        "deadline_ns": 10**18,
+        "after": 2.5,
+        "nested": True,
+        "leave": True,
+        "error": "E",
+        "traceparent": "t",
+        "span_id": "s",
+        "warn_after": 1.5,
+        "missed": [1, 2],
+    }
+    data = request("all", **optional)
+    client.send(data)
+    [message], _ = source.read(0)
+    [as_sent], _ = Decoder().feed(data + b"\n")
+    assert as_sent.pid == 99
+    assert None not in as_sent
+    own = {"pid": os.getpid(), "start_time": procfs.start_time(os.getpid())}
+    assert message == as_sent._replace(**own)  # type: ignore[arg-type]  # of two types
 
 
 def test_a_kernel_without_pidfds_of_peers_is_asked_for_the_pid(
@@ -159,6 +184,45 @@ def test_who_is_no_user_of_ours_is_turned_away(path: str) -> None:
         with pytest.raises(ConnectionResetError):
             client.recv(1)
     source.close()
+
+
+def test_one_process_has_a_bound_on_its_connections(
+    source: SocketSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("timers.seqpacket._MOST_CONNECTIONS", 2)
+    held = [connect(source.path) for _ in range(3)]
+    _, [rejection] = source.read(0)
+    assert (rejection.reason, source.connections) == ("too_many", 2)
+    assert f"process {os.getpid()} has 2 connections" in rejection.detail
+    held[2].setblocking(True)
+    assert held[2].recv(1) == b""
+    held[0].close()  # makes room
+    source.read(0)
+    with connect(source.path) as again:
+        again.send(request("again"))
+        [message], rejections = source.read(0)
+        assert (message.scope_id, rejections) == ("again", [])
+    for each in held:
+        each.close()
+    source.read(0)
+    assert source.connections == 0
+    assert source._connections == {}
+
+
+def test_the_last_descriptors_are_not_for_connections(
+    source: SocketSource, client: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source.read(0)
+    with monkeypatch.context() as patch, connect(source.path) as late:
+        patch.setattr("timers.seqpacket.is_reserved", lambda _descriptor: True)
+        client.send(request("served"))
+        [message], [rejection] = source.read(0)
+        assert message.scope_id == "served"
+        assert rejection.reason == "internal_error"
+        assert "no descriptors left" in rejection.detail
+        late.setblocking(True)
+        assert late.recv(1) == b""
+    assert source.connections == 1
 
 
 def test_without_descriptors_one_is_turned_away_and_the_others_are_served(

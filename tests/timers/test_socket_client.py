@@ -6,6 +6,8 @@ import contextlib
 import gc
 import os
 import pickle
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -14,7 +16,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import timers
-from support.children import FORKS, descriptors, in_child
+from support.children import FORKS, descriptors, in_child, same_path
 from support.waiting import eventually
 from timers import SocketTimerClient, TimerClient
 from timers.errors import NoServerError, RequestTooLargeError
@@ -24,6 +26,7 @@ from timers.wire import Decoder
 if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from timers.socket_path import Listener
     from timers.wire import Message
@@ -145,6 +148,54 @@ def test_a_server_that_does_not_read_loses_nothing_and_delays_once(
     client.release("open")  # it goes its usual way again
     [release] = server.wait(1)
     assert release.missed is None
+
+
+def test_nothing_is_left_untold_for_a_server_that_is_slow_for_a_moment(
+    listener: Listener, serve: Callable[[Listener], Server]
+) -> None:
+    client = SocketTimerClient(listener.path, full_timeout=60.0)
+    client.acquire("first", time.time() + 60)
+    server = serve(listener)
+    count = 3000
+    told: list[Message] = []
+    finished = threading.Event()
+
+    def read() -> None:
+        server.connection.setblocking(True)
+        while not (finished.is_set() and told[-1].scope_id == "last"):
+            time.sleep(0.0001)  # slower than what is sent
+            told.extend(Decoder().feed(server.connection.recv(5000))[0])
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    for _ in range(count):
+        with timers.expires(60, "x", client=client):
+            # A worker that stops here for good is known by what it has told.
+            assert not client._link._timers.untold
+    client.acquire("last", time.time() + 60)
+    finished.set()
+    reader.join(60)
+    assert [message.scope_id for message in told] == ["first", *["x"] * (2 * count), "last"]
+    assert not any(message.missed for message in told)
+
+
+def test_a_server_that_stays_slow_is_waited_for_once(
+    listener: Listener, serve: Callable[[Listener], Server]
+) -> None:
+    client = SocketTimerClient(listener.path, full_timeout=0.05)
+    with timers.expires(60, "x", client=client):
+        server = serve(listener)
+    while not client._link._timers.untold:
+        with timers.expires(60, "x", client=client):
+            pass
+    assert client._link._patience <= 0
+
+    def caught_up() -> bool:
+        server.read()
+        return client._link._patience == 0.05
+
+    eventually(caught_up)
+    assert not client._link._timers.untold
 
 
 def test_when_the_connection_breaks_what_is_open_is_told_again(
@@ -286,6 +337,100 @@ def test_it_says_once_that_a_server_stays_away(
     server = serve(listener)
     listener.connections.close()
     server.connection.close()
-    eventually(lambda: "blocks have run unwatched" in caplog.text)
+
+    def said() -> list[str]:
+        messages = [record.getMessage() for record in caplog.records]
+        return [text for text in messages if "run unwatched" in text and listener.path in text]
+
+    eventually(said)
     client.release("x")
-    assert caplog.text.count("blocks have run unwatched") == 1
+    assert len(said()) == 1
+
+
+LEAVES_AT_ONCE = """
+import sys, timers
+timers.configure(timers.SocketTimerClient(sys.argv[1], full_timeout=0.0))
+for _ in range(int(sys.argv[2])):
+    with timers.expires(600, "x"):
+        pass
+print("left", flush=True)
+"""
+
+
+def _counts(message: Message) -> dict[str, int]:
+    """What a message says has happened."""
+    if message.missed is not None:
+        return {"acquires": message.missed[0], "releases": message.missed[1]}
+    return {"releases" if message.expiration_time < 0 else "acquires": 1}
+
+
+def test_a_process_that_ends_first_tells_what_happened(
+    listener: Listener, serve: Callable[[Listener], Server]
+) -> None:
+    blocks = 3000
+    command = [sys.executable, "-c", LEAVES_AT_ONCE, listener.path, str(blocks)]
+    with subprocess.Popen(command, env=same_path(), stdout=subprocess.PIPE) as process:
+        server = serve(listener)
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"left\n"
+        counts: Counter[str] = Counter()
+
+        def ended() -> bool:
+            for message in server.read():
+                counts.update(_counts(message))
+            return process.poll() is not None
+
+        eventually(ended)
+        ended()
+    assert process.returncode == 0
+    assert counts == {"acquires": blocks, "releases": blocks}
+
+
+def test_a_process_that_ends_does_not_wait_for_a_server_that_is_gone(
+    listener: Listener, serve: Callable[[Listener], Server]
+) -> None:
+    command = [sys.executable, "-c", LEAVES_AT_ONCE, listener.path, "3000"]
+    with subprocess.Popen(command, env=same_path(), stdout=subprocess.PIPE) as process:
+        server = serve(listener)
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"left\n"
+        listener.connections.close()
+        server.connection.close()
+        assert process.wait(60) == 0
+
+
+@FORKS
+def test_a_program_that_closed_every_descriptor_is_no_trouble(
+    listener: Listener, serve: Callable[[Listener], Server], tmp_path: Path
+) -> None:
+    client = SocketTimerClient(listener.path)
+    with timers.expires(60, "before", client=client):
+        pass
+    before = serve(listener)
+    before.wait(2)
+
+    def becomes_a_daemon() -> bool:
+        forked = SocketTimerClient(listener.path)
+        with timers.expires(60, "open", client=forked):
+            os.closerange(3, 256)
+            own = [os.open(tmp_path / str(number), os.O_RDWR | os.O_CREAT) for number in range(9)]
+            os.write(own[-1], b"mine")
+            with timers.expires(60, "after", client=forked):
+                pass
+            eventually(lambda: forked._link._connection and not forked._link._timers.untold)
+            forked.release("no such")
+            assert [os.fstat(fd).st_size for fd in own] == [0] * 8 + [4]
+            forked._link.close()
+            assert [os.fstat(fd).st_size for fd in own] == [0] * 8 + [4]
+        return True
+
+    assert in_child(becomes_a_daemon)
+    serve(listener)
+    again = serve(listener).read()
+    assert [(again[0].scope_id, again[0].missed)] == [("open", (0, 0))]
+    counts: Counter[str] = Counter()
+    for message in again:
+        if message.scope_id == "after":
+            counts.update(_counts(message))
+    assert counts == {"acquires": 1, "releases": 1}
+    assert again[-1].scope_id == "no such"

@@ -117,8 +117,9 @@ class TableAgainstDictionary(RuleBasedStateMachine):
     @invariant()
     def remembers_little_of_the_dead(self) -> None:
         waiting = sum(not t.expired for t in self.model.values())
-        assert len(self.table._heap) <= waiting + max(waiting, _MIN_STALE) + 1
-        assert self.table._stale == sum(not entry[2].live for entry in self.table._heap)
+        entries = [*self.table._heap, *self.table._old_heap]
+        assert len(entries) <= 4 * waiting + 2 * _MIN_STALE
+        assert self.table._stale == sum(not entry[2].live for entry in entries)
 
 
 TableAgainstDictionary.TestCase.settings = settings(

@@ -189,7 +189,7 @@ def test_a_source_gives_each_request_once(kind: str, pipe: FifoReader) -> None:
         source = _FifoSource(pipe)
         client = FileTimerClient(pipe.path)
         client.acquire("x", 1.5)
-        client._send("\n")
+        client._send(b"\n")
         client.release("x")
     messages, rejections = source.read(0.0)
     assert [(message.scope_id, message.expiration_time) for message in messages] == [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,7 +12,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from support.children import OTHER_UID, alive, descriptors, dropped, same_path, waiting
+from support.children import (
+    OTHER_UID,
+    alive,
+    descriptors,
+    dropped,
+    no_descriptors,
+    same_path,
+    waiting,
+)
 from support.rig import Rig
 from support.waiting import eventually
 from timers import ReapPolicy, procfs
@@ -28,15 +37,14 @@ root_only = pytest.mark.skipif(os.geteuid() != 0, reason="only root may become a
 def workers() -> Iterator[Workers]:
     workers = Workers()
     yield workers
-    for worker in workers:
-        workers.close(worker)
+    workers.close_all()
 
 
 def test_a_child_is_a_worker(workers: Workers) -> None:
     with waiting() as pid:
         worker = workers.open(pid)
         assert worker.refusal is None
-        assert workers.get(pid) is worker
+        assert workers.by_pid.get(pid) is worker
         assert list(workers) == [worker]
         assert workers.watched == 1
         assert worker.info.pid == pid
@@ -44,7 +52,7 @@ def test_a_child_is_a_worker(workers: Workers) -> None:
         before = descriptors()
         workers.close(worker)
         workers.close(worker)
-        assert (workers.get(pid), workers.watched) == (None, 0)
+        assert (workers.by_pid.get(pid), workers.watched) == (None, 0)
         assert descriptors() < before
 
 
@@ -53,6 +61,10 @@ def test_the_ranks_come_from_its_environment(workers: Workers) -> None:
     for environment, expected in (
         (ranks, (3, 1, 2)),
         ({"RANK": "three", "LOCAL_RANK": "-1", "TORCHELASTIC_RESTART_COUNT": "²"}, (None,) * 3),
+        (
+            {"RANK": "9" * 5000, "LOCAL_RANK": "1" * 10, "TORCHELASTIC_RESTART_COUNT": "9" * 9},
+            (None, None, 999_999_999),
+        ),
     ):
         with subprocess.Popen(["cat"], stdin=subprocess.PIPE, env=environment) as process:
             # exec(3) closes what Popen waits for a moment before the environment can be read.
@@ -67,9 +79,49 @@ def test_a_process_that_has_ended_is_registered_without_one(workers: Workers) ->
         dropped(pid)
         worker = workers.open(pid)
     assert (worker.process, worker.refusal, worker.start_time) == (None, None, None)
-    assert workers.get(pid) is worker
+    assert workers.by_pid.get(pid) is worker
     workers.close(worker)
     assert workers.watched == 0
+
+
+def test_a_worker_that_cannot_be_looked_at_is_not_registered_and_costs_nothing(
+    workers: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with waiting() as pid:
+        before = descriptors()
+        with monkeypatch.context() as patch:
+            patch.setattr(procfs, "start_time", lambda _pid: None)
+            with pytest.raises(PermissionError, match=f"/proc/{pid}/stat"):
+                workers.open(pid)
+            patch.undo()
+            patch.setattr(procfs, "environment", lambda _pid: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                workers.open(pid)
+        assert (list(workers), workers.watched) == ([], 0)
+        assert descriptors() == before
+        assert workers.open(pid).process is not None
+
+
+def test_a_worker_is_looked_at_although_no_descriptor_is_left(workers: Workers) -> None:
+    with waiting() as pid:
+        expected = procfs.start_time(pid)
+        with no_descriptors():
+            worker = workers.open(pid)
+            assert worker.process is not None
+            assert worker.process.fileno() is None
+            assert not worker.process.exited()
+        assert (worker.refusal, worker.start_time) == (None, expected)
+
+
+def test_all_that_is_held_is_given_back() -> None:
+    before = descriptors()
+    workers = Workers()
+    with waiting() as pid:
+        workers.open(pid)
+        assert descriptors() > before
+        workers.close_all()
+        workers.close_all()
+    assert descriptors() == before
 
 
 @pytest.mark.parametrize("pid", [1, 0, -1, -(2**31), 2**31, 2**40, 10**30])
@@ -93,6 +145,47 @@ def test_another_users_process_is_refused(workers: Workers) -> None:
     with waiting(uid=OTHER_UID) as pid:
         assert workers.open(pid).refusal == "other_user"
         assert workers.watched == 0
+
+
+@root_only
+def test_a_worker_that_becomes_roots_is_found_out(tmp_path_factory: pytest.TempPathFactory) -> None:
+    directory = tmp_path_factory.mktemp("bin")
+    for each in (directory, *directory.parents[:2]):
+        each.chmod(each.stat().st_mode | 0o011)
+    sudo = shutil.copy("/usr/bin/env", directory / "sudo")
+    sudo.chmod(0o4755)
+    workers = Workers(users=frozenset({OTHER_UID}))
+    with subprocess.Popen(
+        ["sh", "-c", 'read x; exec "$0" cat', sudo],
+        stdin=subprocess.PIPE,
+        user=OTHER_UID,
+        group=OTHER_UID,
+        extra_groups=[],
+    ) as process:
+        worker = workers.open(process.pid)
+        assert worker.refusal is None
+        assert not workers.has_changed_user(worker)
+        assert process.stdin is not None
+        process.stdin.write(b"\n")
+        process.stdin.flush()
+        eventually(lambda: workers.has_changed_user(worker))
+        process.kill()
+        process.wait()
+        assert not workers.has_changed_user(worker)
+    workers.close_all()
+
+
+@root_only
+def test_a_worker_of_roots_that_gives_its_rights_up_stays_a_worker(workers: Workers) -> None:
+    script = "import os, sys; sys.stdin.readline(); os.setuid(65534); sys.stdin.read()"
+    with subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE) as process:
+        worker = workers.open(process.pid)
+        assert worker.owners == frozenset({0})
+        assert process.stdin is not None
+        process.stdin.write(b"\n")
+        process.stdin.flush()
+        eventually(lambda: procfs.owners(process.pid) == frozenset({65534}))
+        assert not workers.has_changed_user(worker)
 
 
 @pytest.mark.parametrize("asked", ["owners", "ancestors"])
@@ -151,9 +244,18 @@ def test_the_count_survives_a_pid_that_is_registered_again(workers: Workers) -> 
         second = workers.open(pid)
         assert workers.watched == 1
         workers.close(first)  # its reap has ended: the other one stays
-        assert (workers.get(pid), workers.watched) == (second, 1)
+        assert (workers.by_pid.get(pid), workers.watched) == (second, 1)
         workers.close(second)
         assert workers.watched == 0
+
+
+def test_a_worker_of_a_server_without_descriptors_is_reaped(rig: Rig) -> None:
+    with waiting() as pid:
+        with no_descriptors():
+            rig.acquire(pid, "x", after=1, start_time=procfs.start_time(pid))
+            rig.pass_time(5)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -9
+    assert [event.outcome.value for event in rig.observer.of(WorkerKilled)] == ["killed"]
 
 
 # -- and so nobody is signalled -------------------------------------------------------------------

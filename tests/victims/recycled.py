@@ -159,7 +159,7 @@ def in_one_step() -> None:
     rig.acquire(PID, "x", after=1.0, start_time=first)
     end(PID)
     second = child(PID, first)
-    rig.source.put(Message(PID, "y", rig.clock.time() + 9, 9, second, 1))
+    rig.source.put(Message(PID, "y", rig.clock.time() + 9, 9, start_time=second, thread=1))
     rig.step()
     (exited,) = rig.observer.of(WorkerExited)
     assert exited.worker.start_time == first

@@ -193,6 +193,22 @@ class Worker:
         with os.fdopen(reader) as file:
             return [int(word) for word in file.readline().split()]
 
+    def stuck_without_descriptors(self, scope: str, after: float) -> None:
+        """Close all that is open, as daemons do, the connection to the test included."""
+        os.closerange(0, 4096)
+        stuck_here(scope, after)
+
+    def become(self, *command: str) -> None:
+        """Be another program from now on."""
+        os.execvp(command[0], command)
+
+    def bomb(self, depth: int) -> None:
+        """Two children, each of which has two more, so many times. They stay."""
+        while depth and not (os.fork() and os.fork()):
+            depth -= 1
+        while True:
+            signal.pause()
+
     def allow_tracing(self) -> None:
         """Let any process of this user trace this one, whatever Yama says."""
         ctypes.CDLL(None).prctl(0x59616D61, ctypes.c_ulong(-1))  # PR_SET_PTRACER, ANY

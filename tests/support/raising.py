@@ -1,0 +1,113 @@
+"""Raise in place of one call of the code under test, whichever it is: the n-th that is made.
+
+A profile function (sys.setprofile) sees each call that a file of ``timers`` makes, to Python and to
+C alike, in the thread that calls :meth:`Raising.armed` and in those that are started meanwhile.
+What it raises comes out of that call, which has not been made then (or, with ``after``, has been).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import threading
+from typing import TYPE_CHECKING, NamedTuple
+
+import timers
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterator
+    from types import FrameType
+
+__all__ = ["Call", "Raising", "role_of"]
+
+_CODE = os.path.dirname(timers.__file__) + os.sep
+_NOT_OURS = f"{_CODE}testing.py"
+_SPARED = {"lock.__exit__", "RLock.__exit__", "lock.release", "RLock.release"}
+"""Releasing a lock cannot fail for want of anything."""
+
+
+class Call(NamedTuple):
+    """One place in the code from which something was called."""
+
+    role: str
+    file: str
+    line: int
+    caller: str
+    callee: str
+
+    def __str__(self) -> str:
+        return f"{self.role}: {self.callee} called by {self.caller} ({self.file}:{self.line})"
+
+
+def role_of(thread: str) -> str:
+    """Which kind of thread it is, by its name."""
+    for role in ("reap", "dump"):
+        if thread.startswith(f"timers-{role}"):
+            return role
+    return "server"
+
+
+class Raising:
+    """Raises ``error`` at one call.
+
+    :param role: of which kind of thread calls are counted: ``server``, ``reap`` or ``dump``.
+    :param number: which of its calls, from 1; with 0 none raises, and all are counted.
+    :param after: raise when the call has returned.
+    :param spared: calls to functions of these qualified names are left alone.
+    """
+
+    def __init__(
+        self,
+        role: str,
+        number: int,
+        error: Callable[[], BaseException],
+        *,
+        after: bool = False,
+        spared: Collection[str] = (),
+    ) -> None:
+        self._role = role
+        self._number = number
+        self._error = error
+        self._spared = {*_SPARED, *spared}
+        self._kinds = ("return", "c_return") if after else ("call", "c_call")
+        self.count = 0
+        """How many calls there were until now."""
+        self.raised: Call | None = None
+        """Where it raised."""
+        # The interpreter lets go of a profile function that raises, even when it is about to call
+        # it again (the garbage collector may have called it meanwhile): it has to live on.
+        self._hook = self._see
+
+    @contextlib.contextmanager
+    def armed(self) -> Iterator[None]:
+        """Count, and raise when it is time, until the block ends."""
+        before, before_threads = sys.getprofile(), threading.getprofile()
+        threading.setprofile(self._hook)
+        sys.setprofile(self._hook)
+        try:
+            yield
+        finally:
+            sys.setprofile(before)
+            threading.setprofile(before_threads)
+
+    def _see(self, frame: FrameType, event: str, arg: object) -> None:
+        if event not in self._kinds or self.raised is not None:
+            return
+        python = not event.startswith("c_")
+        caller = frame.f_back if python else frame
+        if caller is None:
+            return
+        path = caller.f_code.co_filename
+        if not path.startswith(_CODE) or path == _NOT_OURS:
+            return
+        if role_of(threading.current_thread().name) != self._role:
+            return
+        callee = frame.f_code.co_qualname if python else getattr(arg, "__qualname__", repr(arg))
+        if callee in self._spared:
+            return
+        self.count += 1
+        if self.count == self._number:
+            file, code = path.removeprefix(_CODE), caller.f_code
+            self.raised = Call(self._role, file, caller.f_lineno, code.co_qualname, callee)
+            raise self._error()
