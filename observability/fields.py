@@ -116,10 +116,7 @@ def stack_fields(dump: StackDump, timer: TimerInfo | None) -> dict[str, Any]:
         "stack_method": dump.method,
         "stack_seconds": round(dump.seconds, 6),
         "stack_error": dump.error,
-        **{
-            f"process_{field.name}": _plain(getattr(dump.facts, field.name))
-            for field in dataclasses.fields(dump.facts)
-        },
+        **{f"process_{name}": _plain(value) for name, value in dump.facts._asdict().items()},
         **dict(dump.extras),
         "stack": [_thread(thread) for thread in ordered] or None,
     }

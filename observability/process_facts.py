@@ -31,9 +31,7 @@ def add_open_files(dump: StackDump) -> StackDump:
         process = psutil.Process(dump.pid)
     except (psutil.Error, OSError, ValueError, OverflowError):
         return dump
-    facts = dataclasses.replace(
-        dump.facts, open_paths=_paths(process), connections=_connections(process)
-    )
+    facts = dump.facts._replace(open_paths=_paths(process), connections=_connections(process))
     return dataclasses.replace(dump, facts=facts)
 
 

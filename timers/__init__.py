@@ -34,17 +34,23 @@ Usage::
 Importing this package loads nothing but the standard library.
 """
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
-from .api import RequestQueue, TimerClient, TimerRequest, TimerServer, configure, expires
+from .clients import TimerClient, TimerRequest
 from .environment import NoTimers, configure_from_env
 from .errors import TimerError
-from .file_based_local_timer import FileTimerClient, FileTimerRequest, FileTimerServer
-from .local_timer import LocalTimerClient, LocalTimerServer, MultiprocessingRequestQueue
-from .reaper import ReapPolicy
+from .file_client import FileTimerClient, FileTimerRequest
+from .local_client import LocalTimerClient
+from .scopes import configure, expires
 
 if TYPE_CHECKING:
-    from .socket_timer import SocketTimerClient, SocketTimerServer
+    from .api import RequestQueue, TimerServer
+    from .file_based_local_timer import FileTimerServer
+    from .local_timer import LocalTimerServer, MultiprocessingRequestQueue
+    from .reaper import ReapPolicy
+    from .socket_client import SocketTimerClient
+    from .socket_timer import SocketTimerServer
 
 __all__ = [
     "FileTimerClient",
@@ -68,10 +74,29 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    # The socket pair is loaded by those who use it: sockets are slow to import.
-    if name in ("SocketTimerClient", "SocketTimerServer"):
-        from . import socket_timer  # noqa: PLC0415  # see above
+# What most workers never use costs them nothing: it is loaded when somebody asks for it.
+_MODULES = {
+    "FileTimerServer": "file_based_local_timer",
+    "LocalTimerServer": "local_timer",
+    "MultiprocessingRequestQueue": "local_timer",
+    "ReapPolicy": "reaper",
+    "RequestQueue": "api",
+    "SocketTimerClient": "socket_client",
+    "SocketTimerServer": "socket_timer",
+    "TimerServer": "api",
+}
+_TORCHS_MODULES = ("api", "debug_info_logging", "file_based_local_timer", "local_timer")
 
-        return getattr(socket_timer, name)
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        module = importlib.import_module(f"{__name__}.{_MODULES[name]}")
+        found = globals()[name] = getattr(module, name)
+        return found
+    if name in _TORCHS_MODULES:
+        return importlib.import_module(f"{__name__}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*__all__, *_TORCHS_MODULES]

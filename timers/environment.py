@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from .api import TimerClient
-from .file_based_local_timer import FileTimerClient
+from .clients import TimerClient
+from .file_client import FileTimerClient
 from .ptrace import allow_dumps_by
 from .scopes import configure
 
@@ -57,7 +57,7 @@ def configure_from_env(environ: Mapping[str, str] | None = None) -> TimerClient:
 
 def _offered(environ: Mapping[str, str]) -> TimerClient:
     if environ.get(SOCKET_VARIABLE):
-        from .socket_timer import SocketTimerClient  # noqa: PLC0415  # sockets are slow to import
+        from .socket_client import SocketTimerClient  # noqa: PLC0415  # sockets are slow to import
 
         return SocketTimerClient(environ[SOCKET_VARIABLE])
     for name in FILE_VARIABLES:

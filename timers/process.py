@@ -48,8 +48,8 @@ def require_linux(what: str) -> None:
     if known_as != str(os.getpid()):
         raise UnsupportedPlatformError(
             errno.ENOSYS,
-            f"{what} needs /proc (proc(5)), by which it identifies workers: it is not mounted here, "
-            "or it is that of another pid namespace",
+            f"{what} needs /proc (proc(5)), by which it identifies workers: it is not mounted "
+            "here, or is that of another pid namespace",
         )
 
 

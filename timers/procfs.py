@@ -17,8 +17,7 @@ import errno
 import os
 import threading
 import weakref
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -62,8 +61,7 @@ _STATE_NAMES = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Stat:
+class Stat(NamedTuple):
     """The fields of ``/proc/PID/stat`` that this package uses."""
 
     state: str
@@ -77,8 +75,7 @@ class Stat:
     resident_bytes: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ProcessFacts:
+class ProcessFacts(NamedTuple):
     """What the kernel knows about a process at one moment; ``None`` where it did not say."""
 
     state: str | None = None

@@ -12,7 +12,6 @@ exports no spans, turns it off, so that no trace refers to a span that nobody ex
 from __future__ import annotations
 
 import os
-import secrets
 import sys
 from typing import Any, NamedTuple
 
@@ -49,16 +48,20 @@ def enter() -> ScopeSpan | None:
         trace_id, flags = parent.trace_id, parent.trace_flags
         around = f"{parent.span_id:016x}"
     elif _has_sdk(trace):
-        trace_id, flags, around = secrets.randbits(128) or 1, trace.TraceFlags(1), _NO_PARENT
+        trace_id, flags, around = _random(16), trace.TraceFlags(1), _NO_PARENT
     else:
         return None
-    span_id = secrets.randbits(64) or 1
+    span_id = _random(8)
     reserved = trace.NonRecordingSpan(
         trace.SpanContext(trace_id, span_id, is_remote=False, trace_flags=flags)
     )
     context: Any = sys.modules["opentelemetry.context"]
     token = context.attach(trace.set_span_in_context(reserved))
     return ScopeSpan(f"00-{trace_id:032x}-{around}-{int(flags):02x}", f"{span_id:016x}", token)
+
+
+def _random(size: int) -> int:
+    return int.from_bytes(os.urandom(size), "big") or 1  # zero is no id
 
 
 def _has_sdk(trace: Any) -> bool:

@@ -21,6 +21,8 @@ from .table import Row
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from .effort import Effort
+
 _SERVE = """
 import resource, sys, timers
 hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
@@ -90,8 +92,9 @@ def _ask(process: subprocess.Popen[str]) -> str:
     return process.stdout.readline()
 
 
-def rows(workers: int = 1000, stuck: int = 30) -> Iterator[Row]:
-    """Measure once, with so many workers."""
+def rows(effort: Effort) -> Iterator[Row]:
+    """Measure once."""
+    workers, stuck = effort.of((1000, 30), (20, 3))
     with tempfile.TemporaryDirectory() as directory:
         path = str(Path(directory) / "socket")
         with _start("-c", _SERVE, path) as server:

@@ -1,178 +1,96 @@
-"""What one ``with expires(...)`` costs the worker, beside its peers and the bare system calls."""
+"""What one ``with expires(...)`` costs the worker, beside its peers and the bare system calls.
+
+The worker is a process of its own, beside the servers. Its CPU time includes its threads (the
+feeder of an ``mp.Queue``), until everything has been sent.
+"""
 
 from __future__ import annotations
 
-import faulthandler
-import fcntl
+import contextlib
 import importlib.util
-import os
-import socket
-import threading
-import time
 from typing import TYPE_CHECKING, Any
 
-import timers
-
-from .serving import serving
+from . import ours, peers
+from .apart import running
+from .bursts import Contender, Cost, take_turns
+from .serving import TORCH, queue_serving, serving
 from .table import Row
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
+    from multiprocessing.connection import Connection
 
-_ROUNDS = 40
-_BURST = 500
-_OFTEN = ", max_interval=0.05"
-_SOCKET_BURST = 200
-"""Fewer fit: each packet is kept by itself."""
-_PIPE_BYTES = 1 << 20
+    from .effort import Effort
 
+__all__ = ["CPU", "rows"]
 
-def _samples(block: Callable[[], None], burst: int = _BURST, pause: float = 0.01) -> list[float]:
-    """Seconds for one call, by bursts that fit into the pipe; the server drains in the pauses."""
-    samples = []
-    for _ in range(_ROUNDS):
-        samples.append(_one_burst(block, burst))
-        time.sleep(pause)
-    return samples
+CPU = "CPU: "
+"""What the names of the rows of CPU time begin with."""
 
 
-def _at_depth(depth: int, call: Callable[[], list[float]]) -> list[float]:
-    return call() if depth == 0 else _at_depth(depth - 1, call)
-
-
-def _floor() -> list[float]:
-    # The same bytes as our client's acquire and release.
-    acquire = b"x" * 196 + b"\n"
-    release = b"x" * 124 + b"\n"
-    reader, writer = os.pipe()
-    fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
-
-    def writes() -> None:
-        os.write(writer, acquire)
-        os.write(writer, release)
-
-    samples = []
-    for _ in range(_ROUNDS):
-        samples.append(_one_burst(writes, _BURST))
-        os.read(reader, _PIPE_BYTES)
-    os.close(reader)
-    os.close(writer)
-    return samples
-
-
-def _socket_floor() -> list[float]:
-    acquire = b"x" * 196 + b"\n"
-    release = b"x" * 124 + b"\n"
-    reader, writer = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    writer.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _PIPE_BYTES)
-
-    def sends() -> None:
-        writer.send(acquire)
-        writer.send(release)
-
-    samples = []
-    for _ in range(_ROUNDS):
-        samples.append(_one_burst(sends, _SOCKET_BURST))
-        for _ in range(2 * _SOCKET_BURST):
-            reader.recv(4096)
-    reader.close()
-    writer.close()
-    return samples
-
-
-def _one_burst(block: Callable[[], None], burst: int) -> float:
-    started = time.perf_counter()
-    for _ in range(burst):
-        block()
-    return (time.perf_counter() - started) / burst
-
-
-def _ours(path: str) -> Iterator[Row]:
-    client = timers.FileTimerClient(path)
-
-    def named() -> None:
-        with timers.expires(60, "all_reduce", client=client):
-            pass
-
-    def unnamed() -> None:
-        with timers.expires(60, client=client):
-            pass
-
-    floor = "two bare writes of the same bytes"
-    yield Row("expires, file pair, named", _samples(named), base=floor)
-    yield Row("expires, file pair, default scope", _samples(unnamed), base=floor)
-    yield Row(
-        "expires, file pair, default scope, depth 200",
-        _at_depth(200, lambda: _samples(unnamed)),
-        base=floor,
-    )
-    if importlib.util.find_spec("opentelemetry.sdk"):
-        trace: Any = importlib.import_module("opentelemetry.trace")
-        sdk: Any = importlib.import_module("opentelemetry.sdk.trace")
-        tracer = sdk.TracerProvider().get_tracer("benchmark")
-        with trace.use_span(tracer.start_span("around")):
-            yield Row("expires, file pair, named, traced", _samples(named), base=floor)
-
-
-def _socket(path: str) -> Iterator[Row]:
-    client = timers.SocketTimerClient(path)
-
-    def named() -> None:
-        with timers.expires(60, "all_reduce", client=client):
-            pass
-
-    floor = "two bare sends of the same bytes"
-    yield Row("expires, socket pair, named", _samples(named, _SOCKET_BURST, 0.02), base=floor)
-
-
-def _torch(path: str) -> Iterator[Row]:
-    timer: Any = importlib.import_module("torch.distributed.elastic.timer")
-    client = timer.FileTimerClient(path)
-
-    def named() -> None:
-        with timer.expires(60, "all_reduce", client=client):
-            pass
-
-    def unnamed() -> None:
-        with timer.expires(60, client=client):
-            pass
-
-    floor = "two bare writes of the same bytes"
-    # Its pipe takes about 700 requests before the client raises.
-    yield Row("torch expires, file pair, named", _samples(named, 50, 0.05), base=floor)
-    yield Row("torch expires, file pair, default scope", _samples(unnamed, 20, 0.05), base=floor)
-    yield Row(
-        "torch expires, file pair, default scope, depth 200",
-        _at_depth(200, lambda: _samples(unnamed, burst=20, pause=0.05)),
-        base=floor,
-    )
-
-
-def _in_process() -> Iterator[Row]:
-    floor = "two bare writes of the same bytes"
-
-    def dump_later() -> None:
-        faulthandler.dump_traceback_later(60)
-        faulthandler.cancel_dump_traceback_later()
-
-    def thread_timer() -> None:
-        timer = threading.Timer(60, print)
-        timer.start()
-        timer.cancel()
-
-    yield Row("faulthandler.dump_traceback_later + cancel", _samples(dump_later, 50), base=floor)
-    yield Row("threading.Timer start + cancel", _samples(thread_timer, 50), base=floor)
-
-
-def rows() -> Iterator[Row]:
+def rows(effort: Effort) -> Iterator[Row]:
     """Measure; torch's rows come when torch is installed."""
-    yield Row("two bare writes of the same bytes", _floor())
-    with serving("timers", _OFTEN) as path:
-        yield from _ours(path)
-    yield Row("two bare sends of the same bytes", _socket_floor())
-    with serving("timers", _OFTEN, "SocketTimerServer") as path:
-        yield from _socket(path)
-    if importlib.util.find_spec("torch"):
-        with serving("torch.distributed.elastic.timer", _OFTEN) as path:
-            yield from _torch(path)
-    yield from _in_process()
+    costs = _measure(effort, torch=effort.torch and bool(importlib.util.find_spec("torch")))
+    for name, cost in costs.items():
+        yield Row(name, cost.wall, base=_base(name))
+    for name, cost in costs.items():
+        if not cost.cpu:
+            continue
+        yield Row(CPU + name, cost.cpu, base=CPU + ours.FLOOR)
+
+
+def _base(name: str) -> str:
+    if name.startswith(ours.ALONE):
+        return ours.ALONE + ours.FLOOR
+    return ours.SOCKET_FLOOR if name.startswith(("Socket", ours.SOCKET_FLOOR)) else ours.FLOOR
+
+
+def _measure(effort: Effort, *, torch: bool) -> dict[str, Cost]:
+    with contextlib.ExitStack() as stack:
+        paths = {
+            "file": stack.enter_context(serving("timers")),
+            "socket": stack.enter_context(serving("timers", server="SocketTimerServer")),
+        }
+        queues = {
+            "queue": stack.enter_context(queue_serving("timers")),
+            "simple queue": stack.enter_context(queue_serving("timers", "SimpleQueue")),
+        }
+        if torch:
+            # At its own max_interval it would read once in a second, or later.
+            paths["torch file"] = stack.enter_context(serving(TORCH, ", max_interval=0.02"))
+            queues["torch queue"] = stack.enter_context(queue_serving(TORCH))
+        connection = stack.enter_context(
+            running(_work, paths, queues, effort.of(full=40, quick=2), effort.of(1.0, 0.1))
+        )
+        try:
+            found: dict[str, Cost] = connection.recv()
+        except EOFError:
+            raise RuntimeError("the measured worker died; its error is above") from None
+        return found
+
+
+def _work(
+    connection: Connection,
+    paths: dict[str, str],
+    queues: dict[str, Any],
+    rounds: int,
+    share: float,
+) -> None:
+    """What the measured worker does."""
+    contenders = [
+        contender._replace(burst=max(2, int(contender.burst * share)))
+        for contender in _contenders(paths, queues)
+    ]
+    connection.send(take_turns(contenders, rounds))
+    connection.recv()
+
+
+def _contenders(paths: dict[str, str], queues: dict[str, Any]) -> Iterator[Contender]:
+    yield from ours.file_pair(paths["file"])
+    yield from ours.socket_pair(paths["socket"])
+    yield from ours.queue_pair(queues["queue"])
+    yield from ours.queue_pair(queues["simple queue"])
+    if "torch file" in paths:
+        yield from peers.torch_file(paths["torch file"])
+        yield from peers.torch_local(queues["torch queue"])
+    yield from peers.in_process()

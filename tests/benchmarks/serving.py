@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import importlib
+import os
 import subprocess
 import sys
 import tempfile
-from typing import TYPE_CHECKING
+import termios
+from typing import TYPE_CHECKING, Any
+
+from .apart import CONTEXT, running
+from .waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from multiprocessing.connection import Connection
 
-__all__ = ["serving"]
+__all__ = ["TORCH", "drained", "queue_serving", "serving"]
 
+TORCH = "torch.distributed.elastic.timer"
 _SERVE = """
 import sys, {module} as m
 server = m.{server}(sys.argv[1], "benchmark"{options})
@@ -44,3 +53,34 @@ def serving(module: str, options: str = "", server: str = "FileTimerServer") -> 
             process.wait()
             process.stdin.close()
             process.stdout.close()
+
+
+@contextlib.contextmanager
+def queue_serving(module: str, kind: str = "Queue") -> Iterator[Any]:
+    """Run ``module.LocalTimerServer`` for a multiprocessing queue of that kind; the queue."""
+    queue = getattr(CONTEXT, kind)()
+    with running(_serve_queue, module, queue) as connection:
+        connection.recv()
+        try:
+            yield queue
+        finally:
+            queue.close()
+
+
+def _serve_queue(connection: Connection, module: str, queue: Any) -> None:
+    importlib.import_module(module).LocalTimerServer(queue).start()
+    connection.send("ready")
+    connection.recv()
+
+
+def drained(path: str) -> None:
+    """Wait until nothing lies in the named pipe at ``path``."""
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        until(lambda: _waiting_bytes(fd) == 0, f"the server at {path} reads")
+    finally:
+        os.close(fd)
+
+
+def _waiting_bytes(fd: int) -> int:
+    return int.from_bytes(fcntl.ioctl(fd, termios.FIONREAD, bytes(4)), sys.byteorder)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from timers import FileTimerClient, LocalTimerClient, expires, local_timer, procfs
+from timers import FileTimerClient, LocalTimerClient, expires, local_client, procfs
 from timers.fifo import FifoReader
 from timers.wire import Decoder
 
@@ -78,4 +78,4 @@ def test_a_queue_client_knows_of_forks_in_its_new_process() -> None:
         put = print
 
     twin = copy.copy(LocalTimerClient(Queue()))
-    assert twin in local_timer._clients
+    assert twin in local_client._clients

@@ -152,7 +152,8 @@ def test_a_worker_that_becomes_roots_is_found_out(tmp_path_factory: pytest.TempP
     directory = tmp_path_factory.mktemp("bin")
     for each in (directory, *directory.parents[:2]):
         each.chmod(each.stat().st_mode | 0o011)
-    sudo = shutil.copy("/usr/bin/env", directory / "sudo")
+    sudo = directory / "sudo"
+    shutil.copy("/usr/bin/env", sudo)
     sudo.chmod(0o4755)
     workers = Workers(users=frozenset({OTHER_UID}))
     with subprocess.Popen(

@@ -1,0 +1,107 @@
+"""The benchmarks run, and say what they say in the shape that is promised. Never how fast."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.table import Row, as_json, as_markdown, as_text
+from benchmarks.targets import Target
+
+TOP = Path(__file__).resolve().parent.parent
+TITLES = {
+    "cost": "Cost of one block in the worker",
+    "server": "Requests that one server takes",
+    "lateness": "From the deadline to the signal, and to the worker's death",
+    "growth": "With more and more active timers",
+    "telling": "Events and scrapes",
+    "starting": "Time to start",
+    "idle": "A service with nothing to do",
+    "connections": "A thousand workers on one socket",
+}
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "tests.benchmarks", *arguments],
+        cwd=TOP,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def is_whole(row: dict[str, Any], names: list[str]) -> bool:
+    """Whether it has samples, all of them numbers, and the row that it is divided by."""
+    return (
+        len(row["samples"]) > 0
+        and all(math.isfinite(sample) for sample in row["samples"])
+        and (row["base"] is None or row["base"] in names)
+    )
+
+
+@pytest.mark.timeout(600)
+def test_all_of_them_run_and_give_whole_tables() -> None:
+    done = run("--quick", "--json", "--without-torch")
+    assert done.returncode == 0, done.stderr
+    machine, *tables, targets = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [table["title"] for table in tables] == list(TITLES.values())
+    for table in tables:
+        names = [row["name"] for row in table["rows"]]
+        assert len(set(names)) == len(names) > 1
+        assert [row for row in table["rows"] if not is_whole(row, names)] == []
+    assert "Python" in machine["machine"]
+    assert targets["title"] == "Targets"
+    assert {target["verdict"] for target in targets["targets"]} <= {"met", "missed", ""}
+    assert sum(target["limit"] is not None for target in targets["targets"]) >= 10
+
+
+def test_an_unknown_name_is_refused_with_the_known_ones() -> None:
+    done = run("latency")
+    assert done.returncode == 2
+    assert "no benchmark named latency" in done.stderr
+    assert all(name in done.stderr for name in TITLES)
+
+
+ROWS = [
+    Row("floor", [2e-6, 1e-6, 3e-6]),
+    Row("ours", [5e-6, 7e-6, 6e-6], base="floor"),
+    Row("rate", [400_000.0], unit="1/s"),
+]
+
+
+def test_a_table_shows_medians_and_their_ratios() -> None:
+    _, _, floor, ours, rate = as_text("title", ROWS).splitlines()
+    assert floor.split() == ["floor", "2", "1", "3", "3", "us", "-", "3"]
+    assert ours.split() == ["ours", "6", "5", "7", "7", "us", "3.00x", "3"]
+    assert rate.split()[1] == "400,000"
+
+
+def test_a_table_in_markdown_has_the_same_figures() -> None:
+    assert "| ours | 6 us | 5 to 7 | 3.00x |" in as_markdown("title", ROWS).splitlines()
+
+
+def test_json_has_every_sample() -> None:
+    table = json.loads(as_json("title", ROWS))
+    assert [row["samples"] for row in table["rows"]] == [row.samples for row in ROWS]
+
+
+@pytest.mark.parametrize(
+    ("target", "asked", "verdict"),
+    [
+        (Target("", 3.0, "x", 3), "at most 3x", "met"),
+        (Target("", 3.1, "x", 3), "at most 3x", "missed"),
+        (Target("", 8.0, "x", 8, at_least=True), "at least 8x", "met"),
+        (Target("", 399_999, "/s", 400_000, at_least=True), "at least 400,000 /s", "missed"),
+        (Target("", 1.0, "ms"), "", ""),
+    ],
+)
+def test_a_target_is_met_at_its_limit(target: Target, asked: str, verdict: str) -> None:
+    assert target.asked == asked
+    assert target.verdict == verdict
