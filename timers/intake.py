@@ -22,6 +22,7 @@ __all__ = ["HOLD_NS", "Intake"]
 
 _FOREVER = 2**63
 _REJECTIONS_LOGGED_EVERY_NS = NS
+_MOST_OFFSETS = 1000
 HOLD_NS = NS // 2
 """How long releases that were held up get to arrive before anything expires."""
 _HELD_UP_NS = NS // 10
@@ -39,13 +40,19 @@ class Intake:
         self._ledger = ledger
         self._roster = roster
         self._by_pid = roster.workers.by_pid
-        self.moments: Callable[[float], tuple[float, ...]] | None = None
-        """When somebody wants to look at a timer: see :class:`timers.watchdog.Sampler`."""
+        self._moments: Callable[[float], tuple[float, ...]] | None = None
+        self._offsets: dict[int, tuple[int, ...]] = {}
+        """By nanoseconds of a timer: when to look at it, in nanoseconds after its acquire."""
         self._unread: Iterator[Message] = iter(())
         """What has been read and not been taken up, should something fail in between."""
         self.disturbed = False
         """Whether something failed in the middle: gauges need to be counted anew."""
         self._logged_rejections: dict[str, tuple[int, int]] = {}
+
+    def look_at(self, moments: Callable[[float], tuple[float, ...]] | None) -> None:
+        """Say when somebody wants to look at timers: see :class:`timers.watchdog.Sampler`."""
+        self._moments = moments
+        self._offsets.clear()
 
     def apply(self, messages: Iterable[Message], rejections: Iterable[Rejection] = ()) -> None:
         """Take up requests; count what was refused before it got here."""
@@ -163,6 +170,9 @@ class Intake:
                 # server, a full pipe), and so is its release, which may be right behind it.
                 deadline_ns = now_ns + HOLD_NS
             acquired_ns = deadline_ns - int(after * NS)
+        span = None
+        if message.traceparent is not None or message.span_id is not None:
+            span = (message.traceparent, message.span_id)
         timer = Timer(
             worker,
             scope.name if scope.name == message.scope_id else message.scope_id,
@@ -171,23 +181,31 @@ class Intake:
             message.thread,
             message.signal,
             message.expiration_time,
-            message.traceparent,
-            message.span_id,
+            span,
         )
         if started_ns is not None:
             timer.started_ns = started_ns
-        if message.warn_after is not None or self.moments is not None:
+        if message.warn_after is not None or self._moments is not None:
             self._set_checkpoints(timer, message.warn_after)
         return timer
 
     def _set_checkpoints(self, timer: Timer[Worker], warn_after: float | None) -> None:
-        after_ns = timer.deadline_ns - timer.acquired_ns
-        moments = set() if self.moments is None else set(self.moments(after_ns / NS))
+        acquired_ns = timer.acquired_ns
+        after_ns = timer.deadline_ns - acquired_ns
+        offsets = self._offsets.get(after_ns)
+        if offsets is None:
+            if len(self._offsets) >= _MOST_OFFSETS:
+                self._offsets.clear()
+            moments = () if self._moments is None else self._moments(after_ns / NS)
+            found = sorted({int(moment * NS) for moment in moments})
+            offsets = tuple(offset for offset in found if offset < after_ns)
+            self._offsets[after_ns] = offsets
         if warn_after is not None:
-            timer.warn_ns = timer.acquired_ns + int(warn_after * NS)
-            moments.add(warn_after)
-        found = sorted(timer.acquired_ns + int(moment * NS) for moment in moments)
-        timer.checkpoints = tuple(moment for moment in found if moment < timer.deadline_ns)
+            warn_ns = int(warn_after * NS)
+            timer.warn_ns = acquired_ns + warn_ns
+            if warn_ns < after_ns:
+                offsets = tuple(sorted({*offsets, warn_ns}))
+        timer.checkpoints = tuple([acquired_ns + offset for offset in offsets])
 
     def _reject(self, reason: str, detail: str, pid: int | None) -> None:
         statistics = self._ledger.statistics

@@ -110,13 +110,16 @@ class Ledger:
         self, timer: Timer[Worker], scope: ScopeStatistics, now_ns: int, error: str | None
     ) -> None:
         """Count and tell that the block of ``timer`` was left."""
-        elapsed = max(0, now_ns - timer.started_ns) / NS
+        acquired_ns, span = timer.acquired_ns, timer.span
+        traceparent = None if span is None else span[0]
+        elapsed_ns = now_ns - timer.started_ns
+        elapsed = elapsed_ns / NS if elapsed_ns > 0 else 0.0  # its clock was read before ours
         first = timer.worker.is_warming_up(timer.scope_id)
-        scope.took(elapsed, first=first, traceparent=timer.traceparent)
-        after_ns = timer.deadline_ns - timer.acquired_ns
+        scope.took(elapsed, first=first, traceparent=traceparent)
+        after_ns = timer.deadline_ns - acquired_ns
         if after_ns > 0:
-            scope.after_seconds = after_ns / NS
-            scope.ratios.observe(max(0, now_ns - timer.acquired_ns) / after_ns, timer.traceparent)
+            used_ns = now_ns - acquired_ns
+            scope.used(used_ns / after_ns if used_ns > 0 else 0.0, after_ns / NS, traceparent)
         if self.observer.wants_requests:
             self.emit(
                 TimerReleased,

@@ -93,7 +93,7 @@ class SocketSource:
         self._connections: Counter[int] = Counter()
         """How many of them each process has."""
         # Not for the worker's end, which imports this as well: ctypes is slow to import.
-        from .packets import Packets  # noqa: PLC0415
+        from .packets import Packets  # noqa: PLC0415  # see above
 
         self._packets = Packets(_PACKETS_AT_ONCE, MAX_LINE_BYTES + 1)
         listener.connections.setblocking(False)
@@ -233,7 +233,7 @@ class SocketSource:
                     rejections.append(_passed_on(peer, sender))
                     continue
                 lines.append(data)
-                if data[-1] != 10:  # a packet is a line, and the next one another  # noqa: PLR2004
+                if data[-1] != 10:  # noqa: PLR2004  # newline: a packet is a line, the next one another
                     lines.append(b"\n")
             found, refused = peer.decoder.feed(b"".join(lines))
             rejections.extend(refused)

@@ -86,9 +86,9 @@ class WatchdogServer(TimerServer):
             clock=self._clock,
             observer=self._told,
             # Both are looked up at each call: torch's users (and tests) replace them on the class.
-            reap=lambda pid, signal: self._reap_worker(pid, signal),  # noqa: PLW0108
+            reap=lambda pid, signal: self._reap_worker(pid, signal),  # noqa: PLW0108  # see above
             before_kill=lambda: self._user_before_kill or self._default_before_kill(),
-            is_running=lambda pid: self.is_process_running(pid),  # noqa: PLW0108
+            is_running=lambda pid: self.is_process_running(pid),  # noqa: PLW0108  # see above
         )
         self.observer = observer
 

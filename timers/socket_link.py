@@ -4,8 +4,8 @@ What a server knows dies with it; this end knows it too. When the connection bre
 its own connects again and tells the next server how things stand. When the server is slow and the
 socket full, the same thread tells it what has piled up, once there is room.
 
-What it takes from the worker: until a server that does not read has caught up, calls wait for it
-for ``full_timeout`` seconds, all together. Only the very first call of a process waits for a server
+What it takes from the worker: a server that is slow slows it down, and a server that reads nothing
+is waited for by its calls for ``full_timeout`` seconds, all together. Only the very first call of a process waits for a server
 that is not there yet.
 
 A process that ends waits, for a bounded time, until a server that is there has been told.
@@ -56,9 +56,9 @@ _SAID_AFTER_SECONDS = 10.0
 _EXIT_SECONDS = 10.0
 """How long a process that ends waits for a server that is stopped. What it is told then counts."""
 _LOOK_SECONDS = 0.1
+_SLICE_SECONDS = 0.01
 _TURNED_AWAY_SECONDS = 0.05
 """A connection that ends this soon was not wanted: trying again at once would be no use."""
-_MOST_MS = 2**31 - 1  # poll(2) takes an int: 24.8 days
 _HUNG_UP = select.POLLHUP | select.POLLERR | select.POLLNVAL
 
 
@@ -70,7 +70,7 @@ class SocketLink:
     :param released: gives the base of a release's line.
     :param keep_trying: whether to remember what could not be told before there was any server.
     :param connect_timeout: seconds that the first call waits for a server that is not there (yet).
-    :param full_timeout: seconds that calls wait, all together, for a server that does not read.
+    :param full_timeout: seconds that calls wait, all together, for a server that reads nothing.
 
     Safe from several threads. After a fork the child needs one of its own, and closes this.
     """
@@ -93,7 +93,7 @@ class SocketLink:
         self._connect_timeout = connect_timeout
         self._full_timeout = full_timeout
         self._patience = full_timeout
-        """For how long the server is waited for before it has caught up."""
+        """For how long the server is still waited for, unless it reads something."""
         self._timers = OpenTimers(released)
         self._lock = threading.RLock()
         self._connection: socket.socket | None = None
@@ -183,13 +183,14 @@ class SocketLink:
         return True
 
     def _wait_for_room(self, connection: socket.socket) -> bool:
-        """Wait for the server to read; false when it has been waited for long enough."""
+        """Wait a moment for the server to read; false when it has not for long enough."""
         if self._patience <= 0:
             return False
         began = time.monotonic()
         poll = select.poll()
         poll.register(connection, select.POLLOUT)
-        poll.poll(min(self._patience * 1000, _MOST_MS))
+        # In slices: room is reported when three quarters are free, and there is some before that.
+        poll.poll(min(self._patience, _SLICE_SECONDS) * 1000)
         self._patience -= time.monotonic() - began
         return True
 
@@ -197,6 +198,7 @@ class SocketLink:
         """Note what could not be sent; tell it if there is room, else leave it to the thread."""
         self._timers.not_told(key, was_open=was_open, acquires=acquires, releases=releases)
         self._tell()
+        self._caught_up()
         if self.reached or self._keep_trying:
             self._tend()
         else:
@@ -297,8 +299,8 @@ class SocketLink:
                 except OSError:
                     self._lost()
                     return
+                self._patience = self._full_timeout  # it reads
             self._timers.told(key)
-        self._patience = self._full_timeout
 
     def _outlast(self) -> None:
         """Return when all is told, there is nobody to tell, or the process has waited enough."""

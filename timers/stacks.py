@@ -163,5 +163,5 @@ def _climb(attempt: Attempt) -> None:
         from .stack_ladder import climb  # noqa: PLC0415  # not for workers
 
         climb(attempt)
-    except Exception as error:  # noqa: BLE001  a dump that fails must not prevent the kill after it
+    except Exception as error:  # noqa: BLE001  # a dump that fails must not prevent the kill
         attempt.errors.append(f"unexpected {type(error).__name__}: {error}")

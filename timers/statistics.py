@@ -135,6 +135,11 @@ class ScopeStatistics:
         elif elapsed > self.longest_steady:
             self.longest_steady = elapsed
 
+    def used(self, ratio: float, after: float, traceparent: str | None) -> None:
+        """Count which share of its ``after`` seconds a block took since its last heartbeat."""
+        self.after_seconds = after
+        self.ratios.observe(ratio, traceparent)
+
 
 class Statistics:
     """What one server counted since it was made.

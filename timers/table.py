@@ -47,10 +47,9 @@ class Timer(Generic[WorkerT]):
         "outer",
         "scope_id",
         "signal",
-        "span_id",
+        "span",
         "started_ns",
         "thread",
-        "traceparent",
         "warn_ns",
         "worker",
     )
@@ -64,8 +63,7 @@ class Timer(Generic[WorkerT]):
         thread: int | None = None,
         signal: int = 0,
         expiration_time: float = 0.0,
-        traceparent: str | None = None,
-        span_id: str | None = None,
+        span: tuple[str | None, str | None] | None = None,
     ) -> None:
         self.worker = worker
         self.scope_id = scope_id
@@ -77,8 +75,8 @@ class Timer(Generic[WorkerT]):
         self.thread = thread
         self.signal = signal
         self.expiration_time = expiration_time
-        self.traceparent = traceparent
-        self.span_id = span_id
+        self.span = span
+        """The worker's ``traceparent`` and the id that the span of the scope shall have."""
         self.outer: Timer[WorkerT] | None = None
         """For a nested block of the same scope: the timer of the block around it."""
         self.checkpoints: tuple[int, ...] = ()
@@ -94,8 +92,18 @@ class Timer(Generic[WorkerT]):
         """Make this the timer of the same block as ``other``, with a new countdown."""
         self.started_ns = other.started_ns
         self.outer = other.outer
-        if self.span_id is None:
-            self.traceparent, self.span_id = other.traceparent, other.span_id
+        if self.span is None:
+            self.span = other.span
+
+    @property
+    def traceparent(self) -> str | None:
+        """W3C Trace Context of the worker's span; None when it does not trace."""
+        return None if self.span is None else self.span[0]
+
+    @property
+    def span_id(self) -> str | None:
+        """Which id the span of the scope shall have; None when that is nobody's wish."""
+        return None if self.span is None else self.span[1]
 
 
 class TimerTable(Generic[WorkerT]):
@@ -188,8 +196,8 @@ class TimerTable(Generic[WorkerT]):
                 due.append(timer)
         return due
 
-    def rebuild(self) -> list[Timer[WorkerT]]:
-        """Put every timer that has not expired back in its place; return those that have.
+    def rebuild(self) -> None:
+        """Put every timer that has not expired back in its place.
 
         For the owner of a table of which an operation was cut short. O(n).
         """
@@ -201,7 +209,6 @@ class TimerTable(Generic[WorkerT]):
                 entries.append((_next_ns(timer), self._sequence, timer))
         heapify(entries)
         self._heap, self._old_heap, self._stale = entries, [], 0
-        return [timer for timer in self if timer.expired]
 
     def take_reached(self) -> list[Timer[WorkerT]]:
         """Return the timers of which :meth:`expired` passed a checkpoint since the last call."""

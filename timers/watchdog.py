@@ -160,7 +160,7 @@ class Watchdog:
     @sampler.setter
     def sampler(self, sampler: Sampler | None) -> None:
         self._sampler = sampler
-        self._intake.moments = None if sampler is None else sampler.moments
+        self._intake.look_at(None if sampler is None else sampler.moments)
 
     # -- the loop -----------------------------------------------------------------------------
 
@@ -230,16 +230,15 @@ class Watchdog:
         """
         with self.lock:
             self._intake.disturbed = False
-            self._ledger.recount()
             for worker in self._roster.look_for_exits():
                 self._exited(worker)
-            stuck: dict[Worker, list[Timer[Worker]]] = {}
-            for timer in self.table.rebuild():
-                if timer.worker not in self._reaping and timer.worker not in self._retries:
-                    stuck.setdefault(timer.worker, []).append(timer)
-            for worker, timers in stuck.items():
-                worker.pending = timers
-                self._start_reap(worker)
+            for timer in self.table:
+                worker = timer.worker
+                if timer.expired and worker not in self._reaping and worker not in self._retries:
+                    timer.expired = False  # for the next sweep, which tells, counts and reaps
+                    worker.pending = []
+            self.table.rebuild()
+            self._ledger.recount()
             self.statistics.workers = self.workers.watched
 
     # -- exits --------------------------------------------------------------------------------
