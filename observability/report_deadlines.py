@@ -254,7 +254,7 @@ def _suggest(count: int, p99: float, largest: float) -> tuple[float, str]:
 def _nice(value: float) -> float:
     """Round up to a number that people would choose."""
     if value >= 60:  # noqa: PLR2004  # from a minute on in multiples of it, or of five
-        step = 60.0 if value <= 600 else 300.0 if value <= 7200 else 3600.0  # noqa: PLR2004
+        step = 60.0 if value <= 600 else 300.0 if value <= 7200 else 3600.0  # noqa: PLR2004  # up to ten minutes, up to two hours
         return math.ceil(value / step - 1e-9) * step
     power = 10.0 ** math.floor(math.log10(value))
     return next(nice * power for nice in _NICE if nice * power >= value * (1 - 1e-9))
@@ -285,7 +285,7 @@ def _warning(
 def _short(seconds: float) -> str:
     if seconds < 1:
         return f"{seconds * 1000:.3g} ms"
-    return f"{seconds:.3g} s" if seconds < 100 else f"{seconds:.0f} s"  # noqa: PLR2004
+    return f"{seconds:.3g} s" if seconds < 100 else f"{seconds:.0f} s"  # noqa: PLR2004  # three significant digits
 
 
 def render_advice(advice: Sequence[ScopeAdvice]) -> str:

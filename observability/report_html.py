@@ -109,7 +109,7 @@ def _groups(groups: Sequence[Group]) -> str:
 def _members(group: Group) -> str:
     if len(group.ranks) == group.size:
         return f"rank{'' if group.size == 1 else 's'} {rank_ranges(group.ranks)}"
-    return ", ".join(group.workers[:4]) + (" and more" if group.size > 4 else "")  # noqa: PLR2004
+    return ", ".join(group.workers[:4]) + (" and more" if group.size > 4 else "")  # noqa: PLR2004  # the four that are shown
 
 
 def _tree(report: HangReport) -> str:

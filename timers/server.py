@@ -157,8 +157,18 @@ class WatchdogServer(TimerServer):
 
         Differs from torch: a zombie has ended, and a process of another user is running.
         """
-        found = procfs.stat(pid) if pid > 0 else None
-        return found is not None and found.state not in "ZX"
+        if pid <= 0:
+            return False
+        found = procfs.stat(pid)
+        if found is not None:
+            return found.state not in "ZX"
+        try:  # /proc may be hidden, or no descriptor be left to read it
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return False
+        except OSError:
+            return True
+        return True
 
     def running_timers(self, limit: int | None = None) -> list[RunningTimer]:
         """List the open timers, the most urgent first. Safe from any thread.

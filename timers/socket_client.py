@@ -37,9 +37,9 @@ class SocketTimerClient(TimerClient):
         everything, and after ten seconds without one that is logged.
     :param server_users: ids of users, besides this one and root, whose server is accepted.
     :param connect_timeout: seconds that the first call waits for a server that is not there (yet).
-    :param full_timeout: seconds that calls wait, all together, for a server that does not read,
-        until it has caught up. Those after them do not wait: what piles up is told as soon as there
-        is room, by how things stand then.
+    :param full_timeout: seconds that calls wait, all together, for a server that reads nothing.
+        Those after them do not wait: what piles up is told as soon as there is room, by how things
+        stand then.
     :raises ValueError: for an impossible signal, path or ``on_error``.
 
     Linux only. Safe from several threads and across fork (a child has timers of its own), and

@@ -5,8 +5,8 @@ its own connects again and tells the next server how things stand. When the serv
 socket full, the same thread tells it what has piled up, once there is room.
 
 What it takes from the worker: a server that is slow slows it down, and a server that reads nothing
-is waited for by its calls for ``full_timeout`` seconds, all together. Only the very first call of a process waits for a server
-that is not there yet.
+is waited for by its calls for ``full_timeout`` seconds, all together. Only the very first call of a
+process waits for a server that is not there yet.
 
 A process that ends waits, for a bounded time, until a server that is there has been told.
 
@@ -280,7 +280,10 @@ class SocketLink:
         if self._timers.untold and self._connection is not None and not self._outlasting:
             # The thread that tells it is a daemon, as it has to be for those who never end it.
             waiting = threading.Thread(
-                target=self._outlast, name="timers-socket-exit", daemon=False
+                target=_outlast,
+                args=(weakref.ref(self),),
+                name="timers-socket-exit",
+                daemon=False,
             )
             with contextlib.suppress(RuntimeError):  # no more threads, or too late
                 waiting.start()
@@ -302,18 +305,11 @@ class SocketLink:
                 self._patience = self._full_timeout  # it reads
             self._timers.told(key)
 
-    def _outlast(self) -> None:
-        """Return when all is told, there is nobody to tell, or the process has waited enough."""
-        exit_by = math.inf
-        while True:
-            if exit_by == math.inf and not threading.main_thread().is_alive():
-                exit_by = time.monotonic() + _EXIT_SECONDS
-            with self._lock:
-                nobody = self._connection is None
-                if nobody or not self._timers.untold or time.monotonic() > exit_by:
-                    self._outlasting = False
-                    return
-            time.sleep(_LOOK_SECONDS)
+    def has_told(self) -> bool:
+        """Whether all is told, or there is nobody to tell."""
+        with self._lock:
+            self._outlasting = self._connection is not None and bool(self._timers.untold)
+            return not self._outlasting
 
     # -- the thread that looks after it -------------------------------------------------------
 
@@ -418,3 +414,15 @@ def _look_after(reference: weakref.ref[SocketLink], wake_fd: int) -> None:
                 link.hung_up(connection)
             del link
         del connection
+
+
+def _outlast(reference: weakref.ref[SocketLink]) -> None:
+    """A thread that keeps the process from ending, for a bounded time, before all is told."""
+    exit_by = math.inf
+    while (link := reference()) is not None and not link.has_told():
+        del link
+        if exit_by == math.inf and not threading.main_thread().is_alive():
+            exit_by = time.monotonic() + _EXIT_SECONDS
+        if time.monotonic() > exit_by:
+            return
+        time.sleep(_LOOK_SECONDS)

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -91,13 +92,19 @@ def test_a_run_that_is_stopped_gives_its_account(place: Path) -> None:
     assert list((place / "tmp").iterdir()) == []
 
 
+def _settled(process: psutil.Process) -> str | None:
+    status = process.status()
+    return status if status in (psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE) else None
+
+
 def ordinary_worker(run: int) -> psutil.Process | None:
     """A worker that was to exit by itself, stopped so that it does not."""
     for process in psutil.Process(run).children():
         with contextlib.suppress(psutil.Error):
             if any('"kind": "works"' in word for word in process.cmdline()):
                 process.suspend()
-                if process.status() == psutil.STATUS_STOPPED:
+                # One that has ended meanwhile is no use; one that is left stopped would stay.
+                if eventually(partial(_settled, process)) == psutil.STATUS_STOPPED:
                     return process
     return None
 
@@ -127,5 +134,4 @@ def test_what_was_not_planned_is_found(place: Path) -> None:
     assert len(unplanned) == 2
     assert unplanned[0].endswith("(works, file): -9: planned 0, seen 1")
     assert unplanned[1].endswith("(works, file): 0: planned 1, seen 0")
-    assert any(words.startswith("accounts, ") for words in found)
     assert len(list(kept.glob("*.journal"))) > 0

@@ -206,7 +206,7 @@ class Load:
     def remember(self, server: Remote) -> None:
         """Take note of the expiration time of each timer for life."""
         for worker in self.workers:
-            found = eventually(lambda: scopes(server, worker.pid).get("life"))  # noqa: B023
+            found = eventually(lambda: scopes(server, worker.pid).get("life"))  # noqa: B023  # called in the loop
             self.expected.setdefault(worker.pid, found)
 
     def is_known(self, server: Remote) -> bool:
@@ -255,7 +255,7 @@ def test_a_server_that_is_killed_again_and_again_kills_the_stuck_and_nobody_else
         dead = [worker for worker in load.workers if not worker.alive]
         false_kills += [worker.pid for worker in dead]
         load.workers = [worker for worker in load.workers if worker.alive]
-        eventually(lambda: load.is_known(server), "every open timer is known again")  # noqa: B023
+        eventually(lambda: load.is_known(server), "every open timer is known again")  # noqa: B023  # called in the loop
         while len(load.workers) < WORKERS:
             load.add()
         load.remember(server)

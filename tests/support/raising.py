@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
     from types import FrameType
 
-__all__ = ["Call", "Raising", "role_of"]
+__all__ = ["Call", "Raising", "call_at", "role_of"]
 
 _CODE = os.path.dirname(timers.__file__) + os.sep
 _NOT_OURS = f"{_CODE}testing.py"
@@ -48,6 +48,25 @@ def role_of(thread: str) -> str:
     return "server"
 
 
+def call_at(role: str, frame: FrameType, event: str, arg: object) -> Call | None:
+    """Which call a profile event is about; None for those that are nobody's business here.
+
+    :param role: of the thread.
+    """
+    python = not event.startswith("c_")
+    caller = frame.f_back if python else frame
+    if caller is None:
+        return None
+    code = caller.f_code
+    if not code.co_filename.startswith(_CODE) or code.co_filename == _NOT_OURS:
+        return None
+    callee = frame.f_code.co_qualname if python else getattr(arg, "__qualname__", repr(arg))
+    if callee in _SPARED:
+        return None
+    file = code.co_filename.removeprefix(_CODE)
+    return Call(role, file, caller.f_lineno, code.co_qualname, callee)
+
+
 class Raising:
     """Raises ``error`` at one call.
 
@@ -69,7 +88,7 @@ class Raising:
         self._role = role
         self._number = number
         self._error = error
-        self._spared = {*_SPARED, *spared}
+        self._spared = frozenset(spared)
         self._kinds = ("return", "c_return") if after else ("call", "c_call")
         self.count = 0
         """How many calls there were until now."""
@@ -94,20 +113,12 @@ class Raising:
     def _see(self, frame: FrameType, event: str, arg: object) -> None:
         if event not in self._kinds or self.raised is not None:
             return
-        python = not event.startswith("c_")
-        caller = frame.f_back if python else frame
-        if caller is None:
-            return
-        path = caller.f_code.co_filename
-        if not path.startswith(_CODE) or path == _NOT_OURS:
-            return
         if role_of(threading.current_thread().name) != self._role:
             return
-        callee = frame.f_code.co_qualname if python else getattr(arg, "__qualname__", repr(arg))
-        if callee in self._spared:
+        call = call_at(self._role, frame, event, arg)
+        if call is None or call.callee in self._spared:
             return
         self.count += 1
         if self.count == self._number:
-            file, code = path.removeprefix(_CODE), caller.f_code
-            self.raised = Call(self._role, file, caller.f_lineno, code.co_qualname, callee)
+            self.raised = call
             raise self._error()

@@ -763,7 +763,7 @@ def test_a_real_worker_is_explained_killed_and_confirmed(
 
 
 def test_a_signal_of_zero_or_less_only_observes(make: Callable[..., Rig], worker: int) -> None:
-    rig = make(before_kill=lambda run_id, expired: {worker: DUMP})  # noqa: ARG005
+    rig = make(before_kill=lambda run_id, expired: {worker: DUMP})  # noqa: ARG005  # torch's signature
     rig.acquire(worker, "x", after=1, signal=0)
     rig.acquire(worker, "y", after=1, signal=-9)
     rig.pass_time(2)
@@ -786,7 +786,7 @@ def test_a_signal_of_zero_or_less_only_observes(make: Callable[..., Rig], worker
 def test_an_observed_worker_that_died_during_its_dump_is_told_as_exited(
     make: Callable[..., Rig], worker: int
 ) -> None:
-    rig = make(before_kill=lambda run_id, expired: dropped(worker))  # noqa: ARG005
+    rig = make(before_kill=lambda run_id, expired: dropped(worker))  # noqa: ARG005  # torch's signature
     rig.acquire(worker, "x", after=1, signal=0)
     rig.pass_time(2)
     rig.step()  # it may have sent something right before its end, which is read first
@@ -834,7 +834,7 @@ def test_a_step_before_the_kill_that_hangs_does_not_prevent_it(
 ) -> None:
     go_on = threading.Event()
     rig = make(
-        before_kill=lambda run_id, expired: go_on.wait(),  # noqa: ARG005
+        before_kill=lambda run_id, expired: go_on.wait(),  # noqa: ARG005  # torch's signature
         policy=ReapPolicy(dump_timeout=0.05),
     )
     rig.acquire(worker, "x", after=1)
@@ -872,7 +872,7 @@ def test_one_workers_dump_does_not_hold_up_another_workers_kill(
 def test_requests_are_served_during_a_reap(make: Callable[..., Rig], worker: int) -> None:
     go_on = threading.Event()
     rig = make(
-        before_kill=lambda run_id, expired: go_on.wait(60),  # noqa: ARG005
+        before_kill=lambda run_id, expired: go_on.wait(60),  # noqa: ARG005  # torch's signature
         policy=ReapPolicy(dump_timeout=60),
     )
     with waiting() as other:
@@ -893,7 +893,7 @@ def test_what_was_released_while_another_timer_was_looked_at_is_no_reason_to_kil
 ) -> None:
     go_on = threading.Event()
     rig = make(
-        before_kill=lambda run_id, expired: go_on.wait(60),  # noqa: ARG005
+        before_kill=lambda run_id, expired: go_on.wait(60),  # noqa: ARG005  # torch's signature
         policy=ReapPolicy(dump_timeout=60),
     )
     rig.acquire(worker, "observed", after=1, signal=0)
@@ -1059,7 +1059,7 @@ def test_a_sigkill_that_takes_effect_late_is_a_kill(
     rig = make(policy=ReapPolicy(grace=0))
     rig.acquire(worker, "x", after=1)
     with monkeypatch.context() as patch:
-        patch.setattr(Process, "exited", lambda self, timeout=0.0: False)  # noqa: ARG005
+        patch.setattr(Process, "exited", lambda self, timeout=0.0: False)  # noqa: ARG005  # the method's signature
         rig.pass_time(1)
     (failed,) = rig.observer.of(ReapFailed)
     assert failed.outcome is Outcome.STILL_ALIVE

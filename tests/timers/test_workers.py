@@ -8,6 +8,8 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -147,12 +149,20 @@ def test_another_users_process_is_refused(workers: Workers) -> None:
         assert workers.watched == 0
 
 
+@pytest.fixture
+def others_may_enter() -> Iterator[Path]:
+    """A directory that a worker of another user can use, unlike pytest's own."""
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory)
+        path.chmod(0o711)
+        yield path
+
+
 @root_only
-def test_a_worker_that_becomes_roots_is_found_out(tmp_path_factory: pytest.TempPathFactory) -> None:
-    directory = tmp_path_factory.mktemp("bin")
-    for each in (directory, *directory.parents[:2]):
-        each.chmod(each.stat().st_mode | 0o011)
-    sudo = directory / "sudo"
+def test_a_worker_that_becomes_roots_is_found_out(others_may_enter: Path) -> None:
+    if os.statvfs(others_may_enter).f_flag & os.ST_NOSUID:
+        pytest.skip(f"{others_may_enter} is mounted nosuid")
+    sudo = others_may_enter / "sudo"
     shutil.copy("/usr/bin/env", sudo)
     sudo.chmod(0o4755)
     workers = Workers(users=frozenset({OTHER_UID}))

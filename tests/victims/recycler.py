@@ -22,6 +22,7 @@ from support.remote import serve
 # And not one import more: what this process is, is copied for each that it starts.
 
 _CLONE3 = 435  # on every architecture but alpha
+_PR_SET_PDEATHSIG = 1
 _SIGCHLD = int(signal.SIGCHLD)
 _LIBC = ctypes.PyDLL(None, use_errno=True)  # without letting go of the interpreter's lock
 
@@ -47,6 +48,7 @@ def start(pid: int | None = None) -> int:
         arguments.set_tid_size = 1
     got = int(_LIBC.syscall(_CLONE3, ctypes.byref(arguments), ctypes.sizeof(arguments)))
     if got == 0:
+        _LIBC.prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
         while True:
             _LIBC.pause()
     if got < 0:
@@ -76,23 +78,31 @@ class Recycler:
     def __init__(self, path: str) -> None:
         self._pipe = os.open(path, os.O_WRONLY)
         self._pids: list[int] = []
+        self._started: dict[int, int] = {}
         self._due = 0.0
 
-    def workers(self, count: int, after: float) -> None:
-        """Start so many workers, each in a block."""
+    def workers(self, count: int) -> None:
+        """Start so many workers, each in a block that may take long."""
+        self._pids = [start() for _ in range(count)]
+        self._started = {pid: start_time(pid) for pid in self._pids}
+        self._acquire(3600.0)
+
+    def hurry(self, after: float) -> None:
+        """Their blocks have to end within so many seconds."""
         self._due = time.monotonic() + after
-        for _ in range(count):
-            pid = start()
-            self._pids.append(pid)
+        self._acquire(after)
+
+    def _acquire(self, after: float) -> None:
+        for pid in self._pids:
             request = {
                 "version": 1,
                 "pid": pid,
                 "scope_id": "recycled",
-                "expiration_time": time.time() + self._due - time.monotonic(),
+                "expiration_time": time.time() + after,
                 "signal": 9,
-                "start_time": start_time(pid),
+                "start_time": self._started[pid],
                 "thread": pid,
-                "deadline_ns": int(self._due * 1e9),
+                "deadline_ns": time.monotonic_ns() + int(after * 1e9),
                 "after": after,
             }
             os.write(self._pipe, json.dumps(request).encode() + b"\n")
