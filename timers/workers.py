@@ -164,9 +164,9 @@ class Workers:
 
     def close(self, worker: Worker) -> None:
         """Forget a worker whose exit has been handled."""
-        self.unlist(worker)
         if worker.process is not None:
             worker.process.close()
+        self.unlist(worker)
 
     def has_changed_user(self, worker: Worker) -> bool:
         """Whether it has become another user's process since its first request.
