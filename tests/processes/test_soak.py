@@ -65,7 +65,7 @@ def test_a_short_run_is_exact(place: Path) -> None:
     with soaking(place, "--minutes", 0.1, "--seed", 6, "--json") as process:
         out, err = process.communicate()
     result = json.loads(out)
-    assert result["differences"] == [], err
+    assert result["differences"] == [], "\n".join([err, *result["differences"]])
     assert process.returncode == 0
     assert result["exact"]
     assert not result["stopped_early"]

@@ -11,7 +11,7 @@ import pytest
 
 from soak.account import Row, compare, planned_figures, seen_figures, short_figures
 from soak.events import EventFiles
-from soak.growth import FEWEST, POOL_SLACK, RESIDENT_SLACK, Growth, Sample, growth
+from soak.growth import FEWEST, IDLE_RESIDENT_SLACK, POOL_SLACK, Growth, Sample, growth
 from soak.journal import Account, Child, Journal, read_journals
 from soak.plan import HANGS, KINDS, PAIRS, Episode, episodes, opening
 from soak.run import Result
@@ -345,7 +345,7 @@ def test_idle_what_came_to_stay_is_growth(what: str, by: int) -> None:
 
 def test_idle_memory_is_judged_even_of_a_short_run() -> None:
     before = samples(1)[0]
-    after = before._replace(resident=before.resident + RESIDENT_SLACK + 1)
+    after = before._replace(resident=before.resident + IDLE_RESIDENT_SLACK + 1)
     assert unbounded(samples(3), [before, after]) == ["resident, idle"]
 
 
