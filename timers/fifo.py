@@ -167,7 +167,8 @@ class FifoWriter:
     :param connect_timeout: seconds to wait, once, for a server that is not there (yet).
     :param full_timeout: seconds to wait for room in a full pipe. After that the line is kept and
         a thread of this process delivers it, in order, as soon as there is room: a server that is
-        stopped for a while slows its workers down once, and loses nothing.
+        stopped for a while slows its workers down once, and loses nothing. One that reads, however
+        slowly, is waited for.
 
     Safe from several threads. A forked child opens its own descriptor, and so does a pickled copy.
     """
@@ -195,6 +196,8 @@ class FifoWriter:
         self._lock = threading.RLock()
         self._unreachable = False
         self._kept: deque[bytes] = deque()
+        self._patience = self._full_timeout
+        """Seconds left to wait for room: used up once, and given back whenever the server reads."""
         self._drainer: threading.Thread | None = None
 
     def send(self, line: bytes) -> None:
@@ -211,8 +214,28 @@ class FifoWriter:
             else:
                 return
         with self._lock:
-            if self._kept or not self._deliver(line, self._full_timeout):
+            if not self._catch_up() or not self._deliver_patiently(line):
                 self._keep(line)
+
+    def _catch_up(self) -> bool:
+        """Deliver what was kept; whether all of it went. Waits as long as the server reads.
+
+        A line that is kept behind others is told by nobody when its thread then hangs with the
+        interpreter's lock: a server that is only slow has to slow its workers down.
+        """
+        try:
+            while self._kept:
+                if not self._deliver_patiently(self._kept[0]):
+                    return False
+                self._kept.popleft()
+        except OSError:
+            self._kept.clear()  # what that server knew died with it, and so did their use
+        return True
+
+    def _deliver_patiently(self, line: bytes) -> bool:
+        went = self._deliver(line, self._patience)
+        self._patience = self._full_timeout if went else 0.0
+        return went
 
     def _deliver(self, line: bytes, timeout: float) -> bool:
         """Write ``line`` to whichever server there is; false when its pipe stays full."""
@@ -298,12 +321,7 @@ class FifoWriter:
             if self._fd < 0 or not _wait_writable(self._fd, _DRAIN_SECONDS):
                 time.sleep(_DRAIN_SECONDS)
             with self._lock:
-                try:
-                    while self._kept and self._deliver(self._kept[0], 0.0):
-                        self._kept.popleft()
-                except OSError:
-                    # What that server knew died with it, and so did the use of these lines.
-                    self._kept.clear()
+                self._catch_up()
                 if exit_by is not None and time.monotonic() > exit_by:
                     self._kept.clear()
                 if not self._kept:

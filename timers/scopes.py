@@ -188,11 +188,7 @@ class expires:  # noqa: N801  # torch's name; used like a function
         outer = _blocks.get(key)
         special = None
         if outer is not None or self._warn_after is not None or _TRACE in sys.modules:
-            special = Special(
-                nested=_same_client(outer, client) is not None,
-                span=trace_context.enter(),
-                warn_after=self._warn_after,
-            )
+            special = _special(outer, client, self._warn_after)
         entered = _deadline(after)
         entered.thread = thread
         entered.owner = self
@@ -361,6 +357,17 @@ def plain_deadline(scope_id: str, expiration_time: float) -> Deadline:
 def _for(client: TimerClient, deadline: Deadline) -> float:
     """``deadline`` as ``client`` knows it."""
     return deadline if getattr(client, "takes_deadlines", False) is True else float(deadline)
+
+
+def _special(
+    outer: Deadline | None, client: TimerClient, warn_after: float | None
+) -> Special | None:
+    """What is to be said of a block beyond its deadline; None when that is nothing."""
+    nested = _same_client(outer, client) is not None
+    span = trace_context.enter()
+    if not nested and span is None and warn_after is None:
+        return None
+    return Special(nested=nested, span=span, warn_after=warn_after)
 
 
 def _same_client(block: Deadline | None, client: TimerClient) -> Deadline | None:

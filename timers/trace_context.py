@@ -41,16 +41,16 @@ def enter() -> ScopeSpan | None:
     trace: Any = sys.modules.get("opentelemetry.trace")
     if trace is None:
         return None
+    parent = trace.get_current_span().get_span_context()
+    if not parent.is_valid and not _has_sdk(trace):
+        return None
     if os.environ.get("TIMERS_TRACING") == "0":
         return None
-    parent = trace.get_current_span().get_span_context()
     if parent.is_valid:
         trace_id, flags = parent.trace_id, parent.trace_flags
         around = f"{parent.span_id:016x}"
-    elif _has_sdk(trace):
-        trace_id, flags, around = _random(16), trace.TraceFlags(1), _NO_PARENT
     else:
-        return None
+        trace_id, flags, around = _random(16), trace.TraceFlags(1), _NO_PARENT
     span_id = _random(8)
     reserved = trace.NonRecordingSpan(
         trace.SpanContext(trace_id, span_id, is_remote=False, trace_flags=flags)
