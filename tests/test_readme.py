@@ -40,8 +40,8 @@ def test_the_two_commands_are_one_line_each() -> None:
     quickstart, tests, *_ = blocks("sh")
     assert quickstart.count("\n") == tests.count("\n") == 1
     assert "timers run -- " in quickstart
-    assert tests.strip().endswith("pytest -n 2")
-    assert "\npytest -n 2\n" in (TOP / ".ci" / "run").read_text()
+    assert tests.strip().endswith("pytest -n 4")
+    assert "\npytest -n 4\n" in (TOP / ".ci" / "run").read_text()
 
 
 def test_the_first_command_runs_the_quickstart_in_a_fresh_clone(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from collections import deque
 from functools import partial
 
 from .errors import InsecurePathError, NoServerError, PathOccupiedError, ServerRunningError
+from .wire import MAX_LINE_BYTES, bounded
 
 __all__ = ["FifoReader", "FifoWriter"]
 
@@ -203,9 +204,12 @@ class FifoWriter:
     def send(self, line: bytes) -> None:
         """Write ``line``, at most PIPE_BUF bytes with its newline.
 
-        Raises :class:`~timers.errors.NoServerError` when nobody reads from the pipe, and
-        :class:`~timers.errors.InsecurePathError` when the pipe is another user's.
+        Raises :class:`~timers.errors.NoServerError` when nobody reads from the pipe,
+        :class:`~timers.errors.InsecurePathError` when the pipe is another user's, and
+        :class:`~timers.errors.RequestTooLargeError` for a line that one write might not take.
         """
+        if len(line) > MAX_LINE_BYTES:
+            bounded(line)  # raises, with the reason
         if self._fd >= 0 and not self._kept:
             try:
                 os.write(self._fd, line)

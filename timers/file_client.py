@@ -14,7 +14,7 @@ from .clients import TimerClient, TimerRequest
 from .fifo import FifoWriter
 from .on_error import ErrorPolicy
 from .request_lines import RequestLines
-from .wire import MAX_LINE_BYTES, VERSION, bounded, request_json
+from .wire import VERSION, request_json
 
 __all__ = ["FileTimerClient", "FileTimerRequest"]
 
@@ -124,18 +124,22 @@ class FileTimerClient(TimerClient):
         :raises BrokenPipeError: no server listens (unless ``on_error="warn"``).
         :raises RuntimeError: the scope is too long for one write (4096 bytes in all).
         """
-        self._send(self._lines.acquire_line(scope_id, expiration_time, self._number))
+        try:
+            self._writer.send(self._lines.acquire_line(scope_id, expiration_time, self._number))
+        except OSError as error:
+            self._errors.failed(error)
 
     def release(self, scope_id: str) -> None:
         """Stop the timer of ``scope_id`` of the calling thread; allowed when there is none.
 
         :raises BrokenPipeError: no server listens (unless ``on_error="warn"``).
         """
-        self._send(self._lines.release_line(scope_id))
+        try:
+            self._writer.send(self._lines.release_line(scope_id))
+        except OSError as error:
+            self._errors.failed(error)
 
     def _send(self, line: bytes) -> None:
-        if len(line) > MAX_LINE_BYTES:
-            bounded(line)  # raises, with the reason
         try:
             self._writer.send(line)
         except OSError as error:

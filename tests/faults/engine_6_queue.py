@@ -53,6 +53,7 @@ class Poisoned(Fault):
 
     def play(self, stage: Stage) -> Observation:
         before = _descriptors()
+        threads = threading.enumerate()
         with contextlib.ExitStack() as ends:
             queue = ends.enter_context(_Workers(stage))
             server = LocalTimerServer(queue.queue, run_id="run-1")
@@ -65,8 +66,8 @@ class Poisoned(Fault):
             stage.wait(lambda: server.statistics.workers == 0)
             seen.health = dict.fromkeys(("/-/healthy", "/-/ready"), 200 * is_watching(server))
             seen.metrics = samples(Metrics(pipeline).exposition("")[0].decode())
-        stage.wait(lambda: not _threads())
-        seen.left_meanwhile = sorted(set(_descriptors()) - set(before)) + _threads()
+        stage.wait(lambda: not _since(threads))
+        seen.left_meanwhile = sorted(set(_descriptors()) - set(before)) + _since(threads)
         seen.service.code = 0
         seen.events, seen.torn = stage.event_lines()
         return seen
@@ -170,8 +171,9 @@ def _descriptors() -> list[str]:
     return [each for each in found if any(kind in each for kind in _KINDS)]
 
 
-def _threads() -> list[str]:
-    return [thread.name for thread in threading.enumerate() if "imer" in thread.name]
+def _since(before: list[threading.Thread]) -> list[str]:
+    now = [thread for thread in threading.enumerate() if thread not in before]
+    return [thread.name for thread in now if "imer" in thread.name]
 
 
 FAULTS = [Poisoned()]

@@ -89,7 +89,7 @@ class Bench:
         with contextlib.suppress(InjectedError, MemoryError):
             self.rig.step()
         for thread in threading.enumerate():
-            if thread.name.startswith("timers-"):
+            if thread.name.startswith(("timers-reap", "timers-dump")):
                 thread.join(60)
 
     def turns(self) -> None:
