@@ -7,9 +7,22 @@ and rules are those of ``torch.distributed.elastic.timer.api`` (torch 2.13).
 from __future__ import annotations
 
 import abc
-from typing import Any
+from typing import Any, SupportsInt
 
-__all__ = ["TimerClient", "TimerRequest"]
+__all__ = ["TimerClient", "TimerRequest", "signal_number"]
+
+_LAST_SIGNAL = 64  # signal(7)
+
+
+def signal_number(client: str, signal: SupportsInt) -> int:
+    """The number of the signal that ``client`` was given; 0 or less means none.
+
+    :raises ValueError: there is no such signal.
+    """
+    number = int(signal)
+    if not -_LAST_SIGNAL <= number <= _LAST_SIGNAL:
+        raise ValueError(f"{client}(signal={signal!r}): signals go up to {_LAST_SIGNAL}")
+    return number
 
 
 class TimerRequest:

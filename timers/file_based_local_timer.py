@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import os
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .debug_info_logging import log_debug_info_for_expired_timers
 from .fifo import FifoReader
 from .file_client import FileTimerClient, FileTimerRequest
+from .file_requests import FileRequestServer
 from .log_event import LogEvent, both
-from .server import WatchdogServer
 from .sources import Sources
 from .wire import Decoder, Message, Rejection
 
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from .events import Observer
     from .reaper import BeforeKill, ReapPolicy
     from .sources import OwnedSource
-    from .table import Timer
-    from .workers import Worker
 
 __all__ = ["FileTimerClient", "FileTimerRequest", "FileTimerServer"]
 
@@ -46,7 +44,7 @@ class _FifoSource:
         return self._decoder.feed(self._reader.read())
 
 
-class FileTimerServer(WatchdogServer):
+class FileTimerServer(FileRequestServer):
     """The server's side: creates the pipe, watches the timers, reaps stuck workers.
 
     :param file_path: of the pipe to create. A pipe that a dead server left is taken over.
@@ -110,16 +108,6 @@ class FileTimerServer(WatchdogServer):
         except BaseException:
             self._close_sources()
             raise
-
-    def _request(self, timer: Timer[Worker]) -> FileTimerRequest:
-        return FileTimerRequest(
-            timer.worker.pid, timer.scope_id, timer.expiration_time, timer.signal
-        )
-
-    def _message(self, request: Any) -> Message:
-        return Message(
-            request.worker_id, request.scope_id, request.expiration_time, int(request.signal)
-        )
 
     def clear_timers(self, worker_pids: set[int]) -> None:
         """Forget every timer of these pids. Safe from any thread."""

@@ -10,7 +10,7 @@ import signal as signals
 import weakref
 from typing import Any, SupportsInt
 
-from .clients import TimerClient, TimerRequest
+from .clients import TimerClient, TimerRequest, signal_number
 from .fifo import FifoWriter
 from .on_error import ErrorPolicy
 from .request_lines import RequestLines
@@ -107,9 +107,7 @@ class FileTimerClient(TimerClient):
 
     @signal.setter
     def signal(self, signal: SupportsInt) -> None:
-        self._number = int(signal)
-        if not -64 <= self._number <= 64:  # noqa: PLR2004  # signal(7)
-            raise ValueError(f"FileTimerClient(signal={signal!r}): signals go up to 64")
+        self._number = signal_number("FileTimerClient", signal)
         self._signal = signal
 
     @property

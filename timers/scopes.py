@@ -182,7 +182,6 @@ class expires:  # noqa: N801  # torch's name; used like a function
                 "no timer client configured: call timers.configure(client) in this worker before "
                 "timers.expires(), or pass client= to it"
             )
-        after = self._after
         thread = calling.native_id
         scope = self._scope
         key = (thread, scope)
@@ -190,13 +189,7 @@ class expires:  # noqa: N801  # torch's name; used like a function
         special = None
         if outer is not None or self._warn_after is not None or _TRACE in sys.modules:
             special = _special(outer, client, self._warn_after)
-        # As _deadline() has it: a call less, in what is called in inner loops.
-        after_ns = int(after * _NS)
-        wall_ns = time.time_ns() + after_ns
-        entered = Deadline(wall_ns / _NS)
-        entered.wall_ns = wall_ns
-        entered.after = after
-        entered.deadline_ns = time.monotonic_ns() + after_ns
+        entered = _deadline(self._after)
         entered.thread = thread
         entered.owner = self
         entered.client = client

@@ -8,7 +8,7 @@ import weakref
 from functools import partial
 from typing import TYPE_CHECKING, Any, SupportsInt
 
-from .clients import TimerClient
+from .clients import TimerClient, signal_number
 from .on_error import ErrorPolicy
 from .request_lines import RequestLines
 from .socket_link import SocketLink
@@ -59,8 +59,7 @@ class SocketTimerClient(TimerClient):
         full_timeout: float = 0.5,
     ) -> None:
         super().__init__()
-        if not -64 <= int(signal) <= 64:  # noqa: PLR2004  # signal(7)
-            raise ValueError(f"SocketTimerClient(signal={signal!r}): signals go up to 64")
+        signal_number("SocketTimerClient", signal)
         self.signal = signal
         self._path = check_path(os.fspath(path))
         self._server_users = frozenset(server_users)

@@ -10,17 +10,16 @@ that a release that is under way arrives.
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .file_client import FileTimerRequest
+from .file_requests import FileRequestServer
 from .log_event import LogEvent, both
 from .process import require_linux
 from .reaper import ReapPolicy
 from .seqpacket import SocketSource
-from .server import WatchdogServer
 from .socket_client import SocketTimerClient
 from .socket_path import Listener, listen
-from .wire import Message
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,8 +27,6 @@ if TYPE_CHECKING:
     from .clock import Clock
     from .events import Observer
     from .reaper import BeforeKill
-    from .table import Timer
-    from .workers import Worker
 
 __all__ = ["SocketTimerClient", "SocketTimerServer", "socket_source"]
 
@@ -47,7 +44,7 @@ def socket_source(path: str | os.PathLike[str] | Listener, policy: ReapPolicy) -
     return SocketSource(path, {os.geteuid(), *policy.users})
 
 
-class SocketTimerServer(WatchdogServer):
+class SocketTimerServer(FileRequestServer):
     """The server's side: creates the socket, watches the timers, reaps stuck workers.
 
     :param path: of the socket to create, in a directory that nobody else can write to; one that a
@@ -107,16 +104,6 @@ class SocketTimerServer(WatchdogServer):
         except BaseException:
             self._source.close()
             raise
-
-    def _request(self, timer: Timer[Worker]) -> FileTimerRequest:
-        return FileTimerRequest(
-            timer.worker.pid, timer.scope_id, timer.expiration_time, timer.signal
-        )
-
-    def _message(self, request: Any) -> Message:
-        return Message(
-            request.worker_id, request.scope_id, request.expiration_time, int(request.signal)
-        )
 
     def _close(self) -> None:
         super()._close()

@@ -6,13 +6,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from support.recording import Recorder
+from support.fixtures import files, recorder, sockets
 from support.servers import FilePair, LocalPair, SocketChildren, SocketPair
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from support.servers import Pair
+
+__all__ = ["files", "recorder", "sockets"]
 
 _PAIRS: dict[str, Callable[[], Pair]] = {
     "file": FilePair,
@@ -35,27 +37,6 @@ def pair(request: pytest.FixtureRequest) -> Iterator[Pair]:
     pair = _PAIRS[request.param]()
     yield pair
     pair.close()
-
-
-@pytest.fixture
-def files() -> Iterator[FilePair]:
-    """The named pipe alone, for what only it can do."""
-    pair = FilePair()
-    yield pair
-    pair.close()
-
-
-@pytest.fixture
-def sockets() -> Iterator[SocketPair]:
-    """The Unix socket alone."""
-    pair = SocketPair()
-    yield pair
-    pair.close()
-
-
-@pytest.fixture
-def recorder() -> Recorder:
-    return Recorder()
 
 
 @pytest.fixture

@@ -7,27 +7,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from support.recording import Recorder
+from support.fixtures import files, recorder, sockets
 from support.servers import FilePair, SocketPair
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-
-@pytest.fixture
-def files() -> Iterator[FilePair]:
-    """The named pipe."""
-    pair = FilePair()
-    yield pair
-    pair.close()
-
-
-@pytest.fixture
-def sockets() -> Iterator[SocketPair]:
-    """The Unix socket."""
-    pair = SocketPair()
-    yield pair
-    pair.close()
+__all__ = ["files", "recorder", "sockets"]
 
 
 @pytest.fixture(params=["pipe", "socket"])
@@ -37,11 +23,6 @@ def either(request: pytest.FixtureRequest) -> Iterator[FilePair | SocketPair]:
     pair = pairs[request.param]()
     yield pair
     pair.close()
-
-
-@pytest.fixture
-def recorder() -> Recorder:
-    return Recorder()
 
 
 @pytest.fixture
