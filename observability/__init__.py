@@ -29,10 +29,10 @@ import logging
 import os
 from typing import TYPE_CHECKING, Any
 
-from timers.dispatch import Observers
+from timers.server.event_queue import Observers
 
 from .pipeline import Pipeline, Sink, SinkCounts
-from .trace_ids import spans_wanted
+from .sinks.trace_ids import spans_wanted
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
@@ -64,14 +64,14 @@ def open_pipeline(
     :param run_id: for events that carry none.
     :param sinks: see :mod:`observability.pipeline`.
     :param spans: whether each scope becomes an OpenTelemetry span; None leaves it to the standard
-        ``OTEL_...`` variables (:mod:`observability.tracing`).
+        ``OTEL_...`` variables (:mod:`observability.sinks.spans`).
     :param capacity: how many events may wait for each sink.
     :raises OSError: a file or directory cannot be opened.
     :raises ValueError: unknown ``level``, ``capacity`` below 1, or two sinks of the same name.
     """
     all_sinks = list(sinks)
     if events is not None:
-        from .log import LogSink  # noqa: PLC0415 - structlog is loaded only by those who log
+        from .sinks.log import LogSink  # noqa: PLC0415 - structlog is loaded only by those who log
 
         all_sinks.insert(
             0,
@@ -94,7 +94,7 @@ def _span_sink(run_id: str) -> Sink | None:
     if not spans_wanted(os.environ):
         return None
     try:
-        from .tracing import SpanSink, exporter_from_environment  # noqa: PLC0415 - an extra
+        from .sinks.spans import SpanSink, exporter_from_environment  # noqa: PLC0415 - an extra
 
         exporter = exporter_from_environment()
     except ImportError as error:

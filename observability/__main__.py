@@ -1,5 +1,5 @@
 """``python -m observability``: the ``timers`` command where its script is not in PATH."""
 
-from .cli import main
+from .cli.main import main
 
 main(prog_name="timers")

@@ -5,7 +5,10 @@ from __future__ import annotations
 from timers import events
 from timers.events import Event
 
-from . import hang_events, process_logging, run_events, scope_durations
+from . import run_events
+from .cli import process_logging
+from .hang import events as hang_events
+from .hang import scope_durations
 
 __all__ = ["event_names"]
 

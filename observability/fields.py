@@ -18,14 +18,14 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from timers.events import Event, TimerInfo, WorkerInfo
-from timers.stacks import StackDump
+from timers.stacks.take import StackDump
 
-from .trace_ids import trace_ids
+from .sinks.trace_ids import trace_ids
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from timers.stacks import Frame, ThreadStack
+    from timers.stacks.take import Frame, ThreadStack
 
 __all__ = [
     "frame_line",

@@ -11,7 +11,7 @@ one thread, a sink that never returns takes the others with it, and no bound on 
 Sinks are added by people, so there are few.
 
 The servers' counters do not pass through here, so they cannot be dropped: see
-:mod:`timers.statistics`.
+:mod:`timers.server.statistics`.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ import threading
 import time
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from timers.dispatch import Dispatcher, Observers
+from timers.server.event_queue import Dispatcher, Observers
 
-from .requests import RequestEvents
+from .sinks.torch_requests import RequestEvents
 
 if TYPE_CHECKING:
     from timers.events import Event
-    from timers.statistics import Statistics
+    from timers.server.statistics import Statistics
 
 __all__ = ["Pipeline", "Sink", "SinkCounts"]
 
@@ -65,7 +65,8 @@ class Pipeline:
     :param capacity: how many events may wait for each sink; further ones are dropped and counted.
     :raises ValueError: two sinks have the same name.
 
-    All methods are safe from any thread. See :class:`~timers.dispatch.Dispatcher` about fork.
+    All methods are safe from any thread. About fork see
+    :class:`~timers.server.event_queue.Dispatcher`.
     """
 
     def __init__(self, *sinks: Sink, run_id: str = "", capacity: int = 10_000) -> None:

@@ -9,29 +9,30 @@ import socket
 import time
 from typing import TYPE_CHECKING
 
-from timers import FileTimerServer, stacks
+from timers import FileTimerServer
 from timers.errors import TimerError
 from timers.socket_timer import socket_source
+from timers.stacks import take as stacks
 
 from . import open_pipeline
-from .address import Address
-from .http import HttpServer, tls_context
-from .http_app import View, make_app
-from .metrics import Metrics
-from .process_facts import add_open_files
-from .recent import RecentReaps
-from .roll_call import RollCall
+from .cli.settings import SettingsError
+from .hang.roll_call import RollCall
+from .hang.scope_durations import scope_durations
+from .http.address import Address
+from .http.app import View, make_app
+from .http.server import HttpServer, tls_context
 from .run_events import Notice
-from .scope_durations import scope_durations
-from .settings import SettingsError
+from .samples.process_facts import add_open_files
+from .sinks.metrics import Metrics
+from .sinks.recent import RecentReaps
 
 if TYPE_CHECKING:
-    from timers.reaper import BeforeKill, ReapPolicy
-    from timers.seqpacket import SocketSource
-    from timers.socket_path import Listener
+    from timers.server.reaper import BeforeKill, ReapPolicy
+    from timers.transport.seqpacket import SocketSource
+    from timers.transport.socket_path import Listener
 
+    from .cli.settings import Settings
     from .pipeline import Pipeline
-    from .settings import Settings
 
 __all__ = ["Service", "write_line"]
 

@@ -16,10 +16,10 @@ import pytest
 
 import observability
 from observability import open_pipeline
-from observability.metrics import Metrics
+from observability.sinks.metrics import Metrics
 from support.samples import all_events
 from timers.events import Event
-from timers.statistics import Statistics
+from timers.server.statistics import Statistics
 
 TOP = Path(__file__).resolve().parent.parent
 README = (TOP / "README.md").read_text()
@@ -96,7 +96,7 @@ def test_what_a_reap_looks_like_has_known_fields() -> None:
 
 def test_every_event_is_documented() -> None:
     documented = set(re.findall(r"`([a-z ]+)`", " ".join(table("Events"))))
-    for module in pkgutil.iter_modules(observability.__path__, "observability."):
+    for module in pkgutil.walk_packages(observability.__path__, "observability."):
         if module.name != "observability.__main__":
             importlib.import_module(module.name)
     shipped = {

@@ -37,20 +37,20 @@ Importing this package loads nothing but the standard library.
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from .clients import TimerClient, TimerRequest
-from .environment import NoTimers, configure_from_env
 from .errors import TimerError
-from .file_client import FileTimerClient, FileTimerRequest
-from .local_client import LocalTimerClient
-from .scopes import configure, expires
+from .worker.clients import TimerClient, TimerRequest
+from .worker.environment import NoTimers, configure_from_env
+from .worker.pipe_client import FileTimerClient, FileTimerRequest
+from .worker.queue_client import LocalTimerClient
+from .worker.scopes import configure, expires
 
 if TYPE_CHECKING:
     from .api import RequestQueue, TimerServer
     from .file_based_local_timer import FileTimerServer
     from .local_timer import LocalTimerServer, MultiprocessingRequestQueue
-    from .reaper import ReapPolicy
-    from .socket_client import SocketTimerClient
+    from .server.reaper import ReapPolicy
     from .socket_timer import SocketTimerServer
+    from .worker.socket_client import SocketTimerClient
 
 __all__ = [
     "FileTimerClient",
@@ -79,9 +79,9 @@ _MODULES = {
     "FileTimerServer": "file_based_local_timer",
     "LocalTimerServer": "local_timer",
     "MultiprocessingRequestQueue": "local_timer",
-    "ReapPolicy": "reaper",
+    "ReapPolicy": "server.reaper",
     "RequestQueue": "api",
-    "SocketTimerClient": "socket_client",
+    "SocketTimerClient": "worker.socket_client",
     "SocketTimerServer": "socket_timer",
     "TimerServer": "api",
 }

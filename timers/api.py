@@ -14,8 +14,6 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .clients import TimerClient, TimerRequest
-from .event_logging import log_events
 from .events import (
     Event,
     Observer,
@@ -28,8 +26,10 @@ from .events import (
     WorkerInfo,
     WorkerKilled,
 )
-from .scopes import configure, expires
-from .statistics import Statistics
+from .server.logging_observer import log_events
+from .server.statistics import Statistics
+from .worker.clients import TimerClient, TimerRequest
+from .worker.scopes import configure, expires
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -11,7 +11,7 @@ import threading
 import time
 from collections import deque
 
-from .stacks import StackDump, take
+from .stacks.take import StackDump, take
 
 __all__ = ["log_debug_info_for_expired_timers"]
 
@@ -37,7 +37,8 @@ def log_debug_info_for_expired_timers(
 
     The workers are looked at in parallel, all of them together within ``timeout`` seconds (plus
     some tenths), whatever the tools, the workers and the logging handlers do; a record of a slow
-    handler may come out later than the return. ``native`` is that of :func:`timers.stacks.take`.
+    handler may come out later than the return. ``native`` is that of
+    :func:`timers.stacks.take.take`.
     Never raises: what is no worker's pid is logged without a stack and is not in the answer.
     """
     deadline = time.monotonic() + max(0.0, timeout)

@@ -11,20 +11,20 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from .debug_info_logging import log_debug_info_for_expired_timers
-from .fifo import FifoReader
-from .file_client import FileTimerClient, FileTimerRequest
-from .file_requests import FileRequestServer
-from .log_event import LogEvent, both
-from .sources import Sources
-from .wire import Decoder, Message, Rejection
+from .server.file_requests import FileRequestServer
+from .server.torch_callback import LogEvent, both
+from .transport.fifo import FifoReader
+from .transport.sources import Sources
+from .transport.wire import Decoder, Message, Rejection
+from .worker.pipe_client import FileTimerClient, FileTimerRequest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from .clock import Clock
     from .events import Observer
-    from .reaper import BeforeKill, ReapPolicy
-    from .sources import OwnedSource
+    from .server.reaper import BeforeKill, ReapPolicy
+    from .transport.sources import OwnedSource
 
 __all__ = ["FileTimerClient", "FileTimerRequest", "FileTimerServer"]
 

@@ -21,16 +21,16 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, cast
 
 from .api import RequestQueue, TimerRequest
-from .local_client import LocalTimerClient
-from .server import WatchdogServer
-from .wire import Message, Rejection, writable
+from .server.server import WatchdogServer
+from .transport.wire import Message, Rejection, writable
+from .worker.queue_client import LocalTimerClient
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from .clock import Clock
     from .events import Observer
-    from .reaper import BeforeKill, ReapPolicy
+    from .server.reaper import BeforeKill, ReapPolicy
 
 __all__ = ["LocalTimerClient", "LocalTimerServer", "MultiprocessingRequestQueue"]
 

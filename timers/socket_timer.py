@@ -2,8 +2,8 @@
 
 The recommended pair. The kernel says who calls, also from another pid namespace; a client keeps
 what it told and tells it again to the next server, so that a server may be killed, restarted or
-replaced at any moment (:mod:`timers.socket_link`). A timer whose deadline passes while there is
-no server is reaped by the next one, half a second after that one heard of it at the earliest, so
+replaced at any moment (:mod:`timers.worker.socket_link`). A timer whose deadline passes while there
+is no server is reaped by the next one, half a second after that one heard of it at the earliest, so
 that a release that is under way arrives.
 """
 
@@ -12,21 +12,21 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from .file_client import FileTimerRequest
-from .file_requests import FileRequestServer
-from .log_event import LogEvent, both
-from .process import require_linux
-from .reaper import ReapPolicy
-from .seqpacket import SocketSource
-from .socket_client import SocketTimerClient
-from .socket_path import Listener, listen
+from .linux.process import require_linux
+from .server.file_requests import FileRequestServer
+from .server.reaper import ReapPolicy
+from .server.torch_callback import LogEvent, both
+from .transport.seqpacket import SocketSource
+from .transport.socket_path import Listener, listen
+from .worker.pipe_client import FileTimerRequest
+from .worker.socket_client import SocketTimerClient
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from .clock import Clock
     from .events import Observer
-    from .reaper import BeforeKill
+    from .server.reaper import BeforeKill
 
 __all__ = ["SocketTimerClient", "SocketTimerServer", "socket_source"]
 
@@ -48,8 +48,9 @@ class SocketTimerServer(FileRequestServer):
     """The server's side: creates the socket, watches the timers, reaps stuck workers.
 
     :param path: of the socket to create, in a directory that nobody else can write to; one that a
-        dead server left is taken over. Or a :class:`~timers.socket_path.Listener` that somebody
-        else made (socket activation), whose path stays when this server ends.
+        dead server left is taken over. Or a
+        :class:`~timers.transport.socket_path.Listener` that somebody else
+        made (socket activation), whose path stays when this server ends.
     :param run_id: names the job in events and dumps.
     :param max_interval: seconds, more than 0: how often it wakes up when nothing happens. A reap
         does not wait for it: the server wakes up at each deadline.

@@ -20,13 +20,13 @@ import threading
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from .api import TimerClient
-from .wire import Rejection
+from .transport.wire import Rejection
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from .events import Event
-    from .wire import Message
+    from .transport.wire import Message
 
 __all__ = ["Call", "FakeClock", "FakeSource", "RecordingClient", "RecordingObserver"]
 
@@ -149,10 +149,10 @@ class RecordingObserver:
 
 
 class FakeSource:
-    """A source of requests for a :class:`~timers.watchdog.Watchdog`: what is put in comes out.
+    """Requests for a :class:`~timers.server.watchdog.Watchdog`: what is put in comes out.
 
     It has no descriptor and never waits. Whoever puts requests in calls
-    :meth:`~timers.watchdog.Watchdog.step` afterwards, or runs it in a loop.
+    :meth:`~timers.server.watchdog.Watchdog.step` afterwards, or runs it in a loop.
     """
 
     def __init__(self) -> None:

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from timers import procfs
+from timers.linux import procfs
 
 from .table import Row
 

@@ -16,14 +16,14 @@ import tempfile
 import time
 from typing import TYPE_CHECKING, Any
 
-from timers import procfs
 from timers.clock import SYSTEM_CLOCK
-from timers.reaper import ReapPolicy
-from timers.server import WatchdogServer
-from timers.statistics import Statistics
+from timers.linux import procfs
+from timers.server.reaper import ReapPolicy
+from timers.server.server import WatchdogServer
+from timers.server.statistics import Statistics
+from timers.server.watchdog import Watchdog
 from timers.testing import FakeSource
-from timers.watchdog import Watchdog
-from timers.wire import Decoder
+from timers.transport.wire import Decoder
 
 from .captured import over_pipe
 from .serving import TORCH

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import observability
 import timers
-from observability.address import Address
+from observability.cli.settings import Settings
+from observability.http.address import Address
 from observability.service import Service
-from observability.settings import Settings
-from timers.reaper import ReapPolicy
+from timers.server.reaper import ReapPolicy
 
 from .serving import TORCH
 from .waiting import until
@@ -95,7 +95,7 @@ def _service(path: str) -> _Host:
 def _spans(path: str) -> _Host:
     from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
-    from observability.tracing import SpanSink
+    from observability.sinks.spans import SpanSink
 
     class Nowhere(SpanExporter):
         """What remains is the cost of making spans."""

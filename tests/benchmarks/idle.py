@@ -17,7 +17,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from observability.settings import Settings
+from observability.cli.settings import Settings
 
 from .table import Row
 
@@ -33,7 +33,7 @@ ASKED = "wake-ups a second that its settings ask for (1 / max_interval)"
 ALONE = "no worker"
 WITH_WORKERS = "100 idle workers with a timer each"
 _COUNT = 100
-_SERVE = "from observability.cli import main; main(prog_name='timers')"
+_SERVE = "from observability.cli.main import main; main(prog_name='timers')"
 _WORKERS = """
 import os, sys, timers
 client = timers.FileTimerClient(sys.argv[1])

@@ -24,11 +24,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import timers
-from observability.address import Address
+from observability.cli.settings import Settings
+from observability.http.address import Address
 from observability.service import Service
-from observability.settings import Settings
 from timers.events import Event, TimerExpired
-from timers.reaper import ReapPolicy
+from timers.server.reaper import ReapPolicy
 
 from .apart import running
 from .serving import TORCH

@@ -9,10 +9,10 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from observability.metrics import Metrics
 from observability.pipeline import Pipeline
+from observability.sinks.metrics import Metrics
 from timers.events import TimerAcquired, TimerInfo, WorkerInfo
-from timers.statistics import Statistics
+from timers.server.statistics import Statistics
 
 from .apart import in_child
 from .table import Row

@@ -11,8 +11,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from dashboards.build import ALERTS, HERE, RECORDING
 from observability import open_pipeline
-from observability.metrics import Metrics
-from timers.statistics import Statistics
+from observability.sinks.metrics import Metrics
+from timers.server.statistics import Statistics
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from support.waiting import eventually
 from support.wall_clock import HOUR, WallClock, library
-from timers import procfs
+from timers.linux import procfs
 
 from .engine_2_stopped import stuck_and_then
 from .fault import Fault, Weaker

@@ -11,7 +11,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from support.processes import VICTIMS
-from timers import procfs
+from timers.linux import procfs
 
 from .fault import Fault, Weaker
 from .observation import WorkerSeen

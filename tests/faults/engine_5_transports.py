@@ -6,7 +6,7 @@ import os
 import signal
 from typing import TYPE_CHECKING
 
-from timers import procfs
+from timers.linux import procfs
 
 from .fault import Fault, Weaker
 from .promises import COUNTED, without_rejections

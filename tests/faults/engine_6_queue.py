@@ -10,9 +10,10 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 import observability
-from observability.health import is_watching
-from observability.metrics import Metrics
-from timers import LocalTimerServer, procfs
+from observability.http.health import is_watching
+from observability.sinks.metrics import Metrics
+from timers import LocalTimerServer
+from timers.linux import procfs
 from victims.worker import run_local
 
 from .fault import Fault, Weaker

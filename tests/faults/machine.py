@@ -71,7 +71,7 @@ def as_nobody() -> tuple[str, ...]:
     """A prefix that runs Python as a user with no rights, but for reading this tree."""
     for prefix in (_NOBODY, (*_NOBODY, *_READS_ALL)):
         # Where the tree or the interpreter are below a home directory, nobody may not read them.
-        command = [*prefix, sys.executable, "-c", "import observability.cli"]
+        command = [*prefix, sys.executable, "-c", "import observability.cli.main"]
         done = subprocess.run(command, env=same_path(), capture_output=True, text=True, check=False)
         if done.returncode == 0:
             return prefix

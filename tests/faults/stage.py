@@ -19,7 +19,7 @@ import psutil
 from support.command import TIMERS, Cli
 from support.processes import VICTIMS
 from support.remote import Listener, Remote
-from timers import stacks
+from timers.stacks import take as stacks
 
 from .observation import Observation, samples
 

@@ -21,7 +21,7 @@ from support.raising import Raising
 from support.rig import Rig
 from timers import ReapPolicy
 from timers.events import ReapFailed, TimerExpired, WorkerExited, WorkerKilled
-from timers.wire import Message
+from timers.transport.wire import Message
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from support.rig import Rig
 from timers.events import Outcome, TimerExpired, TimerReleased, WorkerExited, WorkerKilled
-from timers.wire import Message
+from timers.transport.wire import Message
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -26,7 +26,7 @@ __all__ = ["EngineAgainstModel"]
 _NS = 1_000_000_000
 _HELD_UP_NS = _NS // 10
 _GRACE_NS = _NS // 2
-"""What an acquire that was held up on its way gets, see ``timers/watchdog.py``."""
+"""What an acquire that was held up on its way gets, see ``timers/server/watchdog.py``."""
 _TORCH_NS = 3_000
 """A moment of the wall clock, a floating-point number of seconds, is not exact to a nanosecond:
 that of a request without a monotonic deadline shall not coincide with a moment at which we look."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from click.testing import CliRunner
 
-from observability.report import NOBODY, SUSPECT, UNUSABLE, report
+from observability.report.command import NOBODY, SUSPECT, UNUSABLE, report
 
 from .target import Target
 

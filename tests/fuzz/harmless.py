@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from observability.fields import to_fields
 from timers import FileTimerServer, SocketTimerServer
-from timers.reaper import ReapPolicy
+from timers.server.reaper import ReapPolicy
 
 if TYPE_CHECKING:
     from timers.events import Event

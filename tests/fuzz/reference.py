@@ -1,4 +1,4 @@
-"""The wire as its description has it (``timers/wire.py``), read the plain and slow way.
+"""The wire as its description has it (``timers/transport/wire.py``), read the plain and slow way.
 
 One line at a time, by :func:`json.loads`, without any memory of other lines: what the decoder of
 the server makes of a line must be the same, however the line came and whatever came before it.
@@ -10,7 +10,7 @@ import json
 import math
 from typing import Any
 
-from timers.wire import MAX_LINE_BYTES, Message
+from timers.transport.wire import MAX_LINE_BYTES, Message
 
 __all__ = ["Refused", "as_torch", "nesting", "of_line", "of_lines"]
 

@@ -13,7 +13,7 @@ import sys
 import tempfile
 from typing import TYPE_CHECKING
 
-from timers.wire import MAX_LINE_BYTES
+from timers.transport.wire import MAX_LINE_BYTES
 
 from . import wire_lines
 from .harmless import Flattening, HarmlessSocketServer, options

@@ -7,11 +7,11 @@ import json
 from typing import TYPE_CHECKING
 
 from observability.fields import stack_fields
-from observability.hang_fields import view_from
-from observability.hang_report import analyse
-from timers.stack_parsing import explain, parse_py_spy, parse_pystack
-from timers.stack_text import render_dump, summarize
-from timers.stacks import StackDump, ThreadStack
+from observability.hang.json import view_from
+from observability.hang.report import analyse
+from timers.stacks.parsing import explain, parse_py_spy, parse_pystack
+from timers.stacks.take import StackDump, ThreadStack
+from timers.stacks.text import render_dump, summarize
 
 from .target import Target
 

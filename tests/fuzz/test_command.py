@@ -12,7 +12,7 @@ from fuzz import command, corpus, wire_lines
 from fuzz.command import fuzz_at_random, main
 from fuzz.mutation import json_line, mutate
 from fuzz.target import Target
-from timers.wire import Decoder, Message, Rejection
+from timers.transport.wire import Decoder, Message, Rejection
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -42,10 +42,10 @@ def test_what_fails_is_kept_in_a_file(
     place = tmp_path / "place"
     place.mkdir()
     (place / "sitecustomize.py").write_text(
-        "import timers.wire\n"
+        "import timers.transport.wire\n"
         "def feed(self, data):\n"
         "    raise KeyError('broken on purpose')\n"
-        "timers.wire.Decoder.feed = feed\n"
+        "timers.transport.wire.Decoder.feed = feed\n"
     )
     monkeypatch.syspath_prepend(place)
     assert main(["wire", "--runs", "5", "--seed", "1", "--findings", str(tmp_path)]) == 1

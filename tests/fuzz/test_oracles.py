@@ -9,12 +9,12 @@ import pytest
 
 from fuzz import socket_packets, stack_output, waiting
 from fuzz.target import load
-from observability import http_app
-from observability.report import report
+from observability.http import app as http_app
+from observability.report.command import report
 from support.waiting import eventually
-from timers.seqpacket import SocketSource
-from timers.stack_parsing import Failure
-from timers.wire import Decoder
+from timers.stacks.parsing import Failure
+from timers.transport.seqpacket import SocketSource
+from timers.transport.wire import Decoder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -10,10 +10,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import timers
-from observability.address import Address
-from observability.cli import serve
-from observability.options import make_policy, make_settings, to_users
-from timers.environment import FILE_VARIABLES, SERVER_PID_VARIABLE, SOCKET_VARIABLE
+from observability.cli.main import serve
+from observability.cli.options import make_policy, make_settings, to_users
+from observability.http.address import Address
+from timers.worker.environment import FILE_VARIABLES, SERVER_PID_VARIABLE, SOCKET_VARIABLE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

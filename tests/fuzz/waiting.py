@@ -10,7 +10,7 @@ from support.waiting import eventually
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from timers.server import WatchdogServer
+    from timers.server.server import WatchdogServer
 
 __all__ = ["looked_again", "soon"]
 

@@ -12,8 +12,8 @@ import gc
 import random
 from typing import TYPE_CHECKING
 
-from timers.statistics import REJECTION_REASONS
-from timers.wire import MAX_LINE_BYTES, Decoder, Message, Rejection
+from timers.server.statistics import REJECTION_REASONS
+from timers.transport.wire import MAX_LINE_BYTES, Decoder, Message, Rejection
 
 from .reference import as_torch, nesting, of_line
 from .target import Target
@@ -28,7 +28,7 @@ __all__ = ["TARGET", "check_bytes", "check_line", "cut", "read"]
 _DEEP = 200
 """From here on it depends on the depth of the caller's stack whether JSON is nested too deep."""
 _BEYOND_TORCH = {"wrong_type", "out_of_range", "unsupported_version", "too_long"}
-"""Why we refuse what torch takes; README, "Limits" and ``timers/wire.py``."""
+"""Why we refuse what torch takes; README, "Limits" and ``timers/transport/wire.py``."""
 _DETAIL_CHARACTERS = 1500
 _SHORT = 600
 """Bytes up to which the input is also read one by one."""

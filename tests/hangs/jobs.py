@@ -13,14 +13,14 @@ import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from observability.hang_input import Look, WorkerView
-from observability.hang_reading import needs_more_looks
-from observability.look import descendants, look_at
+from observability.hang.input import Look, WorkerView
+from observability.samples.reading import needs_more_looks
+from observability.samples.sample import descendants, look_at
 from support.processes import VICTIMS
 from support.waiting import eventually
-from timers import procfs
 from timers.events import WorkerInfo
-from timers.stacks import take
+from timers.linux import procfs
+from timers.stacks.take import take
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator

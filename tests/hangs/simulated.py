@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from observability.hang_input import Look, WorkerView
+from observability.hang.input import Look, WorkerView
 from timers.events import WorkerInfo
-from timers.procfs import ProcessFacts
-from timers.stacks import Frame, StackDump, ThreadStack
+from timers.linux.procfs import ProcessFacts
+from timers.stacks.take import Frame, StackDump, ThreadStack
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING
 import pytest
 
 from hangs.jobs import job
-from observability.hang_report import analyse
-from observability.hang_types import Confidence, Pace, Verdict
+from observability.hang.report import analyse
+from observability.hang.types import Confidence, Pace, Verdict
 from support.processes import VICTIMS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from observability.hang_input import WorkerView
-    from observability.hang_report import HangReport
+    from observability.hang.input import WorkerView
+    from observability.hang.report import HangReport
 
 FILE = str(VICTIMS / "hang_job.py")
 

@@ -7,8 +7,8 @@ import linecache
 import pytest
 
 from hangs.jobs import job
-from observability.hang_report import analyse
-from observability.hang_types import Verdict
+from observability.hang.report import analyse
+from observability.hang.types import Verdict
 from support.processes import VICTIMS
 from support.torch import require_torch
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import timers
 from support.torch import require_torch, torch_module
-from timers.wire import MAX_LINE_BYTES, Decoder
+from timers.transport.wire import MAX_LINE_BYTES, Decoder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

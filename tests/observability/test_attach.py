@@ -12,12 +12,12 @@ import pytest
 
 import observability
 import timers
-from observability.metrics import Metrics
+from observability.sinks.metrics import Metrics
 from support.log_lines import read
 from support.processes import VICTIMS, victim
 from support.sinks import BlockingSink, RaisingSink, RecordingSink
 from support.waiting import eventually
-from timers.dispatch import Dispatcher
+from timers.server.event_queue import Dispatcher
 
 if TYPE_CHECKING:
     from collections.abc import Callable

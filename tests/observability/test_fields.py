@@ -20,7 +20,7 @@ from support.samples import (
     stack_dumped,
 )
 from timers.events import Outcome, WatchdogStopped, WorkerExited, WorkerKilled
-from timers.stacks import Frame, StackDump, ThreadStack
+from timers.stacks.take import Frame, StackDump, ThreadStack
 
 
 def test_every_event_is_flat_and_names_itself() -> None:

@@ -12,7 +12,7 @@ from support.samples import TIMER, WORKER, expired
 from support.sinks import BlockingSink, RaisingSink, RecordingSink
 from support.waiting import eventually
 from timers.events import TimerAcquired
-from timers.statistics import Statistics
+from timers.server.statistics import Statistics
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -12,7 +12,7 @@ import pytest
 
 from support.waiting import eventually
 from timers.events import WorkerExited
-from timers.process import Process
+from timers.linux.process import Process
 
 if TYPE_CHECKING:
     from support.recording import Recorder

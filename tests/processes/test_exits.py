@@ -6,8 +6,8 @@ import signal
 from typing import TYPE_CHECKING
 
 from support.waiting import eventually
-from timers import procfs
 from timers.events import WorkerExited, WorkerKilled
+from timers.linux import procfs
 
 if TYPE_CHECKING:
     from support.recording import Recorder

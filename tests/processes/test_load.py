@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from support.recording import Recorder
     from support.servers import FilePair, Pair
-    from timers.server import WatchdogServer
+    from timers.server.server import WatchdogServer
 
 
 def run_pairs(pair: Pair, server: WatchdogServer, workers: int, pairs: int) -> None:

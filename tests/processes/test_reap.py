@@ -13,9 +13,10 @@ import pytest
 
 from support.processes import VICTIMS, victim
 from support.waiting import eventually
-from timers import FileTimerClient, FileTimerRequest, ReapPolicy, procfs
+from timers import FileTimerClient, FileTimerRequest, ReapPolicy
 from timers.debug_info_logging import log_debug_info_for_expired_timers
 from timers.events import Outcome, ReapFailed, StackDumped, TimerExpired, WorkerKilled
+from timers.linux import procfs
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -13,7 +13,7 @@ import pytest
 from support.command import SUPERVISED, Cli, get, json_lines
 from support.log_lines import read
 from support.waiting import eventually
-from timers.fifo import FifoWriter
+from timers.transport.fifo import FifoWriter
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -110,7 +110,7 @@ def test_closed_streams_stay_closed_for_the_command_and_hurt_nobody(
     seen = tmp_path / "seen"
     inner = f"ls /proc/self/fd > {seen}; exit 3"
     script = 'exec "$@" 0<&- 2>&-'
-    timers = [sys.executable, "-c", "from observability.cli import main; main()"]
+    timers = [sys.executable, "-c", "from observability.cli.main import main; main()"]
     command = ["sh", "-c", script, "sh", *timers, "run", *FREE, "--", "sh", "-c", inner]
     assert subprocess.run(command, env=cli.environment, check=False).returncode == 3
     # 0 is the directory that ls lists, 1 the file.
@@ -397,7 +397,7 @@ def test_a_default_port_that_is_taken_is_replaced(cli: Cli) -> None:
 
 
 def test_a_run_inside_a_run(cli: Cli) -> None:
-    inner = [sys.executable, "-c", "from observability.cli import main; main()", "run", "--"]
+    inner = [sys.executable, "-c", "from observability.cli.main import main; main()", "run", "--"]
     with cli.start("run", *FREE, "--run-id", "outer", *inner, *SUPERVISED, "environment") as run:
         found = environment(run)
         assert found["TIMERS_RUN_ID"] == "outer"

@@ -13,7 +13,7 @@ from support.command import get
 from support.log_lines import read
 from support.service import connect, running, worker
 from support.waiting import eventually
-from timers.reaper import ReapPolicy
+from timers.server.reaper import ReapPolicy
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -12,13 +12,13 @@ import pytest
 
 import observability
 import timers
-from observability.metrics import Metrics
+from observability.sinks.metrics import Metrics
 from support.processes import victim
 from support.service import connect, running
 from support.sinks import BlockingSink, RaisingSink, RecordingSink
 from support.waiting import eventually
-from timers import stacks
 from timers.events import Outcome, WorkerKilled
+from timers.stacks import take as stacks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -18,10 +18,11 @@ import pytest
 from support.children import FORKS, OTHER_UID, alive, dropped, in_child, waiting
 from support.processes import VICTIMS
 from support.waiting import eventually
-from timers import ReapPolicy, SocketTimerClient, procfs
+from timers import ReapPolicy, SocketTimerClient
 from timers.errors import InsecurePathError, PathOccupiedError
 from timers.events import Outcome, RequestRejected, StackDumped, TimerExpired, WorkerKilled
-from timers.socket_path import connect
+from timers.linux import procfs
+from timers.transport.socket_path import connect
 from victims.worker import FILE
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from support.log_lines import read
 from support.processes import VICTIMS
 from support.service import running
 from support.waiting import eventually
-from timers.reaper import ReapPolicy
+from timers.server.reaper import ReapPolicy
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -13,10 +13,10 @@ import pytest
 
 from support.processes import VICTIMS, victim
 from support.waiting import eventually
-from timers import stack_tools
 from timers.debug_info_logging import log_debug_info_for_expired_timers
-from timers.procfs import stat, thread_states
-from timers.stacks import StackDump, ThreadStack, take
+from timers.linux.procfs import stat, thread_states
+from timers.stacks import tools as stack_tools
+from timers.stacks.take import StackDump, ThreadStack, take
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -11,9 +11,10 @@ import pytest
 
 from support.processes import victim
 from support.waiting import eventually
-from timers import ReapPolicy, procfs
+from timers import ReapPolicy
 from timers.debug_info_logging import log_debug_info_for_expired_timers
 from timers.events import Outcome, ReapFailed, WorkerKilled
+from timers.linux import procfs
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from observability.http import tls_context
+from observability.http.server import tls_context
 from support.command import Cli, get
 from support.service import connect, exchange, running
 from support.waiting import eventually

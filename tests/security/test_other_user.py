@@ -14,16 +14,17 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from observability.dumps import DumpDirectory
-from observability.linefile import LineFile
+from observability.sinks.dumps import DumpDirectory
+from observability.sinks.linefile import LineFile
 from support.children import FORKS, OTHER_UID, dropped, in_child
 from support.command import Cli
 from support.service import running
-from timers import FileTimerClient, ReapPolicy, socket_path
+from timers import FileTimerClient, ReapPolicy
 from timers.errors import InsecurePathError, ServerRunningError
 from timers.events import RequestRejected
-from timers.fifo import FifoReader
-from timers.socket_path import listen, remove
+from timers.transport import socket_path
+from timers.transport.fifo import FifoReader
+from timers.transport.socket_path import listen, remove
 from victims.attacker import become, request
 
 if TYPE_CHECKING:

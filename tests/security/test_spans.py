@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 
-from observability.tracing import SpanSink
+from observability.sinks.spans import SpanSink
 from support.children import FORKS, waiting
 from support.otlp import attributes, receiver
 from support.waiting import eventually
-from timers.dispatch import Dispatcher
+from timers.server.event_queue import Dispatcher
 from victims.attacker import request
 
 if TYPE_CHECKING:

@@ -15,15 +15,15 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from observability import open_pipeline
 from observability.fields import printable
-from observability.log import LogSink
-from observability.metrics import Metrics
+from observability.sinks.log import LogSink
+from observability.sinks.metrics import Metrics
 from support.command import Cli
 from support.samples import all_events
 from support.waiting import eventually
-from timers.event_logging import log_events
 from timers.events import TimerInfo, WorkerInfo
-from timers.stacks import StackDump
-from timers.statistics import Statistics
+from timers.server.logging_observer import log_events
+from timers.server.statistics import Statistics
+from timers.stacks.take import StackDump
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -25,8 +25,8 @@ from support.rig import Rig
 from support.waiting import eventually
 from timers import LocalTimerServer, ReapPolicy
 from timers.events import Outcome, TimerExpired, WorkerKilled
-from timers.socket_path import connect
-from timers.wire import Decoder, Message
+from timers.transport.socket_path import connect
+from timers.transport.wire import Decoder, Message
 from victims.attacker import become, request
 
 if TYPE_CHECKING:

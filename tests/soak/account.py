@@ -79,7 +79,7 @@ def short_figures(accounts: Iterable[Account]) -> dict[str, Counter[str]]:
 
     - The duration of a block that was told of late: over the socket a worker that had to wait tells
       how many blocks there were, no longer how long each of them took (``missed``, in
-      :mod:`timers.wire`).
+      :mod:`timers.transport.wire`).
     - The last request of a thread that was at work when its process was killed; over the socket,
       all those of that thread which had to wait.
     """

@@ -27,7 +27,7 @@ __all__ = ["Service", "serving"]
 _SERVE = """
 import ctypes
 ctypes.CDLL(None).prctl(1, 15)  # PR_SET_PDEATHSIG, SIGTERM: it does not outlive the run
-from observability.cli import main
+from observability.cli.main import main
 main(prog_name="timers")
 """
 

@@ -17,7 +17,7 @@ import pytest
 
 from support.processes import VICTIMS
 from support.waiting import eventually
-from timers import procfs
+from timers.linux import procfs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["SUPERVISED", "TIMERS", "Cli", "get", "json_lines"]
 
-TIMERS = [sys.executable, "-c", "from observability.cli import main; main(prog_name='timers')"]
+TIMERS = [sys.executable, "-c", "from observability.cli.main import main; main(prog_name='timers')"]
 SUPERVISED = [sys.executable, str(VICTIMS / "supervised.py")]
 _MARK = "TIMERS_TEST_MARK"
 WAIT_SECONDS = 60

@@ -6,15 +6,15 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from observability.fields import to_fields
-from observability.hang_fields import extra_fields
+from observability.hang.json import extra_fields
 from timers.events import Event, StackDumped, TimerExpired, TimerInfo, TimerReleased, WorkerExited
-from timers.stacks import StackDump
+from timers.stacks.take import StackDump
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-    from observability.hang_input import WorkerView
+    from observability.hang.input import WorkerView
 
 __all__ = ["exited", "hang", "released", "write"]
 

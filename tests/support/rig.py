@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from timers.reaper import ReapPolicy
-from timers.server import WatchdogServer
-from timers.statistics import Statistics
+from timers.server.reaper import ReapPolicy
+from timers.server.server import WatchdogServer
+from timers.server.statistics import Statistics
+from timers.server.watchdog import Watchdog
 from timers.testing import FakeClock, FakeSource, RecordingObserver
-from timers.watchdog import Watchdog
-from timers.wire import Message
+from timers.transport.wire import Message
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from timers.reaper import BeforeKill
+    from timers.server.reaper import BeforeKill
 
 __all__ = ["Rig"]
 

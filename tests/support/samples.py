@@ -19,8 +19,8 @@ from timers.events import (
     WorkerInfo,
     WorkerKilled,
 )
-from timers.procfs import ProcessFacts
-from timers.stacks import Frame, StackDump, ThreadStack
+from timers.linux.procfs import ProcessFacts
+from timers.stacks.take import Frame, StackDump, ThreadStack
 
 __all__ = [
     "DUMP",

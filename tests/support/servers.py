@@ -22,7 +22,7 @@ from .remote import Listener, Remote
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from timers.server import WatchdogServer
+    from timers.server.server import WatchdogServer
 
 __all__ = ["FilePair", "LocalPair", "Pair", "SocketChildren", "SocketPair"]
 

@@ -21,7 +21,7 @@ from timers.events import (
     WatchdogStopped,
     WorkerKilled,
 )
-from timers.statistics import Statistics
+from timers.server.statistics import Statistics
 from timers.testing import RecordingObserver
 
 

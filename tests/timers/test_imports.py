@@ -14,7 +14,9 @@ import pytest
 
 import timers
 
-MODULES = ["timers", *(f"timers.{module.name}" for module in pkgutil.iter_modules(timers.__path__))]
+FOUND = [*pkgutil.walk_packages(timers.__path__, "timers.")]
+MODULES = ["timers", *(module.name for module in FOUND if not module.ispkg)]
+ROOMS = [module.name for module in FOUND if module.ispkg]
 
 
 def loaded_by(statement: str) -> dict[str, str | None]:
@@ -43,7 +45,7 @@ def roots(names: dict[str, str | None]) -> set[str]:
 
 def test_importing_loads_the_standard_library_and_nothing_else() -> None:
     loaded = loaded_by("import timers")
-    assert "timers.scopes" in loaded
+    assert "timers.worker.scopes" in loaded
     assert roots(loaded) - sys.stdlib_module_names == {"timers"}
     for name, file in loaded.items():
         assert "site-packages" not in (file or ""), name
@@ -78,7 +80,7 @@ def test_what_a_worker_seldom_needs_is_not_loaded_for_it() -> None:
     }
     assert roots(loaded) & heavy == set()
     # What only servers' stack dumps and users' tests need.
-    assert not {"timers.stack_ladder", "timers.stack_tools", "timers.testing"} & set(loaded)
+    assert not {"timers.stacks.ladder", "timers.stacks.tools", "timers.testing"} & set(loaded)
 
 
 def test_importing_starts_no_thread_and_says_nothing() -> None:

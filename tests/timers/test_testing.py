@@ -14,7 +14,6 @@ from support.samples import all_events, expired
 from support.waiting import eventually
 from timers import FileTimerClient, FileTimerRequest, FileTimerServer, TimerClient
 from timers.clock import SYSTEM_CLOCK, Clock
-from timers.dispatch import Dispatcher
 from timers.events import (
     Event,
     Observer,
@@ -23,16 +22,17 @@ from timers.events import (
     WatchdogStarted,
     WorkerKilled,
 )
-from timers.fifo import FifoReader
 from timers.file_based_local_timer import _FifoSource
+from timers.server.event_queue import Dispatcher
 from timers.testing import Call, FakeClock, FakeSource, RecordingClient, RecordingObserver
-from timers.wire import Message, Rejection
+from timers.transport.fifo import FifoReader
+from timers.transport.wire import Message, Rejection
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from timers.watchdog import Source
+    from timers.server.watchdog import Source
 
 
 # -- clocks ---------------------------------------------------------------------------------------

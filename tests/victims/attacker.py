@@ -18,7 +18,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from timers.socket_path import connect
+from timers.transport.socket_path import connect
 
 __all__ = ["become", "endless_environment", "request"]
 

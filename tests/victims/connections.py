@@ -8,7 +8,7 @@ from __future__ import annotations
 import select
 import sys
 
-from timers.socket_path import connect
+from timers.transport.socket_path import connect
 
 
 def main() -> None:

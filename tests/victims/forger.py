@@ -9,8 +9,8 @@ import json
 import sys
 import time
 
-from timers import procfs
-from timers.socket_path import connect
+from timers.linux import procfs
+from timers.transport.socket_path import connect
 
 
 def main() -> None:

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from observability.cli import main
+from observability.cli.main import main
 from support.raising import call_at, role_of
-from timers.server import WatchdogServer
+from timers.server.server import WatchdogServer
 
 if TYPE_CHECKING:
     from types import FrameType

@@ -14,11 +14,11 @@ import threading
 from pathlib import Path
 
 from support.rig import Rig
-from timers import procfs
 from timers.events import Outcome, RequestRejected, WorkerExited, WorkerKilled
-from timers.process import Process
+from timers.linux import procfs
+from timers.linux.process import Process
 from timers.testing import FakeSource
-from timers.wire import Message
+from timers.transport.wire import Message
 
 PID = 3000
 

@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from soak.journal import Account, Journal
 from soak.plan import Episode
-from timers import procfs
+from timers.linux import procfs
 from victims.soak_worker import die_with_parent, say, wait_for_word
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from torch.distributed.elastic.timer.file_based_local_timer import (
 )
 
 import observability
-from observability.metrics import Metrics
+from observability.sinks.metrics import Metrics
 
 if __name__ == "__main__":
     path, log, pid = sys.argv[1], sys.argv[2], int(sys.argv[3])

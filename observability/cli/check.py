@@ -1,0 +1,245 @@
+"""``timers check``: find out whether all that a reap needs works here, for this user.
+
+Each check is independent, takes a few seconds at most, and leaves nothing behind. A failure means
+that a stuck worker would not be ended as promised; a warning, that it would be ended with less
+known about it.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from timers import FileTimerServer
+from timers.events import Event, StackDumped, TimerExpired, WorkerKilled
+from timers.linux import procfs
+from timers.server.reaper import ReapPolicy
+from timers.stacks import tools as stack_tools
+from timers.stacks.take import StackDump, take
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from observability.http.address import Address
+
+__all__ = ["Result", "check_all"]
+
+VICTIM_SECONDS = 30.0
+_LATE_SECONDS = 0.25
+_VICTIM = """
+import timers, sys, time
+timers.configure(timers.FileTimerClient(sys.argv[1]))
+def is_stuck_on_purpose():
+    time.sleep(1000)
+with timers.expires(0.3, "timers check"):
+    is_stuck_on_purpose()
+"""
+_YAMA = Path("/proc/sys/kernel/yama/ptrace_scope")
+_EXTRAS = {
+    "otel": ("opentelemetry-sdk", "spans (extra 'otel')"),
+    "torch": ("torch", "the torchrun example (extra 'torch')"),
+    "pystack": ("pystack", "a second way to take stacks"),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """What one check found."""
+
+    name: str
+    status: str
+    """``ok``, ``warning``, ``failed``, or ``-`` for what is only said."""
+    message: str
+    advice: str = ""
+    """What to do about it."""
+
+
+def check_all(address: Address | None) -> list[Result]:
+    """Run every check. Never raises for what is wrong with the machine.
+
+    :param address: where HTTP would be served; None for nowhere.
+    """
+    checks: list[tuple[str, Callable[[], Result]]] = [
+        ("platform", _platform),
+        ("py-spy", _py_spy),
+        ("http", lambda: _port(address)),
+        ("rehearsal", _rehearsal),
+        *((name, lambda name=name: _extra(name)) for name in _EXTRAS),
+    ]
+    return [_guarded(name, check) for name, check in checks]
+
+
+def _guarded(name: str, check: Callable[[], Result]) -> Result:
+    try:
+        return check()
+    except Exception as error:  # noqa: BLE001  # a check that fails is a finding, not an accident
+        return Result(name=name, status="failed", message=f"{type(error).__name__}: {error}")
+
+
+def _platform() -> Result:
+    what = f"{platform.system()} {platform.release()}, Python {platform.python_version()}"
+    if sys.platform != "linux":
+        return Result(name="platform", status="failed", message=what, advice="use Linux")
+    try:
+        os.close(os.pidfd_open(os.getpid()))
+    except OSError as error:
+        return Result(
+            name="platform",
+            status="warning",
+            message=f"{what}: no pidfd ({error.strerror})",
+            advice="Linux 5.3 or later, and a container runtime that lets pidfd_open(2) through",
+        )
+    if procfs.stat(os.getpid()) is None:
+        return Result(
+            name="platform", status="failed", message="/proc cannot be read", advice="mount /proc"
+        )
+    return Result(name="platform", status="ok", message=what)
+
+
+def _py_spy() -> Result:
+    path, missing = stack_tools.find("py-spy", "TIMERS_PY_SPY")
+    if path is None:
+        return Result(name="py-spy", status="warning", message=str(missing), advice=str(missing))
+    with subprocess.Popen(
+        [sys.executable, "-c", "print('ready', flush=True); import time; time.sleep(1000)"],
+        stdout=subprocess.PIPE,
+    ) as victim:
+        try:
+            assert victim.stdout is not None  # noqa: S101  # it is a pipe
+            victim.stdout.readline()
+            dump = take(victim.pid)
+        finally:
+            victim.kill()
+    if dump.method == "py-spy":
+        return Result(name="py-spy", status="ok", message=f"{path}: {dump.seconds * 1000:.0f} ms")
+    return Result(
+        name="py-spy",
+        status="warning",
+        message=(dump.error or "no stack").splitlines()[0],
+        advice=_ptrace_advice(),
+    )
+
+
+def _ptrace_advice() -> str:
+    advice = "let this user trace its processes: in a container --cap-add SYS_PTRACE"
+    try:
+        scope = _YAMA.read_text(encoding="ascii").strip()
+    except OSError:
+        return advice
+    if scope == "0" or os.geteuid() == 0:
+        return advice
+    return f"{advice}; here kernel.yama.ptrace_scope is {scope}: sysctl kernel.yama.ptrace_scope=0"
+
+
+def _port(address: Address | None) -> Result:
+    if address is None:
+        return Result(name="http", status="-", message="off")
+    try:
+        family, _, _, _, target = socket.getaddrinfo(
+            address.host, address.port, type=socket.SOCK_STREAM
+        )[0]
+        socket.create_server(target[:2], family=family).close()
+    except OSError as error:
+        return Result(
+            name="http",
+            status="warning",
+            message=f"{address}: {error.strerror or error}",
+            advice="name a free address with --http; 'timers run' without it takes another port",
+        )
+    return Result(name="http", status="ok", message=f"{address} is free")
+
+
+class _Recorder:
+    wants_requests = False
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+        self.killed = threading.Event()
+
+    def emit(self, event: Event) -> None:
+        self.events.append(event)
+        if isinstance(event, WorkerKilled):
+            self.killed.set()
+
+    def flush(self, timeout: float) -> bool:
+        del timeout
+        return True
+
+
+def _rehearsal() -> Result:
+    """A real worker, really stuck, really reaped."""
+    recorder = _Recorder()
+    with tempfile.TemporaryDirectory(prefix="timers-check-") as directory:
+        path = os.path.join(directory, "timers.pipe")
+        server = FileTimerServer(
+            path,
+            "timers check",
+            observer=recorder,
+            before_kill=_take_stacks,
+            policy=ReapPolicy(descendants_of=os.getpid()),
+        )
+        server.start()
+        victim = subprocess.Popen([sys.executable, "-c", _VICTIM, path], stdin=subprocess.DEVNULL)
+        try:
+            recorder.killed.wait(VICTIM_SECONDS)
+        finally:
+            victim.kill()
+            code = victim.wait()
+            server.stop()
+    return _judge(recorder, code)
+
+
+def _take_stacks(_run_id: str, expired_timers: dict[int, list[str]]) -> dict[int, StackDump]:
+    return {pid: take(pid) for pid in expired_timers}
+
+
+def _judge(recorder: _Recorder, code: int) -> Result:
+    expired = next((e for e in recorder.events if isinstance(e, TimerExpired)), None)
+    dumped = next((e for e in recorder.events if isinstance(e, StackDumped)), None)
+    if expired is None or not recorder.killed.is_set() or code != -signal.SIGKILL:
+        return Result(
+            name="rehearsal",
+            status="failed",
+            message=f"a stuck worker was not reaped within {VICTIM_SECONDS:g} s (it exited with"
+            f" {code}); events: {', '.join(event.name for event in recorder.events) or 'none'}",
+            advice="see the other checks; a worker must share the user and the /proc of its server",
+        )
+    late = expired.lateness_seconds
+    reaped = f"a stuck worker was reaped {late * 1000:.1f} ms after its deadline"
+    if dumped is None or "is_stuck_on_purpose" not in dumped.dump.render():
+        why = dumped.dump.error if dumped and dumped.dump.error else "no stack"
+        return Result(
+            name="rehearsal",
+            status="warning",
+            message=f"{reaped}, but where it was stuck is not known: {why.splitlines()[0]}",
+            advice=_ptrace_advice(),
+        )
+    if late > _LATE_SECONDS:
+        return Result(
+            name="rehearsal",
+            status="warning",
+            message=reaped,
+            advice="the machine is overloaded, or the CPU limit of this container is small",
+        )
+    return Result(
+        name="rehearsal", status="ok", message=f"{reaped}, its stack by {dumped.dump.method}"
+    )
+
+
+def _extra(name: str) -> Result:
+    distribution, purpose = _EXTRAS[name]
+    try:
+        version = importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return Result(name=name, status="-", message=f"not installed: {purpose}")
+    return Result(name=name, status="ok", message=f"{distribution} {version}: {purpose}")

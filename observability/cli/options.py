@@ -1,0 +1,314 @@
+"""The options of the command, each with its environment variable."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import secrets
+import time
+from functools import reduce
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+from click.core import ParameterSource
+
+from observability.http.address import Address
+from timers.server.reaper import ReapPolicy
+
+from .settings import DEFAULT_ADDRESS, Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    F = TypeVar("F", bound=Callable[..., Any])
+
+__all__ = [
+    "make_policy",
+    "make_settings",
+    "option",
+    "read_token",
+    "service_options",
+    "to_address",
+    "to_interval",
+    "to_users",
+]
+
+RUN_ID_VARIABLES = ("TORCHELASTIC_RUN_ID", "SLURM_JOB_ID")
+"""Where a launcher that runs us says what it calls the job."""
+MAX_TOKEN_BYTES = 4096
+MAX_SECONDS = 7 * 24 * 3600
+"""A week is more than anybody means."""
+
+
+def to_address(_context: click.Context, _option: click.Parameter, text: str) -> Address | None:
+    """Read ``HOST:PORT`` or ``off``.
+
+    :raises click.BadParameter: it is neither.
+    """
+    if text == "off":
+        return None
+    try:
+        # With a scheme it is what a service with TLS told the jobs that it runs.
+        return Address.parse(text.removeprefix("https://"))
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+def to_seconds(_context: click.Context, _option: click.Parameter, value: float) -> float:
+    """Check a duration: it may be 0.
+
+    :raises click.BadParameter: it is out of bounds.
+    """
+    # "not <=" also catches NaN.
+    if not 0 <= value <= MAX_SECONDS:
+        raise click.BadParameter(f"{value:g} is not a number of seconds from 0 to {MAX_SECONDS}")
+    return value
+
+
+def to_interval(context: click.Context, option: click.Parameter, value: float) -> float:
+    """Check a duration that must be more than 0.
+
+    :raises click.BadParameter: it is out of bounds.
+    """
+    if value == 0:
+        raise click.BadParameter("must be more than 0 seconds")
+    return to_seconds(context, option, value)
+
+
+def to_shares(_context: click.Context, _option: click.Parameter, text: str) -> tuple[float, ...]:
+    """Read shares of a deadline: ``0.5,0.9``."""
+    try:
+        shares = tuple(sorted({float(word) for word in text.split(",") if word.strip()}))
+    except ValueError:
+        shares = (0.0,)
+    if not all(0 < share < 1 for share in shares):
+        raise click.BadParameter(f"{text!r}: numbers between 0 and 1, with commas between them")
+    return shares
+
+
+def option(name: str, /, **keywords: Any) -> Callable[[F], F]:
+    """An option ``--some-name`` with its environment variable ``TIMERS_SOME_NAME``."""
+    bare = name.partition("/")[0].removeprefix("--")
+    variable = "TIMERS_" + bare.upper().replace("-", "_")
+    return click.option(name, envvar=variable, show_envvar=True, **keywords)
+
+
+def service_options(command: F) -> F:
+    """Add the options that ``run`` and ``serve`` share."""
+    return reduce(lambda function, each: each(function), reversed(_SERVICE_OPTIONS), command)
+
+
+_SERVICE_OPTIONS: tuple[Callable[[Any], Any], ...] = (
+    option(
+        "--http",
+        metavar="HOST:PORT",
+        callback=to_address,
+        default=str(DEFAULT_ADDRESS),
+        show_default=True,
+        help="Where to serve /metrics, /timers and health; 'off' for nowhere. Another port is taken"
+        " when the default one is not free, but not when this option names it.",
+    ),
+    option(
+        "--http-token-file",
+        type=click.Path(exists=True, dir_okay=False),
+        help="File with a secret that HTTP clients have to present, as a bearer token or as the"
+        " password of any user.",
+    ),
+    option(
+        "--http-insecure",
+        is_flag=True,
+        help="Serve other machines without authentication. Stacks show source and arguments.",
+    ),
+    option("--tls-cert", type=click.Path(), help="Serve HTTPS: PEM file with the certificate."),
+    option("--tls-key", type=click.Path(), help="PEM file with the key of the certificate."),
+    option(
+        "--events",
+        default="-",
+        metavar="FILE",
+        help="Append events as JSON lines to FILE; SIGHUP opens it anew after a rotation. By"
+        " default they go to stderr, where a person at a terminal sees them rendered for reading.",
+    ),
+    option(
+        "--level",
+        type=click.Choice(("debug", "info", "warning", "error")),
+        default="info",
+        show_default=True,
+        help="Lowest level of events that are written; 'debug' has each acquire and release.",
+    ),
+    option(
+        "--include",
+        metavar="NAMES",
+        default="",
+        help="Events to write whatever their level, separated by commas.",
+    ),
+    option(
+        "--exclude", metavar="NAMES", default="", help="Events never to write, separated by commas."
+    ),
+    option(
+        "--dump-dir",
+        metavar="DIRECTORY",
+        help="Where a stack that is too large for a line goes as a whole.",
+    ),
+    option(
+        "--run-id",
+        metavar="ID",
+        help="Names the job in events. By default that of the launcher, or one made up.",
+    ),
+    option(
+        "--dump-timeout",
+        type=float,
+        metavar="SECONDS",
+        callback=to_seconds,
+        default=5.0,
+        show_default=True,
+        help="Bound on finding out where a worker is stuck; it is killed then in any case.",
+    ),
+    option(
+        "--grace",
+        type=float,
+        metavar="SECONDS",
+        callback=to_seconds,
+        default=5.0,
+        show_default=True,
+        help="How long a process may outlive a signal before SIGKILL.",
+    ),
+    option(
+        "--kill-tree/--no-kill-tree",
+        help="Whether the descendants of a stuck worker are killed with it.",
+    ),
+    option(
+        "--hang-report/--no-hang-report",
+        default=True,
+        show_default=True,
+        help="When a worker expires, look at all workers and say which one holds up the others.",
+    ),
+    option(
+        "--sample-at",
+        metavar="SHARES",
+        default="0.5,0.9",
+        show_default=True,
+        callback=to_shares,
+        help="Look at a worker at these shares of its deadline, too: shows whether it is stuck or"
+        " slow.",
+    ),
+    option(
+        "--sample-from",
+        type=float,
+        metavar="SECONDS",
+        callback=to_seconds,
+        default=10.0,
+        show_default=True,
+        help="Do so for timers of at least this long; 0 for none.",
+    ),
+    option("--native/--no-native", help="Whether stacks show C frames; pauses the worker briefly."),
+    option(
+        "--max-interval",
+        type=float,
+        metavar="SECONDS",
+        callback=to_interval,
+        default=10.0,
+        show_default=True,
+        help="How often the server wakes up when nothing happens. Reaps do not wait for it.",
+    ),
+)
+
+
+def make_settings(context: click.Context) -> Settings:
+    """What the shared options of ``context`` say.
+
+    :raises click.UsageError: they contradict each other, or a file cannot be read.
+    """
+    given = context.params
+    source = context.get_parameter_source("http")
+    # Inside another "timers run" the variable says where that one serves, which is not a wish.
+    inherited = source == ParameterSource.ENVIRONMENT and "TIMERS_FILE" in os.environ
+    if given["tls_key"] and not given["tls_cert"]:
+        raise click.UsageError("--tls-key needs --tls-cert")
+    return Settings(
+        run_id=given["run_id"] or _run_id(),
+        http=DEFAULT_ADDRESS if inherited and given["http"] else given["http"],
+        http_fallback=inherited or source == ParameterSource.DEFAULT,
+        token=_token(given["http_token_file"]),
+        tls_cert=given["tls_cert"],
+        tls_key=given["tls_key"],
+        insecure=given["http_insecure"],
+        events=given["events"],
+        level=given["level"],
+        include=_names("--include", given["include"]),
+        exclude=_names("--exclude", given["exclude"]),
+        dump_dir=given["dump_dir"],
+        hang_report=given["hang_report"],
+        sample_at=given["sample_at"],
+        sample_from=given["sample_from"],
+        native=given["native"],
+        max_interval=given["max_interval"],
+    )
+
+
+def make_policy(context: click.Context, *, descendants_of: int | None = None) -> ReapPolicy:
+    """How stuck workers are ended, as the options of ``context`` say."""
+    given = context.params
+    return ReapPolicy(
+        dump_timeout=given["dump_timeout"],
+        grace=given["grace"],
+        process_tree=given["kill_tree"],
+        descendants_of=descendants_of,
+    )
+
+
+def to_users(names: Iterable[str]) -> frozenset[int]:
+    """The ids of these users, who may be given by name or by number.
+
+    :raises click.UsageError: there is no such user.
+    """
+    users = set()
+    for name in names:
+        try:
+            is_number = name.isascii() and name.isdigit()
+            users.add(int(name) if is_number else pwd.getpwnam(name).pw_uid)
+        except (KeyError, ValueError):  # ValueError: thousands of digits, or a null
+            raise click.UsageError(f"--allow-user: there is no user {name!r}") from None
+    return frozenset(users)
+
+
+def read_token(path: str) -> str:
+    """Read a secret from a file, without the white space around it.
+
+    :raises click.UsageError: it cannot be read, or there is none in it.
+    """
+    try:
+        with open(path, encoding="utf-8") as file:
+            token = file.read(MAX_TOKEN_BYTES + 1).strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise click.UsageError(f"token file {path}: {error}") from None
+    if not token or len(token.encode()) > MAX_TOKEN_BYTES or not token.isprintable():
+        raise click.UsageError(
+            f"token file {path}: must hold one line of 1 to {MAX_TOKEN_BYTES} bytes"
+        )
+    return token
+
+
+def _token(path: str | None) -> str | None:
+    return None if path is None else read_token(path)
+
+
+def _run_id() -> str:
+    for variable in RUN_ID_VARIABLES:
+        if os.environ.get(variable):
+            return os.environ[variable]
+    moment = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+    return f"{moment}-{secrets.token_hex(3)}"
+
+
+def _names(option_name: str, text: str) -> tuple[str, ...]:
+    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    if names:
+        from observability.event_names import event_names  # noqa: PLC0415  # --help should be quick
+
+        known = event_names()
+        unknown = [name for name in names if name not in known]
+        if unknown:
+            raise click.UsageError(
+                f"{option_name}: there is no event {unknown[0]!r}; there are: {', '.join(known)}"
+            )
+    return names

@@ -1,0 +1,171 @@
+"""``timers run``: a command, supervised, with a timer server for what it starts."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import sys
+import tempfile
+import time
+from typing import TYPE_CHECKING
+
+from observability.run_events import RunFinished
+from observability.service import Service, write_line
+from observability.sinks.trace_ids import spans_wanted
+from timers.transport.socket_path import check_path
+from timers.worker.environment import SERVER_PID_VARIABLE, SOCKET_VARIABLE
+
+from .child import CannotStart, Child
+from .own_process import devote_process
+from .settings import SettingsError
+from .supervise import Supervisor, become_subreaper, block_signals
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from timers.server.reaper import ReapPolicy
+
+    from .settings import Settings
+
+__all__ = ["run"]
+
+AGENT_SERVER_VARIABLE = "TORCHELASTIC_ENABLE_FILE_TIMER"
+"""Makes torchrun's agent start a server of its own: at our path, where it deletes our pipe, and one
+that kills its own agent after a reap."""
+
+
+def run(
+    command: Sequence[str],
+    timer_file: str | None,
+    settings: Settings,
+    policy: ReapPolicy,
+    timer_socket: str | None = None,
+) -> int:
+    """Run ``command`` under a timer server; return what to exit with.
+
+    Must be called in the main thread, before any other is started; the signals that it holds back
+    stay blocked when it returns, because a late Ctrl-C must not interrupt the rest either.
+
+    :param timer_file: path of the named pipe; None for one in a temporary directory of its own.
+    :param timer_socket: path of the Unix socket; None for one in that directory (and none at all
+        where its path would be too long for a socket), "off" for none.
+    :raises ~observability.cli.settings.SettingsError: something that was asked for is not possible;
+        the command was not started then.
+    """
+    if sys.platform != "linux":
+        raise SettingsError(f"timers run needs Linux (prctl, pidfd, /proc), this is {sys.platform}")
+    signals, mask = block_signals()
+    become_subreaper()
+    with _paths(timer_file, timer_socket) as (path, socket_path):
+        service = Service(path, settings, policy, socket_path)
+        try:
+            service.start()
+            started = time.monotonic()
+            try:
+                child = Child(command, _environment(service, path, socket_path), mask)
+            except CannotStart as error:
+                service.say(str(error), "error")
+                return error.code
+            devote_process()  # not before: the command would inherit the limit of open files
+            code = Supervisor(
+                child,
+                signals,
+                grace=policy.grace,
+                tell=service.say,
+                hangup=None if settings.events == "-" else service.pipeline.reopen,
+            ).wait()
+            _finish(service, code, time.monotonic() - started)
+            return code
+        finally:
+            service.stop()
+
+
+@contextlib.contextmanager
+def _paths(pipe: str | None, socket: str | None) -> Iterator[tuple[str, str | None]]:
+    """Where the pipe and the socket are; what nobody chose is in a directory of ours."""
+    if socket == "off":
+        socket = None
+    elif socket is None:
+        with _directory() as directory:
+            pipe = pipe or os.path.join(directory, "timers.pipe")
+            yield pipe, _usable(os.path.join(directory, "timers.sock"))
+        return
+    if pipe is not None:
+        yield pipe, socket
+        return
+    with _directory() as directory:
+        yield os.path.join(directory, "timers.pipe"), socket
+
+
+@contextlib.contextmanager
+def _directory() -> Iterator[str]:
+    directory = tempfile.mkdtemp(prefix="timers-")  # mode 0700
+    try:
+        yield directory
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def _usable(path: str) -> str | None:
+    try:
+        return check_path(path)
+    except ValueError:  # TMPDIR is deep: the pipe does as well
+        return None
+
+
+def _environment(service: Service, path: str, socket_path: str | None) -> Mapping[str, str]:
+    environment = dict(os.environ)
+    environment.pop(SOCKET_VARIABLE, None)  # that of a service around this one
+    if socket_path is not None:
+        environment[SOCKET_VARIABLE] = os.path.abspath(socket_path)
+    if environment.pop(AGENT_SERVER_VARIABLE, None) is not None:
+        service.say(
+            f"{AGENT_SERVER_VARIABLE} is not passed on: torchrun would start a second timer server"
+        )
+    path = os.path.abspath(path)
+    environment |= {
+        "TORCHELASTIC_TIMER_FILE": path,
+        "TIMERS_FILE": path,
+        "TIMERS_RUN_ID": service.settings.run_id,
+        SERVER_PID_VARIABLE: str(os.getpid()),
+        "TIMERS_HTTP": "off" if service.address is None else _url(service),
+    }
+    if not spans_wanted(environment):
+        # Or a worker that traces would refer to spans of scopes that nobody exports.
+        environment.setdefault("TIMERS_TRACING", "0")
+    # A watchdog that dies must not take the job with it, and this process can be killed.
+    environment.setdefault("TIMERS_ON_ERROR", "warn")
+    return environment
+
+
+def _url(service: Service) -> str:
+    """HOST:PORT, which says enough unless it is TLS."""
+    return f"https://{service.address}" if service.settings.tls_cert else str(service.address)
+
+
+def _finish(service: Service, code: int, elapsed: float) -> None:
+    """Say what was counted, once the last reap has been."""
+    service.stop_watching()
+    scopes = list(service.server.statistics.scopes.values())
+    acquires = sum(scope.acquires for scope in scopes)
+    expirations = sum(scope.expirations for scope in scopes)
+    reaps = sum(
+        count for scope in scopes for outcome, count in scope.reaps.items() if not outcome.failed
+    )
+    service.pipeline.emit(
+        RunFinished(
+            timestamp=time.time(),
+            run_id=service.settings.run_id,
+            exit_code=code,
+            elapsed_seconds=elapsed,
+            acquires=acquires,
+            expirations=expirations,
+            reaps=reaps,
+        )
+    )
+    if service.settings.events != "-" and os.isatty(2):
+        write_line(
+            f"{acquires} timers acquired, {expirations} expired, {reaps} workers reaped; the"
+            f" command exited with {code} after {elapsed:.1f} s"
+        )

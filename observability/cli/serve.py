@@ -1,0 +1,110 @@
+"""``timers serve``: the service alone, for workers that somebody else starts as the same user."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from typing import TYPE_CHECKING
+
+from observability.http.health import is_watching
+from observability.service import Service
+from timers.transport.socket_path import check_directory, check_path
+
+from .own_process import devote_process
+from .sd_listen import activated_socket
+from .sd_notify import notify, watchdog_seconds
+from .settings import SettingsError
+
+if TYPE_CHECKING:
+    from timers.server.reaper import ReapPolicy
+    from timers.transport.socket_path import Listener
+
+    from .settings import Settings
+
+__all__ = ["default_timer_file", "default_timer_socket", "serve"]
+
+_SIGNALS = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
+_DIRECTORY_VARIABLES = ("RUNTIME_DIRECTORY", "XDG_RUNTIME_DIR")
+"""systemd.exec(5), RuntimeDirectory=; and that of the logged-in user."""
+
+
+def default_timer_file() -> str:
+    """Where the pipe is when nobody says: in the user's own runtime directory.
+
+    :raises SettingsError: there is none.
+    """
+    for variable in _DIRECTORY_VARIABLES:
+        directory = os.environ.get(variable, "").partition(":")[0]
+        if directory:
+            return os.path.join(directory, "timers.pipe")
+    raise SettingsError(
+        "--timer-file: give the path of the pipe; without XDG_RUNTIME_DIR there is no default"
+    )
+
+
+def default_timer_socket(timer_file: str) -> str:
+    """Where the socket is when nobody says: ``timers.sock`` beside ``timers.pipe``."""
+    return os.path.splitext(timer_file)[0] + ".sock"
+
+
+def serve(
+    timer_file: str, settings: Settings, policy: ReapPolicy, timer_socket: str | None = None
+) -> None:
+    """Serve until SIGTERM or SIGINT. SIGHUP reopens the events file; without one it ends, too.
+
+    Must be called in the main thread, before any other is started; the signals stay blocked when
+    it returns.
+
+    :param timer_socket: path of the Unix socket; None for the one that systemd hands over or else
+        :func:`default_timer_socket`, if that can be one; "off" for none.
+    :raises SettingsError: something that was asked for is not possible.
+    """
+    waited_for = {number for number in _SIGNALS if signal.getsignal(number) != signal.SIG_IGN}
+    signal.pthread_sigmask(signal.SIG_BLOCK, waited_for)
+    devote_process()
+    service = Service(timer_file, settings, policy, _socket(timer_file, timer_socket))
+    try:
+        service.start()
+        if service.http is not None:
+            service.say(f"serves {service.http.scheme}://{service.address}", "info")
+        notify("READY=1")
+        _wait_for_end(service, waited_for)
+        notify("STOPPING=1")
+    finally:
+        service.stop()
+
+
+def _socket(timer_file: str, timer_socket: str | None) -> str | Listener | None:
+    activated = activated_socket()
+    if activated is not None or timer_socket == "off":
+        return activated
+    if timer_socket is not None:
+        return timer_socket
+    path = default_timer_socket(timer_file)
+    try:
+        check_directory(path)
+        return check_path(path)
+    except (ValueError, OSError):
+        return None  # nobody asked for it, and the pipe does as well
+
+
+def _wait_for_end(service: Service, signals: set[signal.Signals]) -> None:
+    period = watchdog_seconds()
+    while True:
+        if period is None:
+            info = signal.sigwaitinfo(signals)
+        else:
+            # Half the period, as sd_watchdog_enabled(3) advises.
+            asked = time.monotonic()
+            if is_watching(service.server):
+                notify("WATCHDOG=1")
+            rest = period / 2 - (time.monotonic() - asked)
+            found = signal.sigtimedwait(signals, max(0.0, rest))
+            if found is None:
+                continue
+            info = found
+        if info.si_signo == signal.SIGHUP and service.settings.events != "-":
+            service.pipeline.reopen()
+        else:
+            return

@@ -1,0 +1,46 @@
+"""What a service is asked to do. Loads nothing, so that ``--help`` and completion are quick."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from observability.http.address import Address
+
+__all__ = ["DEFAULT_ADDRESS", "Settings", "SettingsError"]
+
+DEFAULT_ADDRESS = Address("127.0.0.1", 9464)
+"""Where OpenTelemetry's exporters for Prometheus listen, too."""
+
+
+class SettingsError(ValueError):
+    """The service cannot be started as asked; the message says which option and why."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What ``timers run`` and ``timers serve`` have in common."""
+
+    run_id: str
+    http: Address | None = DEFAULT_ADDRESS
+    """None for no HTTP."""
+    http_fallback: bool = False
+    """Whether another port may be taken when the one of ``http`` is not free."""
+    token: str | None = None
+    tls_cert: str | None = None
+    tls_key: str | None = None
+    insecure: bool = False
+    """Whether to serve other machines without authentication."""
+    events: str = "-"
+    level: str = "info"
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    dump_dir: str | None = None
+    hang_report: bool = True
+    """Whether all workers are looked at when one expires."""
+    sample_at: tuple[float, ...] = (0.5, 0.9)
+    """Shares of a deadline at which to look at its worker beforehand."""
+    sample_from: float = 10.0
+    """Seconds; timers shorter than this are not sampled, with 0 none is."""
+    native: bool = False
+    """Whether stacks have C frames, too."""
+    max_interval: float = 10.0

@@ -1,0 +1,80 @@
+"""What the hang report is made from: each worker of a run, and how it looked at some moments.
+
+Plain data. Where a thing is not known it is None, and the analysis then says less, never more.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from .types import Pace
+
+if TYPE_CHECKING:
+    from timers.events import WorkerInfo
+    from timers.stacks.take import StackDump
+
+__all__ = ["Descendant", "Look", "WorkerView"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Look:
+    """One look at a process."""
+
+    dump: StackDump
+    at_seconds: float = 0.0
+    """When, on any clock of the host that is not stepped: only differences are used."""
+    cpu_seconds: float | None = None
+    """CPU time of the thread that matters; without it that of the process is used."""
+    switches: int | None = None
+    """Voluntary context switches of that thread (proc(5), ``status``). Two looks with the same
+    number show that it did not wake up in between, which neither stacks nor CPU time can show."""
+
+    @property
+    def cpu(self) -> float | None:
+        """CPU seconds of the thread, else of its process."""
+        return self.dump.facts.cpu_seconds if self.cpu_seconds is None else self.cpu_seconds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Descendant:
+    """A process that a worker started, or that one of those started."""
+
+    pid: int
+    parent: int
+    looks: tuple[Look, ...] = ()
+    """The oldest first."""
+    command: str = ""
+    """The kernel's name for it (``/proc/PID/comm``)."""
+    pace: Pace = Pace.UNKNOWN
+    """As in :class:`WorkerView`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerView:
+    """One worker of the run as it was when the first timer expired."""
+
+    worker: WorkerInfo
+    host: str = ""
+    looks: tuple[Look, ...] = ()
+    """The oldest first; the last one was taken at the expiry. Empty for a worker that is gone."""
+    gone: str | None = None
+    """For a worker that has ended: how, as words after "it": ``was killed by SIGKILL``."""
+    unclean: bool = False
+    """Whether it ended by a signal, with a failure, or inside one of its scopes."""
+    scope_id: str | None = None
+    """The timer that matters: the one that expired, else its innermost one; None without any."""
+    thread: int | None = None
+    """Native id of the thread that holds that timer; None when unknown."""
+    expired: bool = False
+    """Whether one of its timers is past its deadline."""
+    after_seconds: float | None = None
+    elapsed_seconds: float | None = None
+    descendants: tuple[Descendant, ...] = ()
+    pace: Pace = Pace.UNKNOWN
+    """What is known of it from elsewhere; used when the looks given here do not tell."""
+
+    @property
+    def dump(self) -> StackDump | None:
+        """The stacks at the expiry."""
+        return self.looks[-1].dump if self.looks else None

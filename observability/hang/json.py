@@ -1,0 +1,161 @@
+"""What a hang report needs to know of a worker, to and from the fields of ``stack dumped``.
+
+The event as it is has one look at a worker. Two more fields let reports of several hosts be merged
+without the earlier looks, which would not fit into a line:
+
+``pace``
+    what they showed, one of :class:`~observability.hang.types.Pace`;
+``children``
+    the processes it started, a list of ``pid``, ``parent``, ``command``, ``pace`` and the fields
+    of a stack: ``process_state``, ``process_wait_channel``, ``stack`` and so on.
+
+Reading accepts anything: a line may come from another version, or be cut.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from typing import Any
+
+from observability.fields import number, stack_fields
+from observability.samples.worker import read
+from timers.events import WorkerInfo
+from timers.linux.procfs import ProcessFacts
+from timers.stacks.take import Frame, StackDump, ThreadStack
+
+from .input import Descendant, Look, WorkerView
+from .types import Pace
+
+__all__ = ["extra_fields", "view_from"]
+
+_FRAME = re.compile(r"(.+?):(\d{1,9}) (.*)", re.DOTALL)
+MAX_CHILDREN = 8
+MAX_CHILD_FRAMES = 12
+
+
+def extra_fields(view: WorkerView) -> dict[str, Any]:
+    """The fields to add to the ``stack dumped`` of a worker; those without a value are left out."""
+    fields: dict[str, Any] = {}
+    if view.looks:
+        pace = read(view).pace
+        if pace is not Pace.UNKNOWN:
+            fields["pace"] = pace.value
+    children = [_child_fields(child) for child in view.descendants[:MAX_CHILDREN] if child.looks]
+    if children:
+        fields["children"] = children
+    return fields
+
+
+def _child_fields(child: Descendant) -> dict[str, Any]:
+    dump = child.looks[-1].dump
+    # The main thread says what it waits for; of a deep stack the innermost calls do.
+    threads = tuple(
+        dataclasses.replace(thread, frames=thread.frames[:MAX_CHILD_FRAMES])
+        for thread in dump.threads[:1]
+    )
+    view = WorkerView(worker=WorkerInfo(pid=child.pid), looks=child.looks, pace=child.pace)
+    pace = read(view).pace
+    known = {
+        "pid": child.pid,
+        "parent": child.parent,
+        "command": child.command or None,
+        "pace": None if pace is Pace.UNKNOWN else pace.value,
+        **stack_fields(dataclasses.replace(dump, threads=threads), None),
+    }
+    return {name: value for name, value in known.items() if value is not None}
+
+
+def view_from(fields: dict[str, Any]) -> WorkerView:
+    """Read the worker of one ``stack dumped`` line."""
+    pid = fields.get("worker_pid")
+    rank = _integer(fields.get("rank"))
+    children = fields.get("children")
+    expired = fields.get("expired")
+    return WorkerView(
+        worker=WorkerInfo(
+            pid=pid if isinstance(pid, (int, str)) else "unknown",
+            rank=rank,
+            local_rank=_integer(fields.get("local_rank")),
+            restart_count=_integer(fields.get("restart_count")),
+        ),
+        host=_text(fields.get("host")) or "",
+        looks=(Look(dump=_dump(fields, _integer(pid) or 0)),),
+        scope_id=_text(fields.get("scope_id")),
+        thread=_integer(fields.get("thread")),
+        expired=expired if isinstance(expired, bool) else "scope_id" in fields,
+        after_seconds=number(fields.get("after_seconds")),
+        elapsed_seconds=number(fields.get("elapsed_seconds")),
+        descendants=tuple(
+            _child(entry)
+            for entry in (children if isinstance(children, list) else ())
+            if isinstance(entry, dict)
+        ),
+        pace=_pace(fields.get("pace")),
+    )
+
+
+def _child(fields: dict[str, Any]) -> Descendant:
+    pid = _integer(fields.get("pid")) or 0
+    return Descendant(
+        pid=pid,
+        parent=_integer(fields.get("parent")) or 0,
+        looks=(Look(dump=_dump(fields, pid)),),
+        command=_text(fields.get("command")) or "",
+        pace=_pace(fields.get("pace")),
+    )
+
+
+def _dump(fields: dict[str, Any], pid: int) -> StackDump:
+    stack = fields.get("stack")
+    return StackDump(
+        pid=pid,
+        method=_text(fields.get("stack_method")) or "proc",
+        threads=tuple(
+            _thread(entry)
+            for entry in (stack if isinstance(stack, list) else ())
+            if isinstance(entry, dict)
+        ),
+        facts=ProcessFacts(
+            state=_text(fields.get("process_state")),
+            wait_channel=_text(fields.get("process_wait_channel")),
+            system_call=_text(fields.get("process_system_call")),
+            cpu_seconds=number(fields.get("process_cpu_seconds")),
+            threads=_integer(fields.get("process_threads")),
+        ),
+        error=_text(fields.get("stack_error")),
+    )
+
+
+def _thread(entry: dict[str, Any]) -> ThreadStack:
+    frames = entry.get("frames")
+    return ThreadStack(
+        frames=tuple(
+            _frame(line)
+            for line in (frames if isinstance(frames, list) else ())
+            if isinstance(line, str)
+        ),
+        thread=_integer(entry.get("thread")),
+        name=_text(entry.get("name")),
+        holds_gil=entry.get("holds_gil") is True,
+        active=entry.get("active") is True,
+    )
+
+
+def _frame(line: str) -> Frame:
+    found = _FRAME.fullmatch(line)
+    if found is None:
+        return Frame(line, "?", 0)
+    return Frame(found[3], found[1], int(found[2]))
+
+
+def _integer(value: object) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) and value else None
+
+
+def _pace(value: object) -> Pace:
+    return next((pace for pace in Pace if pace == value), Pace.UNKNOWN)

@@ -1,0 +1,184 @@
+"""The hang report for people: one sentence, and a text that fits on a screen."""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from typing import TYPE_CHECKING
+
+from observability.fields import printable
+
+from .types import Pace, Verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from .report import HangReport
+    from .types import Group, Suspect
+
+__all__ = ["listed", "name", "rank_ranges", "render", "sentence"]
+
+MAX_SUSPECTS = 5
+MAX_GROUPS = 8
+MAX_FRAMES = 6
+LONGEST = 160
+_LIBRARIES = re.compile(r"^.*/(?:(?:site|dist)-packages|lib(?:32|64)?/python\d[^/]*)/")
+
+
+def rank_ranges(ranks: Iterable[int], *, most: int = 6) -> str:
+    """Write ranks as ``0-2, 5``; of more than ``most`` ranges the rest is counted."""
+    ordered = sorted(set(ranks))
+    ranges: list[list[int]] = []
+    for rank in ordered:
+        if ranges and rank == ranges[-1][1] + 1:
+            ranges[-1][1] = rank
+        else:
+            ranges.append([rank, rank])
+    words = [str(low) if low == high else f"{low}-{high}" for low, high in ranges[:most]]
+    left = sum(high - low + 1 for low, high in ranges[most:])
+    return ", ".join(words) + (f" and {left} more" if left else "")
+
+
+def name(suspect: Suspect) -> str:
+    """``rank 3 (pid 4711 on node7)``, with what is known of it."""
+    where = f" on {suspect.host}" if suspect.host else ""
+    if suspect.rank is None:
+        return f"worker {suspect.pid}{where}"
+    return f"rank {suspect.rank} (pid {suspect.pid}{where})"
+
+
+def listed(words: Sequence[str], most: int = MAX_SUSPECTS) -> str:
+    """``a``, ``a and b``, ``a, b and 7 more``."""
+    if len(words) > most:
+        words = [*words[:most], f"{len(words) - most} more"]
+    return words[0] if len(words) == 1 else ", ".join(words[:-1]) + " and " + words[-1]
+
+
+def sentence(report: HangReport) -> str:
+    """Say it in one sentence."""
+    named = report.suspects or report.lagging
+    meanwhile = _meanwhile(report.groups, set(_workers_named(named)))
+    if report.suspects:
+        who = listed([_clause(suspect) for suspect in report.suspects], 3)
+        return _finish(f"{who}{meanwhile}")
+    if report.verdict is Verdict.SLOW:
+        return _finish(f"{listed([_clause(each) for each in named], 3)}{meanwhile}: "
+                       "slow rather than stuck, perhaps the deadline is too short")  # fmt: skip
+    if report.verdict is Verdict.COMMON_WAIT:
+        return _finish(f"no rank differs: {_where(report.groups)}; {report.reason}")
+    if report.verdict is Verdict.DIFFERENT_COLLECTIVES:
+        places = listed([_place(group) for group in report.groups], 3)
+        return _finish(f"{report.reason}: {places}")
+    if named:
+        return _finish(f"{listed([_clause(each) for each in named], 3)}{meanwhile}, "
+                       "but nobody knows whether it is stuck")  # fmt: skip
+    return _finish(f"no worker can be accused: {report.reason}")
+
+
+def _finish(text: str) -> str:
+    text = printable(text)
+    return f"{text[:1].upper()}{text[1:]}."
+
+
+def _clause(suspect: Suspect) -> str:
+    at = f" at {suspect.frame}" if suspect.frame else ""
+    return f"{name(suspect)} {suspect.why}{at}"
+
+
+def _workers_named(suspects: Iterable[Suspect]) -> Iterable[str]:
+    for suspect in suspects:
+        yield worker_name(suspect.rank, suspect.pid, suspect.host)
+
+
+def worker_name(rank: int | None, pid: int | str, host: str) -> str:
+    """Short, and different for each worker of a run."""
+    if rank is not None:
+        return f"rank {rank}"
+    return f"pid {pid} on {host}" if host else f"pid {pid}"
+
+
+def _meanwhile(groups: Sequence[Group], named: set[str]) -> str:
+    others = [group for group in groups if not named.issuperset(group.workers)]
+    if not others:
+        return ""
+    size = sum(not named.intersection([worker]) for worker in others[0].workers)
+    total = sum(group.size for group in others)
+    count = f"{size}" if size == total else f"{size} of the {total} others"
+    who = "the other rank" if size == total == 1 else f"{count} ranks" if size == total else count
+    at = f" at {others[0].frame}" if others[0].frame else ""
+    return f" while {who} {'is' if size == 1 else 'are'} {others[0].what}{at}"
+
+
+def _where(groups: Sequence[Group]) -> str:
+    if not groups:
+        return "nothing is known of any"
+    first = groups[0]
+    total = sum(group.size for group in groups)
+    who = f"{first.size} of {total} ranks are"
+    if total == first.size:
+        who = f"all {total} ranks are" if total > 1 else f"{first.workers[0]} is"
+    return f"{who} {first.what}" + (f" at {first.frame}" if first.frame else "")
+
+
+def _place(group: Group) -> str:
+    at = f" at {group.frame}" if group.frame else ""
+    return f"{_who(group)} {group.what}{at}"
+
+
+def _who(group: Group) -> str:
+    if group.size == 1:
+        return group.workers[0]
+    if len(group.ranks) == group.size:
+        return f"ranks {rank_ranges(group.ranks)}"
+    return f"{group.size} workers"
+
+
+def render(report: HangReport, *, width: int = LONGEST) -> str:
+    """Write the report as text of at most a screen: about 40 lines, whatever the number of ranks.
+
+    :param width: characters to which a line is cut.
+    """
+    lines = [*_wrapped(report.sentence, width), ""]
+    hosts = "" if report.hosts < 2 else f" on {report.hosts} hosts"  # noqa: PLR2004  # plural
+    lines.append(
+        f"verdict: {report.verdict} (confidence {report.confidence}); "
+        f"{report.workers} worker{'' if report.workers == 1 else 's'}{hosts}"
+    )
+    lines += _wrapped(f"because: {report.reason}", width)
+    if report.missing_ranks:
+        lines.append(f"unknown: ranks {rank_ranges(report.missing_ranks)} were not seen")
+    for title, suspects in (("suspect", report.suspects), ("held up by", report.lagging)):
+        for suspect in suspects[:MAX_SUSPECTS]:
+            lines += _wrapped(f"{title}: {_clause(suspect)}", width)
+            lines.extend(f"    also {line}" for line in suspect.also[:3])
+        if len(suspects) > MAX_SUSPECTS:
+            lines.append(f"    and {len(suspects) - MAX_SUSPECTS} more")
+    if report.groups:
+        lines.append("")
+    lines.extend(_group_lines(report.groups))
+    lines = [printable(line) for line in lines]
+    return "\n".join(line if len(line) <= width else f"{line[: width - 3]}..." for line in lines)
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    # Never inside a path, which people copy.
+    return textwrap.wrap(
+        text, width, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False
+    )
+
+
+def _group_lines(groups: Sequence[Group]) -> Iterable[str]:
+    # The marked ones are never among those left out.
+    shown = sorted(groups, key=lambda group: not group.suspected)[:MAX_GROUPS]
+    shown.sort(key=lambda group: -group.size)
+    depth = MAX_FRAMES if len(shown) <= 4 else 2  # noqa: PLR2004  # 8 groups of 3 lines, or 4 of 7
+    for group in shown:
+        mark = "*" if group.suspected else " "
+        pace = "" if group.pace is Pace.UNKNOWN else f" [{group.pace}]"
+        yield f"{mark} {group.size} x {group.what}{pace}: {_who(group)}"
+        yield from (f"      {_LIBRARIES.sub('', frame)}" for frame in group.frames[:depth])
+        if len(group.frames) > depth:
+            yield f"      ... {len(group.frames) - depth} more calls"
+    if len(groups) > len(shown):
+        rest = sum(group.size for group in groups) - sum(group.size for group in shown)
+        yield f"  and {rest} workers in {len(groups) - len(shown)} more places"

@@ -1,0 +1,174 @@
+"""What is answered over HTTP: metrics, health, running timers and the last reaps.
+
+Another page is one more :class:`starlette.routing.Route` in :func:`make_app`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import time
+from typing import TYPE_CHECKING, Any, Protocol
+
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+
+from .active import active_timers
+from .auth import Guard
+from .health import PROBE_SECONDS, is_watching_async
+from .page import page
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+
+    from timers.server.server import WatchdogServer
+
+__all__ = ["View", "make_app"]
+
+DEFAULT_LIMIT = 1000
+"""How many timers ``/timers`` shows, unless asked for another number."""
+MAX_LIMIT = 10_000
+
+
+class Exposition(Protocol):
+    """Where ``/metrics`` comes from: :class:`observability.sinks.metrics.Metrics`."""
+
+    def exposition(self, accept: str | None = None) -> tuple[bytes, str]:
+        """Body and content type."""
+        ...
+
+
+class Records(Protocol):
+    """Where the last reaps come from: :class:`observability.sinks.recent.RecentReaps`."""
+
+    hang: dict[str, Any] | None
+    """The last hang report."""
+
+    def records(self) -> list[dict[str, Any]]:
+        """The latest first."""
+        ...
+
+
+class View:
+    """What the pages show.
+
+    :param server: the timer server.
+    :param metrics: see :class:`Exposition`.
+    :param reaps: see :class:`Records`.
+    :param run_id: names the job.
+    :param host: this machine's name.
+    """
+
+    def __init__(
+        self,
+        server: WatchdogServer,
+        metrics: Exposition,
+        reaps: Records,
+        *,
+        run_id: str,
+        host: str,
+    ) -> None:
+        self.server = server
+        self.metrics = metrics
+        self.reaps = reaps
+        self.run_id = run_id
+        self.host = host
+        self.is_ready = False
+        """Whether workers can connect: set between the server's start and its stop."""
+
+
+def make_app(view: View, *, token: str | None = None, local_only: bool = False) -> Starlette:
+    """Make the ASGI application.
+
+    :param token: what has to be presented; None for no authentication.
+    :param local_only: whether to refuse requests that were addressed to another machine's name.
+    """
+
+    async def index(_request: Request) -> Response:  # a plain function would get a thread
+        return page()
+
+    async def metrics(request: Request) -> Response:
+        body, content_type = view.metrics.exposition(request.headers.get("accept"))
+        return Response(body, headers={"Content-Type": content_type})
+
+    async def healthy(_request: Request) -> Response:
+        if await is_watching_async(view.server):
+            return _text("the watchdog is watching")
+        return _text(f"the watchdog has made no progress for {PROBE_SECONDS:g} s", 503)
+
+    async def ready(_request: Request) -> Response:
+        if view.is_ready:
+            return _text("workers can connect")
+        return _text("the timer server does not run", 503)
+
+    async def timers(request: Request) -> Response:
+        text = request.query_params.get("limit", str(DEFAULT_LIMIT))
+        if not re.fullmatch("[0-9]{1,6}", text) or int(text) > MAX_LIMIT:
+            return _text(f"limit={text[:40]!r}: must be a number from 0 to {MAX_LIMIT}", 400)
+        return _json(_timers(view, int(text)))
+
+    return Starlette(
+        routes=[
+            Route("/", index),
+            Route("/metrics", metrics),
+            Route("/-/healthy", healthy),
+            Route("/-/ready", ready),
+            Route("/timers", timers),
+        ],
+        middleware=[Middleware(Guard, token=token, local_only=local_only)],
+    )
+
+
+def _timers(view: View, limit: int) -> dict[str, Any]:
+    total, timers = active_timers(view.server, limit)
+    statistics = view.server.statistics
+    scopes = list(statistics.scopes.values())
+    return {
+        "run_id": view.run_id,
+        "host": view.host,
+        "timestamp": time.time(),
+        "workers": statistics.workers,
+        "active": total,
+        "totals": {
+            "acquires": sum(scope.acquires for scope in scopes),
+            "releases": sum(scope.releases for scope in scopes),
+            "expirations": sum(scope.expirations for scope in scopes),
+            "reaps": sum(
+                count
+                for scope in scopes
+                for outcome, count in scope.reaps.items()
+                if not outcome.failed
+            ),
+            "rejected": sum(statistics.rejected.values()),
+        },
+        "timers": timers,
+        "reaps": view.reaps.records(),
+        "hang": view.reaps.hang,
+    }
+
+
+def _text(message: str, status: int = 200) -> Response:
+    return PlainTextResponse(f"{message}\n", status, {"Cache-Control": "no-store"})
+
+
+def _json(value: Any) -> Response:
+    body = json.dumps(_finite(value), allow_nan=False)
+    return Response(
+        body.encode("ascii"),
+        media_type="application/json",
+        headers={"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"},
+    )
+
+
+def _finite(value: Any) -> Any:
+    """Replace what JSON does not have, NaN and infinities, by null."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {name: _finite(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return value

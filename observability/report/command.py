@@ -1,0 +1,135 @@
+"""``timers report``: what the event files of one or many hosts say together."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .deadlines import advise, render_advice
+from .files import UnusableError, of_one_run, read_files
+from .html import page
+from .incidents import Incident, incidents
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["NOBODY", "SUSPECT", "UNUSABLE", "report"]
+
+NOBODY = 0
+"""Exit status: nothing points at anybody."""
+SUSPECT = 1
+UNUSABLE = 2
+
+
+@click.command(
+    epilog="Exits with 0 when nothing points at anybody, 1 when there is a suspect, 2 when the"
+    " files cannot be used."
+)
+@click.argument("files", nargs=-1, required=True, metavar="FILE...")
+@click.option("--json", "as_json", is_flag=True, help="Write JSON.")
+@click.option("--html", metavar="PATH", help="Write a page with the merged stacks to PATH, too.")
+@click.option("--deadlines", is_flag=True, help="Suggest deadlines from the durations seen.")
+@click.option("--run-id", metavar="ID", help="Which run, when the files hold several.")
+@click.option(
+    "--world-size",
+    type=click.IntRange(min=1),
+    help="How many ranks the job has; ranks of which nothing was seen are then named.",
+)
+@click.option("--all", "every", is_flag=True, help="Report each hang of the run, not the last.")
+def report(
+    *,
+    files: tuple[str, ...],
+    as_json: bool,
+    html: str | None,
+    deadlines: bool,
+    run_id: str | None,
+    world_size: int | None,
+    every: bool,
+) -> None:
+    """Say which worker held up a run that hung, and where it was stuck.
+
+    FILE... are event files, as of 'timers run --events FILE', of one or of many hosts of one run:
+    the culprit is often on another host than those that wait for it. '-' is standard input.
+    """
+    try:
+        found = read_files(files)
+        events = of_one_run(found.events, run_id)
+        if found.skipped:
+            click.echo(
+                f"note: skipped {found.skipped} lines that are no events, the first is "
+                f"{found.first_skipped}",
+                err=True,
+            )
+        if deadlines:
+            status = _print_deadlines(events, as_json=as_json)
+        else:
+            hangs = incidents(events, world_size=world_size)
+            if not every:
+                hangs = _last(hangs)
+            name = next((str(event["run_id"]) for event in events if event.get("run_id")), "")
+            if html is not None:
+                _write(html, page(name, hangs))
+            status = _print_hangs(name, hangs, as_json=as_json)
+    except UnusableError as error:
+        click.echo(f"Error: {error}", err=True)
+        status = UNUSABLE
+    sys.exit(status)
+
+
+def _last(hangs: Sequence[Incident]) -> list[Incident]:
+    if len(hangs) > 1:
+        click.echo(f"note: {len(hangs) - 1} earlier hangs are left out; see --all", err=True)
+    return list(hangs[-1:])
+
+
+def _print_hangs(run_id: str, hangs: Sequence[Incident], *, as_json: bool) -> int:
+    if as_json:
+        click.echo(json.dumps({"run_id": run_id, "hangs": [_plain(hang) for hang in hangs]}))
+    elif not hangs:
+        click.echo("No timer expired: there is nothing to report.")
+    else:
+        texts = [f"{hang.started}\n{hang.report.render(width=_width())}" for hang in hangs]
+        click.echo("\n\n".join(texts))
+    return SUSPECT if any(hang.report.suspects for hang in hangs) else NOBODY
+
+
+def _plain(hang: Incident) -> dict[str, Any]:
+    return {
+        "started": hang.started,
+        "scopes": list(hang.scopes),
+        "host_names": list(hang.hosts),
+        **hang.report.to_dict(),
+    }
+
+
+def _print_deadlines(events: Sequence[dict[str, Any]], *, as_json: bool) -> int:
+    advice = advise(events)
+    if not advice:
+        raise UnusableError(
+            "no durations in the files: write events with '--include \"timer released\"', or let "
+            "the server end by itself so that it writes its summary"
+        )
+    if as_json:
+        click.echo(json.dumps({"deadlines": [each.to_dict() for each in advice]}))
+    else:
+        click.echo(render_advice(advice))
+    return NOBODY
+
+
+def _width() -> int:
+    # Not of a pipe: what reads it may be wider than any terminal.
+    if not sys.stdout.isatty():
+        return 160
+    return max(80, os.get_terminal_size(sys.stdout.fileno()).columns)
+
+
+def _write(path: str, text: str) -> None:
+    try:
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        raise UnusableError(f"cannot write {path}: {error.strerror or error}") from error

@@ -1,0 +1,47 @@
+"""One look at a live process for the hang report: its stacks and what the kernel counts."""
+
+from __future__ import annotations
+
+import time
+
+from observability.hang.input import Descendant, Look
+from timers.linux import procfs
+from timers.stacks import take as stacks
+
+__all__ = ["descendants", "look_at"]
+
+_MOST_DESCENDANTS = 64
+
+
+def look_at(pid: int, *, thread: int | None, timeout: float, native: bool = False) -> Look:
+    """Look at ``pid`` now; within ``timeout`` seconds, and never raising.
+
+    :param thread: native id of the thread that matters; by default the main one.
+    """
+    dump = stacks.take(pid, timeout=timeout, native=native)
+    number = pid if thread is None else thread
+    return Look(
+        dump=dump,
+        at_seconds=time.monotonic(),
+        cpu_seconds=procfs.thread_cpu_seconds(pid, number),
+        switches=procfs.voluntary_switches(pid, number),
+    )
+
+
+def descendants(pid: int, *, timeout: float) -> tuple[Descendant, ...]:
+    """Look at what ``pid`` started and what those started, at most 64 of them, once each."""
+    deadline = time.monotonic() + timeout
+    found: list[Descendant] = []
+    parents = [pid]
+    while parents and len(found) < _MOST_DESCENDANTS:
+        parent = parents.pop(0)
+        for child in procfs.children(parent):
+            left = deadline - time.monotonic()
+            if left <= 0 or len(found) >= _MOST_DESCENDANTS:
+                return tuple(found)
+            names = procfs.thread_names(child)
+            looks = (look_at(child, thread=None, timeout=left),)
+            command = names.get(child, "")
+            found.append(Descendant(pid=child, parent=parent, looks=looks, command=command))
+            parents.append(child)
+    return tuple(found)

@@ -1,0 +1,205 @@
+"""Events as log lines through structlog: JSON for machines, readable on a terminal.
+
+Only this module imports structlog, and it leaves structlog's global configuration alone: a program
+that embeds the server keeps its own.
+
+One line is one flat JSON object in ASCII, at most
+:data:`~observability.sinks.bounded.MAX_LINE_BYTES` long, written with one ``write``. Run
+:class:`LogSink` behind a pipeline: writing may block.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+from observability.fields import printable, to_fields
+from timers.events import TimerAcquired, TimerReleased
+
+from .bounded import encode, fit, is_too_long
+from .dumps import DumpDirectory
+from .linefile import LineFile
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, MutableMapping
+
+    from timers.events import Event
+
+__all__ = ["LEVELS", "LogSink"]
+
+LEVELS = ("debug", "info", "warning", "error")
+"""From the chattiest to the gravest."""
+_NOT_FOR_EYES = ("run_id", "host", "expiration_time")
+"""The same in each line of a terminal, or seconds since the epoch."""
+_FIRST = ("event", "level", "timestamp", "run_id", "host")
+
+
+class LogSink:
+    """Writes one line for each event.
+
+    :param target: a path (file or FIFO), or ``"-"`` for standard error.
+    :param level: one of :data:`LEVELS`; events below it are left out.
+    :param include: names of events that are logged whatever their level.
+    :param exclude: names of events that are never logged.
+    :param run_id: for events that carry none.
+    :param host: by default this machine's name.
+    :param dump_directory: where a stack that is too large for a line goes as a whole; the line
+        then names the file in ``stack_file``. Without it such a stack is only shortened.
+    :param terminal: whether to render for reading; by default when ``target`` is a terminal.
+    :raises ValueError: for an unknown ``level``.
+    :raises OSError: the target or the dump directory cannot be opened.
+    """
+
+    name = "log"
+
+    def __init__(
+        self,
+        target: str | os.PathLike[str] = "-",
+        *,
+        level: str = "info",
+        include: Collection[str] = (),
+        exclude: Collection[str] = (),
+        run_id: str = "",
+        host: str | None = None,
+        dump_directory: str | os.PathLike[str] | None = None,
+        terminal: bool | None = None,
+    ) -> None:
+        if level not in LEVELS:
+            raise ValueError(f"unknown log level {level!r}: use one of {', '.join(LEVELS)}")
+        self._levels = frozenset(LEVELS[LEVELS.index(level) :])
+        self._include = frozenset(include)
+        self._exclude = frozenset(exclude)
+        self._run_id = run_id
+        self._host = socket.gethostname() if host is None else host
+        self._dumps = None if dump_directory is None else DumpDirectory(dump_directory)
+        self._file = LineFile(None if target == "-" else Path(target))
+        if terminal is None:
+            terminal = self._file.is_terminal
+        self._logger = structlog.wrap_logger(
+            _Lines(self._file),
+            processors=[_in_order, _encodable, self._bounded, *_renderers(terminal=terminal)],
+            wrapper_class=structlog.BoundLogger,
+            context_class=dict,
+            cache_logger_on_first_use=True,
+        )
+
+    @property
+    def wants_requests(self) -> bool:
+        """Whether acquires and releases pass the filters."""
+        return any(
+            self._passes(event.name, event.default_level)
+            for event in (TimerAcquired, TimerReleased)
+        )
+
+    def __call__(self, event: Event) -> None:
+        """Write ``event``, if the filters let it pass.
+
+        :raises OSError: the line could not be written.
+        """
+        if self._passes(event.name, event.level):
+            fields = to_fields(event, run_id=self._run_id, host=self._host)
+            log = getattr(self._logger, event.level)
+            log(fields.pop("event"), **fields)
+
+    def reopen(self) -> None:
+        """Open the path anew before the next line: for SIGHUP, after the file was rotated away."""
+        self._file.reopen()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def _passes(self, name: str, level: str) -> bool:
+        if name in self._exclude:
+            return False
+        return name in self._include or level in self._levels
+
+    def _bounded(self, _logger: Any, _method: str, fields: Fields) -> Fields:
+        whole = dict(fields)
+        if not is_too_long(whole):
+            return whole
+        where = {}
+        if self._dumps is not None and "stack" in whole:
+            try:
+                where = {"stack_file": str(self._dumps.write(whole))}
+            except OSError as error:
+                where = {"stack_file_error": str(error)}
+        # Ahead of the stack, so that whoever reads the line finds it.
+        return fit({**_encodable(None, "", where), **whole} if where else whole)
+
+
+if TYPE_CHECKING:
+    Fields = MutableMapping[str, Any]
+
+
+class _Lines:
+    """What structlog calls a logger: takes rendered text, whatever its level."""
+
+    def __init__(self, file: LineFile) -> None:
+        self._file = file
+
+    def debug(self, text: str) -> None:
+        self._file.write(text.encode() + b"\n")
+
+    info = warning = error = debug
+
+
+def _renderers(*, terminal: bool) -> list[Any]:
+    if not terminal:
+        return [structlog.processors.JSONRenderer(allow_nan=False)]
+    return [
+        _readable,
+        structlog.dev.ConsoleRenderer(
+            colors="NO_COLOR" not in os.environ,
+            sort_keys=False,
+            exception_formatter=structlog.dev.plain_traceback,
+        ),
+    ]
+
+
+def _in_order(_logger: Any, _method: str, fields: Fields) -> Fields:
+    leading = {name: fields[name] for name in _FIRST if name in fields}
+    return leading | dict(fields)
+
+
+def _encodable(_logger: Any, _method: str, fields: Fields) -> Fields:
+    """Write out lone surrogates (``os.fsdecode`` makes them), which many JSON readers refuse."""
+    return {name: _clean(value) for name, value in fields.items()}
+
+
+def _clean(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, list):
+        return [_clean(item) for item in value]
+    if isinstance(value, dict):
+        return {name: _clean(item) for name, item in value.items()}
+    return value
+
+
+def _readable(_logger: Any, _method: str, fields: Fields) -> Fields:
+    """For eyes: the stack as indented text below the line, nothing that could move the cursor."""
+    readable: Fields = {}
+    for name, value in fields.items():
+        if name in _NOT_FOR_EYES:
+            continue
+        if name == "stack":
+            readable[name] = "\n".join(line for thread in value for line in _thread_lines(thread))
+        elif isinstance(value, list):
+            readable[name] = printable(encode(value))
+        else:
+            readable[name] = printable(value) if isinstance(value, str) else value
+    return readable
+
+
+def _thread_lines(thread: dict[str, Any]) -> list[str]:
+    title = ["  thread", str(thread.get("thread", "?")), thread.get("name", "")]
+    title += ["(holds the GIL)"] if thread.get("holds_gil") else []
+    return [
+        printable(" ".join(word for word in title if word)),
+        *(f"    {printable(frame)}" for frame in thread["frames"]),
+    ]

@@ -1,0 +1,288 @@
+"""The servers' counts in the formats of Prometheus and OpenMetrics.
+
+A collector that reads the plain integers of :class:`timers.server.statistics.Statistics` when it is
+scraped: nothing is counted twice, queued or dropped, and a request costs no metrics library.
+
+It has a registry of its own, so that a program that embeds a server keeps its registry, and so
+that two servers in one process do not collide.
+
+Decision: several servers are summed, except ``timers_last_sweep_timestamp_seconds``, which is the
+oldest of them: one watchdog that has stalled must not hide behind another.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import re
+import socket
+from itertools import accumulate
+from typing import TYPE_CHECKING, Protocol
+
+from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+)
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
+from prometheus_client.samples import Exemplar
+
+from observability.fields import printable
+from observability.hang.types import Verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    from prometheus_client.core import Metric
+
+    from timers.server.statistics import Histogram, ScopeStatistics, Statistics
+
+__all__ = ["Counts", "Metrics", "Source"]
+
+LABEL_CHARACTERS = 120
+"""Longest scope in a label; longer ones that begin alike share their series."""
+_DISTRIBUTION = "expiration-timers"
+_TRACE_ID = re.compile(r"[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-")
+
+_Buckets = "Sequence[tuple[str, float] | tuple[str, float, Exemplar]]"
+
+
+class Counts(Protocol):
+    """What a sink lost."""
+
+    @property
+    def dropped(self) -> int:
+        """Events it was not given, or lost itself."""
+        ...
+
+    @property
+    def errors(self) -> int:
+        """Events over which it raised."""
+        ...
+
+
+class Source(Protocol):
+    """Where the numbers come from: a :class:`~observability.pipeline.Pipeline`."""
+
+    @property
+    def run_id(self) -> str:
+        """Names the job."""
+        ...
+
+    @property
+    def statistics(self) -> Sequence[Statistics]:
+        """Of each server."""
+        ...
+
+    @property
+    def sink_counts(self) -> Mapping[str, Counts]:
+        """Of each sink, by name."""
+        ...
+
+
+class Metrics:
+    """What is answered to a scrape. Safe from any thread.
+
+    :param source: read anew for each scrape.
+    """
+
+    def __init__(self, source: Source) -> None:
+        self.registry = CollectorRegistry()
+        self.registry.register(_Collector(source))
+        ProcessCollector(registry=self.registry)
+        PlatformCollector(registry=self.registry)
+
+    def exposition(self, accept: str | None = None) -> tuple[bytes, str]:
+        """All metrics, and their content type.
+
+        :param accept: the ``Accept`` header of the scrape: OpenMetrics, which has exemplars, is
+            given to who asks for it, the Prometheus text format to everybody else.
+        """
+        try:
+            encode, content_type = choose_encoder(accept or "")
+        except (TypeError, ValueError):  # a version that is no number
+            encode, content_type = choose_encoder("")
+        return encode(self.registry), content_type
+
+
+class _Collector(Collector):
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._build = {
+            "version": _version(),
+            "python_version": platform.python_version(),
+        }
+
+    def describe(self) -> Iterable[Metric]:
+        """Nothing: the registry need not collect us to learn our names."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        statistics = tuple(self._source.statistics)
+        yield from _scope_metrics(_by_label(statistics))
+        yield from _server_metrics(statistics)
+        yield from _sink_metrics(self._source.sink_counts)
+        yield InfoMetricFamily(
+            "timers_run",
+            "Which run this service is for, and on which host.",
+            value={"run_id": self._source.run_id, "host": socket.gethostname()},
+        )
+        yield InfoMetricFamily(
+            "timers_build", "Version of expiration-timers and of Python.", value=self._build
+        )
+
+
+def _version() -> str:
+    try:
+        return importlib.metadata.version(_DISTRIBUTION)
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"  # run from a source tree that is not installed
+
+
+def _by_label(statistics: Sequence[Statistics]) -> dict[str, list[ScopeStatistics]]:
+    """Group the scopes of all servers by label value; what becomes one label is summed."""
+    found: dict[str, list[ScopeStatistics]] = {}
+    for each in statistics:
+        for scope_id, counts in list(each.scopes.items()):
+            found.setdefault(printable(scope_id[:LABEL_CHARACTERS]), []).append(counts)
+    return found
+
+
+def _scope_metrics(scopes: Mapping[str, Sequence[ScopeStatistics]]) -> Iterator[Metric]:
+    acquires = CounterMetricFamily(
+        "timers_acquires", "Timers that were acquired.", labels=["scope"]
+    )
+    releases = CounterMetricFamily(
+        "timers_releases", "Timers that were released in time.", labels=["scope"]
+    )
+    expirations = CounterMetricFamily(
+        "timers_expirations", "Timers whose deadline passed.", labels=["scope"]
+    )
+    reaps = CounterMetricFamily(
+        "timers_reaps",
+        "Attempts to end a stuck worker, by the scope that expired and how it went.",
+        labels=["scope", "outcome"],
+    )
+    active = GaugeMetricFamily("timers_active", "Timers that run now.", labels=["scope"])
+    overdue = GaugeMetricFamily(
+        "timers_overdue",
+        "Timers past their deadline whose worker has neither left the scope nor ended.",
+        labels=["scope"],
+    )
+    durations = HistogramMetricFamily(
+        "timers_scope_duration_seconds",
+        "Time from acquire to release.",
+        labels=["scope"],
+        unit="seconds",
+    )
+    ratios = HistogramMetricFamily(
+        "timers_deadline_used_ratio",
+        "Part of the allowed time that a scope took; near 1 is a near miss.",
+        labels=["scope"],
+        unit="ratio",
+    )
+    for scope, counts in scopes.items():
+        acquires.add_metric([scope], sum(each.acquires for each in counts))
+        releases.add_metric([scope], sum(each.releases for each in counts))
+        expirations.add_metric([scope], sum(each.expirations for each in counts))
+        active.add_metric([scope], sum(each.active for each in counts))
+        overdue.add_metric([scope], sum(each.overdue for each in counts))
+        for outcome in counts[0].reaps:
+            reaps.add_metric([scope, outcome.value], sum(each.reaps[outcome] for each in counts))
+        _add(durations, [scope], [each.durations for each in counts])
+        _add(ratios, [scope], [each.ratios for each in counts])
+    yield from (acquires, releases, expirations, reaps, active, overdue, durations, ratios)
+
+
+def _server_metrics(statistics: Sequence[Statistics]) -> Iterator[Metric]:
+    workers = sum(each.workers for each in statistics)
+    yield GaugeMetricFamily("timers_workers", "Processes that are watched now.", value=workers)
+
+    lateness = HistogramMetricFamily(
+        "timers_expiry_lateness_seconds",
+        "Time from a deadline until the server noticed that it had passed.",
+        labels=[],
+        unit="seconds",
+    )
+    if statistics:
+        _add(lateness, [], [each.lateness for each in statistics])
+    yield lateness
+
+    dumps = HistogramMetricFamily(
+        "timers_stack_dump_seconds",
+        "Time it took to find out where a worker was stuck.",
+        labels=["method", "outcome"],
+        unit="seconds",
+    )
+    for labels in dict.fromkeys(labels for each in statistics for labels in each.dumps):
+        histograms = [each.dumps[labels] for each in statistics if labels in each.dumps]
+        _add(dumps, labels, histograms)
+    yield dumps
+
+    rejected = CounterMetricFamily(
+        "timers_requests_rejected", "Requests that were refused.", labels=["reason"]
+    )
+    for reason in dict.fromkeys(reason for each in statistics for reason in each.rejected):
+        rejected.add_metric([reason], sum(each.rejected.get(reason, 0) for each in statistics))
+    yield rejected
+
+    hangs = CounterMetricFamily(
+        "timers_hang_reports", "Hangs that were looked into, by what was found.", labels=["verdict"]
+    )
+    for verdict in Verdict:
+        hangs.add_metric(
+            [verdict.value], sum(each.hang_reports.get(verdict, 0) for each in statistics)
+        )
+    yield hangs
+
+    swept = GaugeMetricFamily(
+        "timers_last_sweep_timestamp_seconds",
+        "When a watchdog last looked at its deadlines, in seconds since the epoch.",
+        unit="seconds",
+    )
+    # A server that was not started yet has nothing to be late for.
+    sweeps = [each.last_sweep for each in statistics if each.last_sweep > 0]
+    if sweeps:
+        swept.add_metric([], min(sweeps))
+    yield swept
+
+
+def _sink_metrics(sinks: Mapping[str, Counts]) -> Iterator[Metric]:
+    dropped = CounterMetricFamily(
+        "timers_events_dropped",
+        "Events that a sink was not given, because its queue was full or it had been closed.",
+        labels=["sink"],
+    )
+    errors = CounterMetricFamily(
+        "timers_sink_errors", "Events that a sink failed to take.", labels=["sink"]
+    )
+    for name, counts in sinks.items():
+        dropped.add_metric([printable(name)], counts.dropped)
+        errors.add_metric([printable(name)], counts.errors)
+    yield from (dropped, errors)
+
+
+def _add(
+    family: HistogramMetricFamily, labels: Sequence[str], histograms: Sequence[Histogram]
+) -> None:
+    bounds = histograms[0].bounds
+    # Each is copied at once, so that count and buckets agree whatever is counted meanwhile.
+    counts = [sum(column) for column in zip(*(list(h.counts) for h in histograms), strict=True)]
+    exemplars: dict[int, tuple[str, float, float]] = {}
+    for histogram in histograms:
+        exemplars |= histogram.exemplars
+    buckets: list[tuple[str, float] | tuple[str, float, Exemplar]] = []
+    for index, (bound, count) in enumerate(
+        zip((*map(str, bounds), "+Inf"), accumulate(counts), strict=True)
+    ):
+        exemplar = _exemplar(exemplars.get(index))
+        buckets.append((bound, count) if exemplar is None else (bound, count, exemplar))
+    family.add_metric(labels, buckets, sum(histogram.total for histogram in histograms))
+
+
+def _exemplar(found: tuple[str, float, float] | None) -> Exemplar | None:
+    trace = _TRACE_ID.match(found[0]) if found else None
+    return Exemplar({"trace_id": trace[1]}, *found[1:]) if found and trace else None

@@ -1,0 +1,230 @@
+"""Requests as they come in: checked against who sent them, counted, and turned into timers."""
+
+from __future__ import annotations
+
+from itertools import chain
+from typing import TYPE_CHECKING
+
+from timers.events import RequestRejected, TimerAcquired
+
+from .ledger import NS, timer_info
+from .table import Timer, TooManyTimersError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+
+    from timers.transport.wire import Message, Rejection
+
+    from .ledger import Ledger
+    from .roster import Roster
+    from .statistics import ScopeStatistics
+    from .workers import Worker
+
+__all__ = ["HOLD_NS", "Intake"]
+
+_FOREVER = 2**63
+_REJECTIONS_LOGGED_EVERY_NS = NS
+_MOST_OFFSETS = 1000
+HOLD_NS = NS // 2
+"""How long releases that were held up get to arrive before anything expires."""
+_HELD_UP_NS = NS // 10
+"""An acquire that arrives this much after its own deadline was held up, and gets that time."""
+
+
+class Intake:
+    """Takes up the requests of one server, in the order in which they come.
+
+    :param ledger: where they go.
+    :param roster: tells who sent them.
+    """
+
+    def __init__(self, ledger: Ledger, roster: Roster) -> None:
+        self._ledger = ledger
+        self._roster = roster
+        self._by_pid = roster.workers.by_pid
+        self._moments: Callable[[float], tuple[float, ...]] | None = None
+        self._offsets: dict[int, tuple[int, ...]] = {}
+        """By nanoseconds of a timer: when to look at it, in nanoseconds after its acquire."""
+        self._unread: Iterator[Message] = iter(())
+        """What has been read and not been taken up, should something fail in between."""
+        self.disturbed = False
+        """Whether something failed in the middle: gauges need to be counted anew."""
+        self._logged_rejections: dict[str, tuple[int, int]] = {}
+
+    def look_at(self, moments: Callable[[float], tuple[float, ...]] | None) -> None:
+        """Set when timers are sampled: see :class:`timers.server.watchdog.Sampler`."""
+        self._moments = moments
+        self._offsets.clear()
+
+    def apply(self, messages: Iterable[Message], rejections: Iterable[Rejection] = ()) -> None:
+        """Take up requests; count what was refused before it got here."""
+        with self._ledger.lock:
+            self._unread = chain(self._unread, messages)
+            now_ns = self._ledger.clock.monotonic_ns()
+            for message in self._unread:
+                try:
+                    self._apply(message, now_ns)
+                except Exception as error:  # noqa: BLE001  # one request costs that request at most
+                    self._try_again(message, now_ns, error)
+            self._unread = iter(())
+            for rejection in rejections:
+                self._reject(rejection.reason, rejection.detail, None)
+
+    def _try_again(self, message: Message, now_ns: int, error: Exception) -> None:
+        # A release that is lost for want of a little memory costs its worker its life.
+        try:
+            if isinstance(error, OSError):
+                raise error  # noqa: TRY301  # who sent it cannot be found out
+            self.disturbed = True
+            self._apply(message, now_ns)
+        except Exception as lasting:  # noqa: BLE001  # as above
+            self._reject("internal_error", f"{lasting!r} on {message}", message.pid)
+
+    def _apply(self, message: Message, now_ns: int) -> None:  # noqa: C901  # hot path
+        pid, scope_id, start_time = message.pid, message.scope_id, message.start_time
+        worker = self._by_pid.get(pid)
+        if worker is None or (start_time is not None and start_time != worker.start_time):
+            found = self._roster.identify(pid, start_time)
+            if found is None:
+                detail = f"the process with pid {pid} is not the one that sent the request"
+                self._reject("identity_mismatch", detail, pid)
+                return
+            worker = found
+        if worker.refusal is not None:
+            self._reject(worker.refusal, _REFUSALS[worker.refusal].format(pid=pid), pid)
+            return
+        ledger = self._ledger
+        statistics = ledger.statistics
+        statistics.requests += 1
+        scope = statistics.scopes.get(scope_id) or statistics.scope(scope_id)
+        told = True
+        if message.missed is not None:
+            told = False  # how things stand; what happened is counted by its own figures
+            scope.acquires += message.missed[0]
+            scope.releases += message.missed[1]
+        if message.expiration_time < 0:
+            scope.releases += told
+            released = ledger.table.release(worker, message.thread, scope_id)
+            if released is not None:
+                scope.active -= 1
+                scope.overdue -= released.expired
+                ledger.ended(released, scope, now_ns, message.error)
+            return
+        timer = self._timer(worker, scope, message, now_ns)
+        try:
+            replaced = ledger.table.acquire(timer)
+        except TooManyTimersError:
+            scope.acquires += told
+            self._reject("too_many", f"process {pid} has too many open timers", pid)
+            return
+        if replaced is None:
+            scope.active += 1
+        else:
+            self._replaced(replaced, timer, scope, message, now_ns)
+        if message.leave:
+            scope.releases += told
+            return
+        scope.acquires += told
+        if ledger.observer.wants_requests and (told or replaced is None):
+            ledger.emit(TimerAcquired, worker=worker.info, timer=timer_info(timer))
+
+    def _replaced(
+        self,
+        replaced: Timer[Worker],
+        timer: Timer[Worker],
+        scope: ScopeStatistics,
+        message: Message,
+        now_ns: int,
+    ) -> None:
+        """Say how ``timer`` goes on from the one in whose place it is."""
+        scope.overdue -= replaced.expired
+        if message.nested:
+            timer.outer = replaced
+        elif message.missed is not None:
+            pass  # it says itself when its block began
+        elif not message.leave:  # a heartbeat: the same block goes on
+            timer.continues(replaced)
+        else:
+            self._ledger.ended(replaced, scope, now_ns, message.error)
+            if replaced.outer is not None:
+                timer.continues(replaced.outer)
+
+    def _timer(
+        self, worker: Worker, scope: ScopeStatistics, message: Message, now_ns: int
+    ) -> Timer[Worker]:
+        deadline_ns, after = message.deadline_ns, message.after
+        started_ns = None
+        if deadline_ns is None:
+            # Converted once, here: whatever happens to the wall clock later moves nothing.
+            remaining = int((message.expiration_time - self._ledger.clock.time()) * NS)
+            deadline_ns = now_ns + remaining
+            acquired_ns = now_ns if remaining > 0 else deadline_ns
+        elif after is None:
+            acquired_ns = min(now_ns, deadline_ns)
+        else:
+            if message.missed is not None:
+                # It was open before this server knew of it, or was held up: whatever its deadline
+                # was, a release that was sent in time may be right behind it.
+                started_ns = deadline_ns - int(after * NS)
+                deadline_ns = max(deadline_ns, now_ns + HOLD_NS)
+            elif after > 0 and now_ns - deadline_ns > _HELD_UP_NS:
+                # It was sent ahead of its deadline, so it was held up on its way (a stopped
+                # server, a full pipe), and so is its release, which may be right behind it.
+                deadline_ns = now_ns + HOLD_NS
+            acquired_ns = deadline_ns - int(after * NS)
+        span = None
+        if message.traceparent is not None or message.span_id is not None:
+            span = (message.traceparent, message.span_id)
+        timer = Timer(
+            worker,
+            scope.name if scope.name == message.scope_id else message.scope_id,
+            deadline_ns,
+            acquired_ns,
+            message.thread,
+            message.signal,
+            message.expiration_time,
+            span,
+        )
+        if started_ns is not None:
+            timer.started_ns = started_ns
+        if message.warn_after is not None or self._moments is not None:
+            self._set_checkpoints(timer, message.warn_after)
+        return timer
+
+    def _set_checkpoints(self, timer: Timer[Worker], warn_after: float | None) -> None:
+        acquired_ns = timer.acquired_ns
+        after_ns = timer.deadline_ns - acquired_ns
+        offsets = self._offsets.get(after_ns)
+        if offsets is None:
+            if len(self._offsets) >= _MOST_OFFSETS:
+                self._offsets.clear()
+            moments = () if self._moments is None else self._moments(after_ns / NS)
+            found = sorted({int(moment * NS) for moment in moments})
+            offsets = tuple(offset for offset in found if offset < after_ns)
+            self._offsets[after_ns] = offsets
+        if warn_after is not None:
+            warn_ns = int(warn_after * NS)
+            timer.warn_ns = acquired_ns + warn_ns
+            if warn_ns < after_ns:
+                offsets = tuple(sorted({*offsets, warn_ns}))
+        timer.checkpoints = tuple([acquired_ns + offset for offset in offsets])
+
+    def _reject(self, reason: str, detail: str, pid: int | None) -> None:
+        statistics = self._ledger.statistics
+        statistics.rejected[reason] = statistics.rejected.get(reason, 0) + 1
+        now_ns = self._ledger.clock.monotonic_ns()
+        last_ns, suppressed = self._logged_rejections.get(reason, (-_FOREVER, 0))
+        if now_ns - last_ns < _REJECTIONS_LOGGED_EVERY_NS:
+            self._logged_rejections[reason] = (last_ns, suppressed + 1)
+            return
+        self._logged_rejections[reason] = (now_ns, 0)
+        self._ledger.emit(
+            RequestRejected, reason=reason, detail=detail, worker_pid=pid, suppressed=suppressed
+        )
+
+
+_REFUSALS: Mapping[str, str] = {
+    "protected_process": "pid {pid} is init, this server, an ancestor of it or not a process",
+    "other_user": "process {pid} runs as another user than this server",
+    "outside_job": "process {pid} is not a descendant of the supervised command",
+}

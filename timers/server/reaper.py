@@ -1,0 +1,200 @@
+"""Ending one stuck worker: explain, signal, confirm, escalate.
+
+The sequence runs on a thread of its own for each worker, so that nothing which takes time here (a
+dump, a grace period) holds up another worker or the reading of requests. What is to be done after
+what is decided by :func:`choose`, :func:`escalation` and :func:`retry_delay`, which are pure.
+"""
+
+from __future__ import annotations
+
+import signal as signals
+import threading
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from timers.events import Outcome
+from timers.linux import procfs
+from timers.linux.process import Process
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from .table import Timer
+
+    BeforeKill: TypeAlias = Callable[[str, dict[int, list[str]]], object]
+    """The step before a kill, with the arguments of torch's ``log_debug_info_for_expired_timers``:
+    the run id, and for each worker its expired timers as JSON. When it returns a dictionary from
+    pid to :class:`~timers.stacks.take.StackDump`, that becomes the ``stack dumped`` event."""
+
+__all__ = ["ReapPolicy", "call_bounded", "choose", "escalation", "retry_delay", "terminate"]
+
+
+_CONFIRM_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReapPolicy:
+    """How a server ends a stuck worker. All times in seconds."""
+
+    dump_timeout: float = 5.0
+    """Bound on the step before the kill; the kill comes then, dump or no dump."""
+    grace: float = 5.0
+    """How long a worker may outlive a signal before the next, stronger step. After SIGKILL it is
+    given at least a second to end."""
+    flush_timeout: float = 1.0
+    """Bound on getting the events that explain the kill delivered before it."""
+    process_tree: bool = False
+    """Whether the worker's descendants are killed with it."""
+    descendants_of: int | None = None
+    """When given, only descendants of this process are ever accepted as workers."""
+    users: frozenset[int] = frozenset()
+    """Ids of users, besides the server's own, whose processes are accepted as workers."""
+    max_timers: int = 10_000
+    """How many timers one worker may have open: a broken one must not fill the server's memory."""
+
+    def __post_init__(self) -> None:
+        for name in ("dump_timeout", "grace", "flush_timeout"):
+            value = getattr(self, name)
+            if not 0 <= value < threading.TIMEOUT_MAX:
+                raise ValueError(f"ReapPolicy.{name} must be at least 0 seconds, got {value!r}")
+
+
+def choose(timers: Sequence[Timer[Any]]) -> tuple[Timer[Any], int]:
+    """Which of the expired ``timers`` decides, and the signal: the first by deadline that has one.
+
+    As in torch: when none has a signal above 0, the first timer and 0, which means observe only.
+    """
+    ordered = sorted(timers, key=lambda timer: timer.deadline_ns)
+    for timer in ordered:
+        if timer.signal > 0:
+            return timer, timer.signal
+    return ordered[0], 0
+
+
+def escalation(signal: int, grace: float) -> list[tuple[int, float]]:
+    """The signals to send, each with the seconds to wait for the worker's end after it."""
+    # Nobody is gone the moment SIGKILL is sent: without some time every reap would look failed.
+    last = (int(signals.SIGKILL), max(grace, _CONFIRM_SECONDS))
+    return [last] if signal == signals.SIGKILL else [(signal, grace), last]
+
+
+def retry_delay(attempt: int) -> float:
+    """Seconds until a failed reap is tried again, ``attempt`` counted from 1: 1, 2, 4, ... 60."""
+    return float(min(60, 2 ** min(attempt - 1, 6)))
+
+
+def call_bounded(step: Callable[[], Any], timeout: float, name: str) -> Any:
+    """Return what ``step()`` returns, on a thread that is abandoned after ``timeout`` seconds.
+
+    Raises TimeoutError then, and whatever ``step`` raises. A thread cannot be ended from outside:
+    an abandoned one goes on as a daemon and its result is ignored.
+    """
+    result: list[Any] = []
+    failure: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            result.append(step())
+        except BaseException as error:  # noqa: BLE001  # handed to the caller below
+            failure.append(error)
+
+    thread = threading.Thread(target=run, name=name, daemon=True)
+    thread.start()
+    thread.join(timeout)
+    if failure:
+        raise failure[0]
+    if not result:
+        raise TimeoutError(f"not finished within {timeout:g} s")
+    return result[0]
+
+
+def terminate(
+    process: Process, signal: int, *, grace: float, process_tree: bool = False
+) -> tuple[Outcome, list[int]]:
+    """Send ``signal`` to ``process``, see it end, and escalate to SIGKILL if it does not.
+
+    Blocks for at most twice ``grace`` (and a second or two). Returns how it ended and, with
+    ``process_tree``, the pids of the descendants that were killed after it. Never raises for a
+    process that is gone.
+    """
+    if process.exited():
+        return Outcome.ALREADY_GONE, []
+    tree = _Tree() if process_tree else None
+    try:
+        outcome = _terminate(process, signal, grace, tree)
+        if tree is None or outcome is Outcome.NOT_PERMITTED:
+            return outcome, []
+        # Those of a process that outlives SIGKILL too: it will end when nobody looks, and they may
+        # be what holds it.
+        return outcome, tree.kill()
+    finally:
+        if tree is not None:
+            tree.close()
+
+
+def _terminate(process: Process, signal: int, grace: float, tree: _Tree | None) -> Outcome:
+    for sent, wait in escalation(signal, grace):
+        if tree is not None:
+            # Before each signal: once their parent is dead nothing tells whose children they were.
+            tree.collect(process)
+        try:
+            process.send(sent)
+        except ProcessLookupError:
+            # Before any signal of ours it ended by itself; after one, the signal did it.
+            return Outcome.ALREADY_GONE if sent == signal else Outcome.KILLED
+        except OSError:
+            return Outcome.NOT_PERMITTED
+        if process.exited(wait):
+            return Outcome.KILLED if sent == signal else Outcome.ESCALATED
+    return Outcome.STILL_ALIVE
+
+
+class _Tree:
+    """The descendants of a process, held by pidfd so that none is mistaken for another."""
+
+    def __init__(self) -> None:
+        self._found: dict[int, Process] = {}
+
+    def collect(self, parent: Process) -> None:
+        """Take hold of the descendants that ``parent`` has now."""
+        children = procfs.children(parent.pid)
+        if parent.exited():
+            return  # they may be those of another process, which has its pid by now
+        for pid in children:
+            if pid not in self._found:
+                try:
+                    self._found[pid] = Process(pid)
+                except OSError:  # it has ended, or cannot be told from another process
+                    continue
+            self.collect(self._found[pid])
+
+    def kill(self) -> list[int]:
+        """SIGKILL all of them; a stopped process cannot fork, so they are frozen first."""
+        killed: list[int] = []
+        frozen: set[int] = set()
+        while todo := [pid for pid in self._found if pid not in frozen]:
+            for pid in todo:
+                frozen.add(pid)
+                _send_quietly(self._found[pid], signals.SIGSTOP)
+                self.collect(self._found[pid])  # what it started since the first look
+        for pid, process in self._found.items():
+            if _send_quietly(process, signals.SIGKILL):
+                killed.append(pid)
+        deadline = time.monotonic() + 1.0
+        for process in self._found.values():
+            process.exited(deadline - time.monotonic())
+        return killed
+
+    def close(self) -> None:
+        """Let go of all of them."""
+        for process in self._found.values():
+            process.close()
+
+
+def _send_quietly(process: Process, signal: int) -> bool:
+    try:
+        process.send(signal)
+    except OSError:
+        return False
+    return True

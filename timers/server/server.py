@@ -1,0 +1,289 @@
+"""What our own servers share: the public face of a :class:`~timers.server.watchdog.Watchdog`."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import logging
+import os
+import signal as signals
+import threading
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from timers.api import RequestQueue, TimerRequest, TimerServer
+from timers.clock import SYSTEM_CLOCK, Clock
+from timers.debug_info_logging import log_debug_info_for_expired_timers
+from timers.linux import procfs
+from timers.linux.process import require_linux
+from timers.transport.wire import Message
+
+from .reaper import ReapPolicy
+from .watchdog import RunningTimer, Sampler, Source, Watchdog
+
+if TYPE_CHECKING:
+    from timers.events import Observer, WorkerInfo
+
+    from .reaper import BeforeKill
+    from .table import Timer
+    from .workers import Worker
+
+__all__ = ["WatchdogServer"]
+
+_logger = logging.getLogger(__name__)
+_NS = 1_000_000_000
+_REAP_MARGIN_SECONDS = 4.0
+"""What a reap may take beyond the policy's bounds: a dump that gives up, SIGKILL and a process tree
+being confirmed."""
+
+
+class WatchdogServer(TimerServer):
+    """A server whose workers are processes of this host, driven by their deadlines.
+
+    Parameters beyond those of :class:`~timers.api.TimerServer`:
+
+    :param source: where requests come from.
+    :param request_queue: the same as torch's kind of queue, where there is one.
+    :param address: what clients connect to, for events.
+    :param run_id: names the job in events and dumps.
+    :param observer: who is told of events; by default the ``timers.events`` logger.
+    :param before_kill: the step before a kill, in place of the default one, which takes stacks.
+    :param policy: how stuck workers are ended.
+    :param clock: where the time comes from.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        request_queue: RequestQueue | None = None,
+        *,
+        address: str,
+        max_interval: float,
+        daemon: bool,
+        run_id: str,
+        observer: Observer | None,
+        before_kill: BeforeKill | None,
+        policy: ReapPolicy | None,
+        clock: Clock | None,
+    ) -> None:
+        require_linux(type(self).__name__)
+        # Nothing shall have to be imported at the moment of a hang; workers never need this.
+        importlib.import_module("timers.stacks.ladder")
+        if not 0 < max_interval < threading.TIMEOUT_MAX:
+            raise ValueError(f"max_interval must be more than 0 seconds, got {max_interval!r}")
+        super().__init__(request_queue, max_interval, daemon)
+        self._run_id = run_id
+        self._address = address
+        self._clock = clock or SYSTEM_CLOCK
+        self._policy = policy or ReapPolicy()
+        self._user_before_kill = before_kill
+        self._run_once_signaled = False
+        self._owner = os.getpid()
+        self._last_progress = self._clock.time()
+        self._watchdog = Watchdog(
+            source,
+            run_id=run_id,
+            statistics=self.statistics,
+            policy=self._policy,
+            clock=self._clock,
+            observer=self._told,
+            # Both are looked up at each call: torch's users (and tests) replace them on the class.
+            reap=lambda pid, signal: self._reap_worker(pid, signal),  # noqa: PLW0108  # see above
+            before_kill=lambda: self._user_before_kill or self._default_before_kill(),
+            is_running=lambda pid: self.is_process_running(pid),  # noqa: PLW0108  # see above
+        )
+        self.observer = observer
+
+    def _tell(self, observer: Observer) -> None:
+        super()._tell(observer)
+        if "_watchdog" in vars(self):  # not yet in the base class's constructor
+            self._watchdog.observer = observer
+
+    # -- what torch's servers have, by the same names --------------------------------------------
+
+    @property
+    def _timers(self) -> dict[tuple[int, str], TimerRequest]:
+        """The running timers as torch keeps them: by pid and scope."""
+        with self._watchdog.lock:
+            return {
+                (timer.worker.pid, timer.scope_id): self._request(timer)
+                for timer in self._watchdog.table
+            }
+
+    @property
+    def _request_count(self) -> int:
+        return self.statistics.requests
+
+    def _request(self, timer: Timer[Worker]) -> TimerRequest:
+        """A timer as the kind of request that this server's clients send."""
+        return TimerRequest(timer.worker.pid, timer.scope_id, timer.expiration_time)
+
+    def _message(self, request: Any) -> Message:
+        """The reverse of :meth:`_request`, for requests that come in as objects."""
+        return Message(
+            request.worker_id, request.scope_id, request.expiration_time, int(signals.SIGKILL)
+        )
+
+    def register_timers(self, timer_requests: list[Any]) -> None:
+        """Take up requests as if they had arrived now. Safe from any thread."""
+        self._watchdog.apply([self._message(request) for request in timer_requests])
+
+    def clear_timers(self, worker_ids: set[int]) -> None:
+        """Forget every timer of these pids. Safe from any thread."""
+        self._watchdog.clear(worker_ids)
+
+    def get_expired_timers(self, deadline: float) -> dict[int, list[Any]]:
+        """The timers that are due when the wall clock shows ``deadline``, by pid.
+
+        Differs from torch: the clock is the monotonic one, counted from now.
+        """
+        ahead_ns = int((deadline - self._clock.time()) * _NS)
+        due_ns = self._clock.monotonic_ns() + ahead_ns
+        expired: dict[int, list[Any]] = {}
+        with self._watchdog.lock:
+            for timer in self._watchdog.table:
+                if timer.deadline_ns <= due_ns:
+                    expired.setdefault(timer.worker.pid, []).append(self._request(timer))
+        return expired
+
+    def _reap_worker(self, worker_id: int, signal: int = signals.SIGKILL) -> bool:
+        """End a worker and see it end, as the policy says. May be overridden."""
+        return self._watchdog.terminate(worker_id, int(signal))
+
+    def _default_before_kill(self) -> BeforeKill:
+        return partial(log_debug_info_for_expired_timers, timeout=self._policy.dump_timeout)
+
+    @staticmethod
+    def is_process_running(pid: int) -> bool:
+        """Whether ``pid`` is a process that has not ended.
+
+        Differs from torch: a zombie has ended, and a process of another user is running.
+        """
+        if pid <= 0:
+            return False
+        found = procfs.stat(pid)
+        if found is not None:
+            return found.state not in "ZX"
+        try:  # /proc may be hidden, or no descriptor be left to read it
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return False
+        except OSError:
+            return True
+        return True
+
+    def running_timers(self, limit: int | None = None) -> list[RunningTimer]:
+        """List the open timers, the most urgent first. Safe from any thread.
+
+        :param limit: how many, at most; by default all.
+        """
+        return self._watchdog.running(limit)
+
+    def known_workers(self) -> list[WorkerInfo]:
+        """List the workers that sent a request and have not exited. Safe from any thread."""
+        return self._watchdog.known_workers()
+
+    @property
+    def sampler(self) -> Sampler | None:
+        """Who looks at workers before their deadline; to be set before :meth:`start`."""
+        return self._watchdog.sampler
+
+    @sampler.setter
+    def sampler(self, sampler: Sampler | None) -> None:
+        self._watchdog.sampler = sampler
+
+    @property
+    def address(self) -> str:
+        """What clients connect to: a path, or the kind of queue."""
+        return self._address
+
+    def wake(self) -> None:
+        """Have the watchdog look at its deadlines now. Safe from any thread.
+
+        It needs no waking to be on time; that it answers shows that it is alive
+        (``statistics.last_sweep`` changes).
+        """
+        self._watchdog.wake()
+
+    # -- running --------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start watching, on a thread; does nothing when it runs.
+
+        :raises RuntimeError: after :meth:`stop`; a stopped server stays stopped.
+        """
+        if self._is_ending():
+            raise RuntimeError(f"this {type(self).__name__} was stopped: make a new one")
+        if self._watchdog_thread is not None:
+            _logger.info("%s runs already", type(self).__name__)
+            return
+        self._watchdog_thread = threading.Thread(
+            target=self._watchdog_loop, name=type(self).__name__, daemon=self._daemon
+        )
+        self._watchdog.started(self._address, self._max_interval)
+        self._watchdog_thread.start()
+
+    def _is_ending(self) -> bool:
+        return super()._is_ending() or self._run_once_signaled
+
+    def _run_watchdog(self) -> None:
+        """Serve requests and deadlines for ``max_interval`` seconds.
+
+        Called from another thread than the server's own (a test, or a program without
+        :meth:`start`), it also waits for the reaps that it began.
+        """
+        end_ns = self._clock.monotonic_ns() + int(self._max_interval * _NS)
+        while not self._is_ending():
+            self._watchdog.step(end_ns)
+            self._last_progress = self._clock.time()
+            if self._clock.monotonic_ns() >= end_ns:
+                break
+        if threading.current_thread() is not self._watchdog_thread:
+            self._watchdog.settle(self._reap_bound())
+
+    def run_once(self) -> None:
+        """Process every request that has been sent, reap what is due, and end, as in torch.
+
+        Does nothing when the server has ended, or in a forked child.
+        """
+        if self._is_ending() or self._owner != os.getpid():
+            return
+        self._run_once_signaled = True
+        self._join()
+        self._watchdog.step(self._clock.monotonic_ns())
+        self._watchdog.settle(self._reap_bound())
+        self._close()
+
+    def stop(self) -> None:
+        """End the watchdog thread; a reap that is under way is finished, within its own bounds.
+
+        Idempotent. In a forked child it does nothing: the server is its parent's.
+        """
+        if self._stop_signaled or self._owner != os.getpid():
+            return
+        self._stop_signaled = True
+        self._join()
+        self._watchdog.settle(self._reap_bound())
+        self._watchdog.stopped()
+        self._close()
+        with contextlib.suppress(Exception):
+            self._told.flush(self._policy.flush_timeout)
+
+    def _join(self) -> None:
+        self._watchdog.wake()
+        if self._watchdog_thread is not None:
+            self._watchdog_thread.join()
+            self._watchdog_thread = None
+
+    def _reap_bound(self) -> float:
+        policy = self._policy
+        return policy.dump_timeout + policy.flush_timeout + 2 * policy.grace + _REAP_MARGIN_SECONDS
+
+    def _close(self) -> None:
+        """Give back what the constructor took; called once the thread has ended."""
+        self._watchdog.close()
+
+    def get_last_progress_time(self) -> int:
+        """Wall-clock second at which the watchdog last completed a step; now, before it runs."""
+        running = self._watchdog_thread is not None
+        return int(self._last_progress if running else self._clock.time())

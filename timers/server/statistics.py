@@ -1,0 +1,184 @@
+"""Exact counts of what a server did, kept as plain integers where it does it.
+
+The watchdog thread (and, for reaps, the reaping threads, under the server's lock) write; any
+thread may read at any time. Reading takes no lock: every value is one integer or float, and a
+reader that comes between two increments sees a state that was true a moment ago. Nothing here
+goes through a queue, so nothing can be dropped.
+"""
+
+from __future__ import annotations
+
+import time
+from bisect import bisect_left
+
+from timers.events import Outcome
+
+__all__ = [
+    "DUMP_LABELS",
+    "DURATION_BUCKETS",
+    "LATENESS_BUCKETS",
+    "NEAR_MISS",
+    "RATIO_BUCKETS",
+    "WARM_UP_USES",
+    "Histogram",
+    "Statistics",
+]
+
+DURATION_BUCKETS = (0.001, 0.005, 0.025, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0)
+"""Upper bounds, in seconds, of ``timers_scope_duration_seconds``."""
+RATIO_BUCKETS = (0.1, 0.25, 0.5, 0.7, 0.8, 0.9, 0.95, 1.0, 1.5)
+"""Upper bounds of ``timers_deadline_used_ratio``: 0.8 and above is a near miss."""
+NEAR_MISS = 0.8
+"""Share of its deadline from which on a block that ended in time was a near miss."""
+WARM_UP_USES = 3
+"""How many uses of a scope by one worker count as its warm-up."""
+LATENESS_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 1.0, 5.0, 30.0)
+"""Upper bounds, in seconds, of ``timers_expiry_lateness_seconds`` and of stack dump times."""
+
+OTHER = "other"
+"""The scope that stands for all scopes beyond ``max_scopes``."""
+
+REJECTION_REASONS = (
+    "empty",
+    "too_long",
+    "not_utf8",
+    "not_json",
+    "not_an_object",
+    "missing_key",
+    "wrong_type",
+    "out_of_range",
+    "unsupported_version",
+    "protected_process",
+    "other_user",
+    "outside_job",
+    "identity_mismatch",
+    "too_many",
+    "internal_error",
+)
+"""Every value of the ``reason`` label, known in advance so that each series starts at 0."""
+
+DUMP_LABELS = (("py-spy", "ok"), ("pystack", "ok"), ("proc", "failed"))
+"""Known values of the ``method`` and ``outcome`` labels of stack dumps: ``ok`` when there were
+frames, ``failed`` when only the facts from /proc are known."""
+
+
+class Histogram:
+    """Counts by bucket; ``counts[i]`` is for ``bounds[i]``, not cumulative, the last is +Inf.
+
+    ``exemplars[i]`` is the last traced value of bucket ``i``: its ``traceparent``, the value, and
+    when it was (wall clock, seconds).
+    """
+
+    __slots__ = ("bounds", "counts", "exemplars", "total")
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.total = 0.0
+        self.exemplars: dict[int, tuple[str, float, float]] = {}
+
+    def observe(self, value: float, traceparent: str | None = None) -> None:
+        """Count one value, as Prometheus does: a bound includes its own value.
+
+        :param traceparent: of the span the value belongs to, as it arrived; read when scraped.
+        """
+        index = bisect_left(self.bounds, value)
+        self.counts[index] += 1
+        self.total += value
+        if traceparent is not None:
+            self.exemplars[index] = (traceparent, value, time.time())
+
+
+class ScopeStatistics:
+    """The counts of one scope (or of ``other``)."""
+
+    __slots__ = (
+        "acquires",
+        "active",
+        "after_seconds",
+        "durations",
+        "expirations",
+        "longest_steady",
+        "longest_warm_up",
+        "name",
+        "overdue",
+        "ratios",
+        "reaps",
+        "releases",
+        "warm_up",
+    )
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.acquires = 0
+        self.releases = 0
+        self.expirations = 0
+        self.active = 0
+        self.overdue = 0
+        """Of the active ones, those whose deadline has passed: stuck now."""
+        self.reaps = dict.fromkeys(Outcome, 0)
+        self.durations = Histogram(DURATION_BUCKETS)
+        self.ratios = Histogram(RATIO_BUCKETS)
+        self.warm_up = Histogram(DURATION_BUCKETS)
+        """Of the durations, each worker's first ones."""
+        self.longest_warm_up = 0.0
+        self.longest_steady = 0.0
+        self.after_seconds = 0.0
+        """The last deadline asked for."""
+
+    def took(self, elapsed: float, *, first: bool, traceparent: str | None) -> None:
+        """Count the duration of a block that has ended; ``first`` for a worker's warm-up."""
+        self.durations.observe(elapsed, traceparent)
+        if first:
+            self.warm_up.observe(elapsed)
+            self.longest_warm_up = max(self.longest_warm_up, elapsed)
+        elif elapsed > self.longest_steady:
+            self.longest_steady = elapsed
+
+    def used(self, ratio: float, after: float, traceparent: str | None) -> None:
+        """Count which share of its ``after`` seconds a block took since its last heartbeat."""
+        self.after_seconds = after
+        self.ratios.observe(ratio, traceparent)
+
+
+class Statistics:
+    """What one server counted since it was made.
+
+    :param max_scopes: how many scopes are counted by name; later ones share ``other``, so that a
+        worker that puts a step number into its scope names cannot grow the server without bound.
+    """
+
+    def __init__(self, max_scopes: int = 200) -> None:
+        self._max_scopes = max_scopes
+        self.scopes: dict[str, ScopeStatistics] = {}
+        self.requests = 0
+        """Every valid request, whether or not it changed anything."""
+        self.rejected = dict.fromkeys(REJECTION_REASONS, 0)
+        self.hang_reports: dict[str, int] = {}
+        """By verdict, for whoever makes reports."""
+        self.workers = 0
+        self.lateness = Histogram(LATENESS_BUCKETS)
+        self.dumps = {labels: Histogram(LATENESS_BUCKETS) for labels in DUMP_LABELS}
+        """Times of stack dumps, in seconds, by (method, outcome)."""
+        self.last_sweep = 0.0
+        """Wall clock of the last time the watchdog looked at its deadlines."""
+
+    def dumped(
+        self, method: str, *, ok: bool, seconds: float, traceparent: str | None = None
+    ) -> None:
+        """Count a stack dump by the method that worked and whether it gave any stack."""
+        key = (method, "ok" if ok else "failed")
+        if key not in self.dumps:
+            self.dumps = {**self.dumps, key: Histogram(LATENESS_BUCKETS)}
+        self.dumps[key].observe(seconds, traceparent)
+
+    def scope(self, scope_id: str) -> ScopeStatistics:
+        """Find the counts of ``scope_id``, or those of ``other`` once there are too many names."""
+        found = self.scopes.get(scope_id)
+        if found is None:
+            if len(self.scopes) >= self._max_scopes and scope_id != OTHER:
+                return self.scope(OTHER)
+            # Replaced as a whole, so that a reader never sees the dictionary change size.
+            found = ScopeStatistics(scope_id)
+            self.scopes = {**self.scopes, scope_id: found}
+        return found
