@@ -15,14 +15,14 @@ from timers.socket_timer import socket_source
 from timers.stacks import take as stacks
 
 from . import open_pipeline
-from .cli.settings import SettingsError
+from .events import Notice
 from .hang.roll_call import RollCall
-from .hang.scope_durations import scope_durations
 from .http.address import Address
 from .http.app import View, make_app
 from .http.server import HttpServer, tls_context
-from .run_events import Notice
 from .samples.process_facts import add_open_files
+from .scope_durations import scope_durations
+from .settings import SettingsError
 from .sinks.metrics import Metrics
 from .sinks.recent import RecentReaps
 
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from timers.transport.seqpacket import SocketSource
     from timers.transport.socket_path import Listener
 
-    from .cli.settings import Settings
     from .pipeline import Pipeline
+    from .settings import Settings
 
 __all__ = ["Service", "write_line"]
 

@@ -38,7 +38,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from .errors import TimerError
-from .worker.clients import TimerClient, TimerRequest
+from .worker.client import TimerClient, TimerRequest
 from .worker.environment import NoTimers, configure_from_env
 from .worker.pipe_client import FileTimerClient, FileTimerRequest
 from .worker.queue_client import LocalTimerClient

@@ -28,7 +28,7 @@ from .events import (
 )
 from .server.logging_observer import log_events
 from .server.statistics import Statistics
-from .worker.clients import TimerClient, TimerRequest
+from .worker.client import TimerClient, TimerRequest
 from .worker.scopes import configure, expires
 
 if TYPE_CHECKING:

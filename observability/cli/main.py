@@ -13,8 +13,9 @@ import click
 from click.shell_completion import get_completion_class
 
 from observability.report.command import report
+from observability.settings import DEFAULT_ADDRESS, SettingsError
 
-from .options import (
+from ._options import (
     make_policy,
     make_settings,
     option,
@@ -24,8 +25,7 @@ from .options import (
     to_interval,
     to_users,
 )
-from .settings import DEFAULT_ADDRESS, SettingsError
-from .standard_streams import keep_standard_streams
+from ._standard_streams import keep_standard_streams
 
 __all__ = ["main"]
 
@@ -73,7 +73,7 @@ def run(context: click.Context, /, command: tuple[str, ...], **_: object) -> Non
     that it started at once; so does a third Ctrl-C in short succession. What it leaves running
     when it was asked to end is ended, too; when it ended by itself, that is left alone.
     """
-    from .run import run as run_command  # noqa: PLC0415  # see the module's description
+    from ._run import run as run_command  # noqa: PLC0415  # see the module's description
 
     settings = make_settings(context)
     policy = make_policy(context, descendants_of=os.getpid())
@@ -116,8 +116,8 @@ def serve(context: click.Context, /, **_: object) -> None:
     Ends on SIGTERM and SIGINT. Tells systemd when it is ready (Type=notify) and, with WatchdogSec,
     that it is at work.
     """
-    from .serve import default_timer_file  # noqa: PLC0415  # see the module's description
-    from .serve import serve as serve_workers  # noqa: PLC0415  # as above
+    from ._serve import default_timer_file  # noqa: PLC0415  # see the module's description
+    from ._serve import serve as serve_workers  # noqa: PLC0415  # as above
 
     settings = make_settings(context)
     _prepare_stderr(settings.events, settings.run_id)
@@ -160,8 +160,8 @@ def top(
 
     URL is that of the service, or HOST:PORT; by default TIMERS_HTTP or 127.0.0.1:9464.
     """
-    from .client import ServiceError, fetch, service_url  # noqa: PLC0415  # as above
-    from .top import show, show_live  # noqa: PLC0415  # as above
+    from ._client import ServiceError, fetch, service_url  # noqa: PLC0415  # as above
+    from ._top import show, show_live  # noqa: PLC0415  # as above
 
     try:
         base = service_url(url)
@@ -195,7 +195,7 @@ def check(context: click.Context, /, **_: object) -> None:
 
     Starts a process of its own that gets stuck, and reaps it. Exits with 1 when a check failed.
     """
-    from .check import check_all  # noqa: PLC0415  # as above
+    from ._check import check_all  # noqa: PLC0415  # as above
 
     results = check_all(context.params["http"])
     colors = {"ok": "green", "warning": "yellow", "failed": "red"}
@@ -220,7 +220,7 @@ def completion(*, shell: str) -> None:
 
 
 def _prepare_stderr(events: str, run_id: str) -> None:
-    from .process_logging import log_to_stderr  # noqa: PLC0415  # as above
+    from ._process_logging import log_to_stderr  # noqa: PLC0415  # as above
 
     keep_standard_streams()
     log_to_stderr(as_json=events == "-" and not os.isatty(2), run_id=run_id)

@@ -21,11 +21,11 @@ from observability.samples.reading import Condition, Reading
 from observability.samples.waits import Wait
 from observability.samples.worker import read
 
-from .case import Case
+from ._case import Case
+from ._tree import merge
+from ._verdict import decide
 from .text import render, sentence, worker_name
-from .tree import merge
 from .types import Confidence, Group, Node, Pace, Suspect, Verdict
-from .verdict import decide
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

@@ -20,16 +20,16 @@ from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING
 
+from observability.events import HangReported
 from observability.samples.process_facts import add_open_files
 from observability.samples.reading import needs_more_looks
 from observability.samples.sample import descendants, look_at
+from observability.scope_durations import scope_durations
 from timers.events import StackDumped, WorkerExited
 
-from .events import HangReported
 from .input import Look, WorkerView
 from .json import extra_fields
 from .report import analyse
-from .scope_durations import scope_durations
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

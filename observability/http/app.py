@@ -16,10 +16,10 @@ from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from .active import active_timers
-from .auth import Guard
+from ._active import active_timers
+from ._auth import Guard
+from ._page import page
 from .health import PROBE_SECONDS, is_watching_async
-from .page import page
 
 if TYPE_CHECKING:
     from starlette.requests import Request

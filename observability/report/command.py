@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .deadlines import advise, render_advice
-from .files import UnusableError, of_one_run, read_files
-from .html import page
-from .incidents import Incident, incidents
+from ._deadlines import advise, render_advice
+from ._files import UnusableError, of_one_run, read_files
+from ._html import page
+from ._incidents import Incident, incidents
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

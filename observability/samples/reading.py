@@ -12,6 +12,15 @@ from typing import TYPE_CHECKING
 from observability.fields import frame_line
 from observability.hang.types import Pace
 
+from ._pace import ENOUGH_LOOKS, IDLE, Moment, compare, load
+from ._threads import (
+    computes,
+    gil_holder,
+    judge_thread,
+    lines_of_others,
+    thread_that_matters,
+    working_thread,
+)
 from .frames import (
     innermost_own,
     is_anonymous,
@@ -20,15 +29,6 @@ from .frames import (
     plain_file,
     plain_function,
     process_frames,
-)
-from .pace import ENOUGH_LOOKS, IDLE, Moment, compare, load
-from .threads import (
-    computes,
-    gil_holder,
-    judge_thread,
-    lines_of_others,
-    thread_that_matters,
-    working_thread,
 )
 from .waits import Peers, Reason, Wait, judge
 

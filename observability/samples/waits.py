@@ -17,8 +17,7 @@ from functools import lru_cache
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
-from .frames import is_own, is_python, library_path, plain_function
-from .wait_tables import (
+from ._wait_tables import (
     CALLS,
     CHANNELS,
     COLLECTIVE_WORDS,
@@ -31,6 +30,7 @@ from .wait_tables import (
     SCOPE_WORDS,
     Wait,
 )
+from .frames import is_own, is_python, library_path, plain_function
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

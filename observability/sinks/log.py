@@ -20,9 +20,9 @@ import structlog
 from observability.fields import printable, to_fields
 from timers.events import TimerAcquired, TimerReleased
 
+from ._dumps import DumpDirectory
+from ._line_file import LineFile
 from .bounded import encode, fit, is_too_long
-from .dumps import DumpDirectory
-from .linefile import LineFile
 
 if TYPE_CHECKING:
     from collections.abc import Collection, MutableMapping

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
+from observability.events import HangReported
 from observability.fields import timestamp, to_fields
-from observability.hang.events import HangReported
 from timers.events import ReapFailed, StackDumped, TimerExpired, WorkerKilled
 
 from .bounded import fit

@@ -1,6 +1,6 @@
 """One OpenTelemetry span for each scope, exported by the server, whatever ended the scope.
 
-The worker reserves the id (:mod:`timers.worker.trace_context`), so its own spans hang above and
+The worker reserves the id (:mod:`timers.worker._trace_context`), so its own spans hang above and
 below this one; a scope of a worker that does not trace becomes a root span. Only this module
 imports OpenTelemetry, and only when the standard variables ask for it: spans are exported when
 ``OTEL_EXPORTER_OTLP_ENDPOINT`` or ``OTEL_EXPORTER_OTLP_TRACES_ENDPOINT`` is set, unless
@@ -25,8 +25,8 @@ from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
+from observability.events import HangReported
 from observability.fields import printable, stack_fields
-from observability.hang.events import HangReported
 from timers.events import (
     Event,
     ReapFailed,

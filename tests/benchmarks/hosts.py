@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import observability
 import timers
-from observability.cli.settings import Settings
 from observability.http.address import Address
 from observability.service import Service
+from observability.settings import Settings
 from timers.server.reaper import ReapPolicy
 
 from .serving import TORCH

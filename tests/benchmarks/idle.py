@@ -17,7 +17,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from observability.cli.settings import Settings
+from observability.settings import Settings
 
 from .table import Row
 

@@ -24,9 +24,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import timers
-from observability.cli.settings import Settings
 from observability.http.address import Address
 from observability.service import Service
+from observability.settings import Settings
 from timers.events import Event, TimerExpired
 from timers.server.reaper import ReapPolicy
 

@@ -6,7 +6,7 @@ import contextlib
 import socket
 from typing import TYPE_CHECKING
 
-from observability.cli.settings import DEFAULT_ADDRESS
+from observability.settings import DEFAULT_ADDRESS
 
 from .fault import Fault, Weaker
 from .promises import GOES_ON, TOLD, told_in_the_log

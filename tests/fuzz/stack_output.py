@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from observability.fields import stack_fields
 from observability.hang.json import view_from
 from observability.hang.report import analyse
-from timers.stacks.parsing import explain, parse_py_spy, parse_pystack
+from timers.stacks._parsing import explain, parse_py_spy, parse_pystack
+from timers.stacks._text import render_dump, summarize
 from timers.stacks.take import StackDump, ThreadStack
-from timers.stacks.text import render_dump, summarize
 
 from .target import Target
 

@@ -12,7 +12,7 @@ from fuzz.target import load
 from observability.http import app as http_app
 from observability.report.command import report
 from support.waiting import eventually
-from timers.stacks.parsing import Failure
+from timers.stacks._parsing import Failure
 from timers.transport.seqpacket import SocketSource
 from timers.transport.wire import Decoder
 

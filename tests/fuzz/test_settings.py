@@ -10,8 +10,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import timers
+from observability.cli._options import make_policy, make_settings, to_users
 from observability.cli.main import serve
-from observability.cli.options import make_policy, make_settings, to_users
 from observability.http.address import Address
 from timers.worker.environment import FILE_VARIABLES, SERVER_PID_VARIABLE, SOCKET_VARIABLE
 

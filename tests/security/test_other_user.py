@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from observability.sinks.dumps import DumpDirectory
-from observability.sinks.linefile import LineFile
+from observability.sinks._dumps import DumpDirectory
+from observability.sinks._line_file import LineFile
 from support.children import FORKS, OTHER_UID, dropped, in_child
 from support.command import Cli
 from support.service import running

@@ -8,9 +8,9 @@ import socket
 import subprocess
 from typing import TYPE_CHECKING, Any
 
-from observability.cli.settings import Settings
 from observability.http.address import Address
 from observability.service import Service
+from observability.settings import Settings
 from timers.server.reaper import ReapPolicy
 
 from .command import SUPERVISED

@@ -80,7 +80,7 @@ def test_what_a_worker_seldom_needs_is_not_loaded_for_it() -> None:
     }
     assert roots(loaded) & heavy == set()
     # What only servers' stack dumps and users' tests need.
-    assert not {"timers.stacks.ladder", "timers.stacks.tools", "timers.testing"} & set(loaded)
+    assert not {"timers.stacks._ladder", "timers.stacks.tools", "timers.testing"} & set(loaded)
 
 
 def test_importing_starts_no_thread_and_says_nothing() -> None:

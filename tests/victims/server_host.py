@@ -25,7 +25,7 @@ class Host:
         self._path = path
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the servers
         importlib.import_module("timers.socket_timer")
-        importlib.import_module("timers.stacks.ladder")
+        importlib.import_module("timers.stacks._ladder")
 
     def start(self) -> int:
         """Start a server, which connects to the test."""

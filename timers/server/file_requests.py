@@ -10,7 +10,7 @@ from timers.worker.pipe_client import FileTimerRequest
 from .server import WatchdogServer
 
 if TYPE_CHECKING:
-    from .table import Timer
+    from ._table import Timer
     from .workers import Worker
 
 __all__ = ["FileRequestServer"]

@@ -20,7 +20,7 @@ from timers.linux.process import Process
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from .table import Timer
+    from ._table import Timer
 
     BeforeKill: TypeAlias = Callable[[str, dict[int, list[str]]], object]
     """The step before a kill, with the arguments of torch's ``log_debug_info_for_expired_timers``:

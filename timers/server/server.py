@@ -24,8 +24,8 @@ from .watchdog import RunningTimer, Sampler, Source, Watchdog
 if TYPE_CHECKING:
     from timers.events import Observer, WorkerInfo
 
+    from ._table import Timer
     from .reaper import BeforeKill
-    from .table import Timer
     from .workers import Worker
 
 __all__ = ["WatchdogServer"]
@@ -68,7 +68,7 @@ class WatchdogServer(TimerServer):
     ) -> None:
         require_linux(type(self).__name__)
         # Nothing shall have to be imported at the moment of a hang; workers never need this.
-        importlib.import_module("timers.stacks.ladder")
+        importlib.import_module("timers.stacks._ladder")
         if not 0 < max_interval < threading.TIMEOUT_MAX:
             raise ValueError(f"max_interval must be more than 0 seconds, got {max_interval!r}")
         super().__init__(request_queue, max_interval, daemon)

@@ -3,7 +3,7 @@
 One thread runs :meth:`Watchdog.step` in a loop. It sleeps in epoll(7) until a request arrives, a
 worker exits (pidfd), a reap finishes or the next deadline comes, whichever is first; it never does
 anything that can block on somebody else. What can (dump, kill, confirmation) happens on one thread
-for each worker being reaped (:mod:`timers.server.reaping`), which hands its result back.
+for each worker being reaped (:mod:`timers.server._reaping`), which hands its result back.
 
 A release that was sent before a deadline always counts: before a timer expires and before a
 worker's exit is taken note of, everything that lies in the transport is read.
@@ -28,10 +28,10 @@ from timers.events import (
     WorkerKilled,
 )
 
-from .intake import HOLD_NS, Intake
-from .ledger import NS, Ledger, RunningTimer, running, timer_info
+from ._intake import HOLD_NS, Intake
+from ._ledger import NS, Ledger, RunningTimer, running, timer_info
+from ._reaping import Reaped, Reaping
 from .reaper import ReapPolicy, choose, retry_delay
-from .reaping import Reaped, Reaping
 from .roster import Roster, ending
 from .workers import Worker, Workers
 
@@ -42,9 +42,9 @@ if TYPE_CHECKING:
     from timers.events import Observer, WorkerInfo
     from timers.transport.wire import Message, Rejection
 
+    from ._table import Timer, TimerTable
     from .reaper import BeforeKill
     from .statistics import Statistics
-    from .table import Timer, TimerTable
 
 __all__ = ["RunningTimer", "Sampler", "Source", "Watchdog"]
 

@@ -1,9 +1,10 @@
 """Who the workers of a server are, and which of them it may ever signal.
 
 A worker is registered by its first request and held, as a
-:class:`~timers.linux.process.Process`, until its exit has been handled. What a request may
-not name (init, the server and its ancestors, another user's process, under ``timers run`` anything outside the command) is registered too, with the
-reason, so that refusing its next request costs no system call.
+:class:`~timers.linux.process.Process`, until its exit has been handled. What a request may not
+name (init, the server and its ancestors, another user's process, under ``timers run`` anything
+outside the command) is registered too, with the reason, so that refusing its next request costs no
+system call.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
     from timers.events import Outcome
 
-    from .table import Timer
+    from ._table import Timer
 
 __all__ = ["Worker", "Workers", "worker_info"]
 

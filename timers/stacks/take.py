@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 
 from timers.linux.procfs import ProcessFacts
 
-from .text import render_dump, summarize
+from ._text import render_dump, summarize
 
 __all__ = ["Frame", "StackDump", "ThreadStack", "take"]
 
@@ -161,7 +161,7 @@ def take(pid: int, *, timeout: float = 5.0, native: bool = False) -> StackDump:
 def _climb(attempt: Attempt) -> None:
     try:
         # Needs subprocess and json, which a worker that imports this package should not pay for.
-        from .ladder import climb  # noqa: PLC0415  # not for workers
+        from ._ladder import climb  # noqa: PLC0415  # not for workers
 
         climb(attempt)
     except Exception as error:  # noqa: BLE001  # a dump that fails must not prevent the kill

@@ -94,7 +94,7 @@ class SocketSource:
         self._connections: Counter[int] = Counter()
         """How many of them each process has."""
         # Not for the worker's end, which imports this as well: ctypes is slow to import.
-        from .packets import Packets  # noqa: PLC0415  # see above
+        from ._packets import Packets  # noqa: PLC0415  # see above
 
         self._packets = Packets(_PACKETS_AT_ONCE, MAX_LINE_BYTES + 1)
         listener.connections.setblocking(False)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from timers.linux.ptrace import allow_dumps_by
 
-from .clients import TimerClient
+from .client import TimerClient
 from .pipe_client import FileTimerClient
 from .scopes import configure
 

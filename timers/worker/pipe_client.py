@@ -13,9 +13,9 @@ from typing import Any, SupportsInt
 from timers.transport.fifo import FifoWriter
 from timers.transport.wire import VERSION, request_json
 
-from .clients import TimerClient, TimerRequest, signal_number
+from ._request_lines import RequestLines
+from .client import TimerClient, TimerRequest, signal_number
 from .on_error import ErrorPolicy
-from .request_lines import RequestLines
 
 __all__ = ["FileTimerClient", "FileTimerRequest"]
 

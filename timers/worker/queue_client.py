@@ -8,7 +8,7 @@ from typing import Any
 
 from timers.linux import procfs
 
-from .clients import TimerClient, TimerRequest
+from .client import TimerClient, TimerRequest
 from .on_error import ErrorPolicy
 from .scopes import Deadline, calling, plain_deadline
 

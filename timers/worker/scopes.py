@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, TypeVar, cast
 
 from timers.errors import ClientNotConfiguredError
 
-from . import trace_context
+from . import _trace_context as trace_context
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from timers.api import TimerClient
 
-    from .trace_context import ScopeSpan
+    from ._trace_context import ScopeSpan
 
 __all__ = ["Deadline", "Special", "calling", "configure", "expires", "plain_deadline"]
 

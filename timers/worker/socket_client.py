@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, SupportsInt
 from timers.transport.socket_path import check_path
 from timers.transport.wire import MAX_LINE_BYTES, bounded
 
-from .clients import TimerClient, signal_number
+from ._request_lines import RequestLines
+from ._socket_link import SocketLink
+from .client import TimerClient, signal_number
 from .on_error import ErrorPolicy
-from .request_lines import RequestLines
-from .socket_link import SocketLink
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -12,9 +12,9 @@ import pytest
 from click.testing import CliRunner
 from rich.console import Console
 
+from observability.cli._options import read_token
+from observability.cli._top import render
 from observability.cli.main import main
-from observability.cli.options import read_token
-from observability.cli.top import render
 from observability.http.address import Address
 from observability.sinks.log import LEVELS
 from support.command import Cli

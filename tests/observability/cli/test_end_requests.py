@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from observability.cli.end_requests import EndRequests
+from observability.cli._end_requests import EndRequests
 
 
 def test_the_second_kill_sets_a_deadline_and_the_third_is_one() -> None:

@@ -10,7 +10,7 @@ from support.children import same_path
 
 SCRIPT = """
 import gc, json, resource, sys
-from observability.cli.own_process import devote_process
+from observability.cli._own_process import devote_process
 
 soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
 resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 256), hard))

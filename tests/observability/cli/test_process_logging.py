@@ -7,7 +7,7 @@ from support.command import json_lines
 
 _SCRIPT = """
 import logging, sys
-from observability.cli.process_logging import log_to_stderr
+from observability.cli._process_logging import log_to_stderr
 log_to_stderr(as_json=sys.argv[1] == "json", run_id="run-1")
 log = logging.getLogger("some.library")
 log.info("not shown")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from observability.hang.scope_durations import scope_durations
-from observability.report.deadlines import advise
+from observability.report._deadlines import advise
+from observability.scope_durations import scope_durations
 from timers.server.statistics import Statistics
 
 

@@ -9,8 +9,8 @@ import pytest
 from click.testing import CliRunner
 
 from hangs.simulated import looking, view
+from observability.report._deadlines import ScopeAdvice, advise
 from observability.report.command import NOBODY, UNUSABLE, report
-from observability.report.deadlines import ScopeAdvice, advise
 from support.hang_events import hang, released, write
 from timers.server.statistics import WARM_UP_USES
 

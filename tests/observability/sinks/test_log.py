@@ -18,8 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from observability.pipeline import Pipeline
+from observability.sinks._dumps import DumpDirectory
 from observability.sinks.bounded import MAX_LINE_BYTES, encode, fit
-from observability.sinks.dumps import DumpDirectory
 from observability.sinks.log import LogSink
 from support.log_lines import parse, read
 from support.samples import DUMP, TIMER, WORKER, all_events, expired, rejected, stack_dumped
@@ -146,7 +146,7 @@ def test_each_line_is_one_write(path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         writes.append(bytes(data))
         return write(descriptor, data)
 
-    monkeypatch.setattr("observability.sinks.linefile.os.write", recorded)
+    monkeypatch.setattr("observability.sinks._line_file.os.write", recorded)
     for event in all_events():
         sink(event)
     assert len(writes) == len(all_events())
@@ -288,7 +288,7 @@ def test_a_dump_on_a_full_disk_leaves_nothing_behind(
     dumps = DumpDirectory(tmp_path)
     fields = {"timestamp": "2026-01-01T00:00:00Z", "stack": []}
     with monkeypatch.context() as context:
-        context.setattr("observability.sinks.dumps.os.fdopen", full)
+        context.setattr("observability.sinks._dumps.os.fdopen", full)
         with pytest.raises(OSError, match="No space left"):
             dumps.write(fields)
     assert list(tmp_path.iterdir()) == []
@@ -391,7 +391,7 @@ def test_after_a_torn_line_the_next_one_is_whole(
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as context:
-        context.setattr("observability.sinks.linefile.os.write", tearing)
+        context.setattr("observability.sinks._line_file.os.write", tearing)
         with pytest.raises(OSError, match="No space left"):
             sink(expired("torn"))
     sink(expired("whole"))
@@ -406,7 +406,7 @@ def test_partial_writes_are_continued(path: Path, monkeypatch: pytest.MonkeyPatc
     sink = LogSink(path)
     write = os.write
     monkeypatch.setattr(
-        "observability.sinks.linefile.os.write", lambda fd, data: write(fd, bytes(data[:7]))
+        "observability.sinks._line_file.os.write", lambda fd, data: write(fd, bytes(data[:7]))
     )
     sink(expired("in pieces"))
     sink.close()

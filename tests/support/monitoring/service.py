@@ -23,8 +23,8 @@ from signal import SIGKILL
 from unittest import mock
 
 import observability.service
-from observability.cli.settings import Settings
 from observability.http.address import Address
+from observability.settings import Settings
 from timers import FileTimerServer, ReapPolicy
 from timers.clock import SystemClock
 

@@ -21,7 +21,7 @@ from support.waiting import eventually
 from timers import debug_info_logging
 from timers.debug_info_logging import log_debug_info_for_expired_timers
 from timers.linux import procfs
-from timers.stacks import ladder as stack_ladder
+from timers.stacks import _ladder as stack_ladder
 from timers.stacks.take import Frame, StackDump, take
 
 if TYPE_CHECKING:
@@ -307,7 +307,7 @@ def refuse(*_: object) -> None:
 def test_a_hidden_process_is_tried(
     install: Install, monkeypatch: pytest.MonkeyPatch, kill: Callable[..., None]
 ) -> None:
-    monkeypatch.setattr("timers.stacks.ladder.os.kill", kill)
+    monkeypatch.setattr("timers.stacks._ladder.os.kill", kill)
     monkeypatch.setattr(procfs, "facts", lambda _: procfs.ProcessFacts())
     monkeypatch.setattr(procfs, "start_time", lambda _: None)
     install(printing(JSON))
@@ -390,7 +390,7 @@ def test_a_worker_does_not_load_the_ladder() -> None:
         "sys.stdout.write(repr([name for name in sys.modules if 'ladder' in name]))"
     )
     output = subprocess.run([sys.executable, "-c", script], check=True, stdout=subprocess.PIPE)
-    assert output.stdout == b"[]['timers.stacks.ladder']"
+    assert output.stdout == b"[]['timers.stacks._ladder']"
 
 
 # log_debug_info_for_expired_timers

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from timers.stacks.parsing import explain, parse_py_spy, parse_pystack
+from timers.stacks._parsing import explain, parse_py_spy, parse_pystack
 from timers.stacks.take import Frame, StackDump, ThreadStack
 
 FRAME: dict[str, Any] = {"name": "fit", "filename": "/job/train.py", "line": 12}

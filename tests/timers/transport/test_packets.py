@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from support.children import FORKS, descriptors, in_child
-from timers.transport.packets import Packets
+from timers.transport._packets import Packets
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

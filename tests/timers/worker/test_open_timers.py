@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from timers.transport.wire import Decoder
-from timers.worker import open_timers
-from timers.worker.open_timers import OpenTimers
-from timers.worker.request_lines import LEAVE, NESTED, RequestLines
+from timers.worker import _open_timers as open_timers
+from timers.worker._open_timers import OpenTimers
+from timers.worker._request_lines import LEAVE, NESTED, RequestLines
 
 if TYPE_CHECKING:
     from timers.transport.wire import Message

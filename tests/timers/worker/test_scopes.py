@@ -26,7 +26,7 @@ from timers.worker import scopes
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from timers.worker.trace_context import ScopeSpan
+    from timers.worker._trace_context import ScopeSpan
 
 
 @pytest.fixture(autouse=True)

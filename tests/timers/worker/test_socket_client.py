@@ -331,7 +331,7 @@ def test_it_says_once_that_a_server_stays_away(
     caplog: pytest.LogCaptureFixture,
     serve: Callable[[Listener], Server],
 ) -> None:
-    monkeypatch.setattr("timers.worker.socket_link._SAID_AFTER_SECONDS", 0.0)
+    monkeypatch.setattr("timers.worker._socket_link._SAID_AFTER_SECONDS", 0.0)
     client = SocketTimerClient(listener.path)
     client.acquire("x", time.time() + 60)
     server = serve(listener)

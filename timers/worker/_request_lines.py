@@ -15,7 +15,7 @@ from timers.linux import procfs
 from .scopes import Deadline, calling, plain_deadline
 
 if TYPE_CHECKING:
-    from .trace_context import ScopeSpan
+    from ._trace_context import ScopeSpan
 
 __all__ = ["LEAVE", "NESTED", "RequestLines"]
 

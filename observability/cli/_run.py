@@ -10,23 +10,22 @@ import tempfile
 import time
 from typing import TYPE_CHECKING
 
-from observability.run_events import RunFinished
+from observability.events import RunFinished
 from observability.service import Service, write_line
+from observability.settings import SettingsError
 from observability.sinks.trace_ids import spans_wanted
 from timers.transport.socket_path import check_path
 from timers.worker.environment import SERVER_PID_VARIABLE, SOCKET_VARIABLE
 
-from .child import CannotStart, Child
-from .own_process import devote_process
-from .settings import SettingsError
-from .supervise import Supervisor, become_subreaper, block_signals
+from ._child import CannotStart, Child
+from ._own_process import devote_process
+from ._supervise import Supervisor, become_subreaper, block_signals
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from observability.settings import Settings
     from timers.server.reaper import ReapPolicy
-
-    from .settings import Settings
 
 __all__ = ["run"]
 
@@ -50,7 +49,7 @@ def run(
     :param timer_file: path of the named pipe; None for one in a temporary directory of its own.
     :param timer_socket: path of the Unix socket; None for one in that directory (and none at all
         where its path would be too long for a socket), "off" for none.
-    :raises ~observability.cli.settings.SettingsError: something that was asked for is not possible;
+    :raises ~observability.settings.SettingsError: something that was asked for is not possible;
         the command was not started then.
     """
     if sys.platform != "linux":

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
-from .request_lines import LEAVE, NESTED
+from ._request_lines import LEAVE, NESTED
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -59,7 +59,7 @@ class OpenTimers:
     def acquire(self, key: Key, base: str, marks: str = "", rest: str = "") -> None:
         """A block was entered, restarted, or an inner one left.
 
-        :param base: and the rest: the parts of its line (:mod:`timers.worker.request_lines`).
+        :param base: and the rest: the parts of its line (:mod:`timers.worker._request_lines`).
         """
         block = _Block(base, rest)
         blocks = self._blocks.get(key)

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 
 from observability.samples.waits import Peers, Wait
 
-from .case import (
+from ._case import (
     Case,
     Decision,
     Run,

@@ -19,7 +19,7 @@ from rich.text import Text
 from observability.fields import printable
 from timers.server.statistics import NEAR_MISS
 
-from .client import ServiceError
+from ._client import ServiceError
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from .safe_paths import check_owner, in_shared_directory
+from ._safe_paths import check_owner, in_shared_directory
 
 __all__ = ["DumpDirectory"]
 

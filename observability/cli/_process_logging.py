@@ -10,40 +10,23 @@ import json
 import logging
 import os
 import socket
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
+from observability.events import LogRecord
 from observability.fields import to_fields
 from observability.sinks.bounded import fit
-from timers.events import Event
 from timers.server.event_queue import Dispatcher
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["LogRecord", "log_to_stderr"]
+    from timers.events import Event
+
+__all__ = ["log_to_stderr"]
 
 STANDARD_ERROR = 2
 _CAPACITY = 1000
 _CLOSE_SECONDS = 1.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LogRecord(Event):
-    """A record of the standard :mod:`logging` as an event."""
-
-    name: ClassVar[str] = "log"
-    default_level: ClassVar[str] = "warning"
-
-    severity: str
-    logger: str
-    message: str
-    exception: str | None = None
-
-    @property
-    def level(self) -> str:
-        """``warning`` or ``error``."""
-        return self.severity
 
 
 def log_to_stderr(*, as_json: bool, run_id: str) -> None:

@@ -11,7 +11,7 @@ import os
 import select
 from typing import TYPE_CHECKING
 
-from .safe_paths import check_owner, in_shared_directory
+from ._safe_paths import check_owner, in_shared_directory
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -26,8 +26,8 @@ from typing import TYPE_CHECKING
 from timers.linux.process import Process
 from timers.server.reaper import terminate
 
-from .child import Child, came_from_terminal, orphans
-from .end_requests import EndRequests
+from ._child import Child, came_from_terminal, orphans
+from ._end_requests import EndRequests
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -9,18 +9,17 @@ from typing import TYPE_CHECKING
 
 from observability.http.health import is_watching
 from observability.service import Service
+from observability.settings import SettingsError
 from timers.transport.socket_path import check_directory, check_path
 
-from .own_process import devote_process
-from .sd_listen import activated_socket
-from .sd_notify import notify, watchdog_seconds
-from .settings import SettingsError
+from ._own_process import devote_process
+from ._sd_listen import activated_socket
+from ._sd_notify import notify, watchdog_seconds
 
 if TYPE_CHECKING:
+    from observability.settings import Settings
     from timers.server.reaper import ReapPolicy
     from timers.transport.socket_path import Listener
-
-    from .settings import Settings
 
 __all__ = ["default_timer_file", "default_timer_socket", "serve"]
 

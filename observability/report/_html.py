@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from observability.hang.report import HangReport
     from observability.hang.types import Group, Node, Suspect
 
-    from .incidents import Incident
+    from ._incidents import Incident
 
 __all__ = ["page"]
 

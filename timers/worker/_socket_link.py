@@ -36,8 +36,8 @@ from typing import TYPE_CHECKING
 from timers.errors import NoServerError
 from timers.transport.socket_path import check_path, connect
 
-from .open_timers import Key, OpenTimers
-from .request_lines import LEAVE
+from ._open_timers import Key, OpenTimers
+from ._request_lines import LEAVE
 
 if TYPE_CHECKING:
     from collections.abc import Callable

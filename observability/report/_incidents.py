@@ -11,7 +11,7 @@ from observability.hang.json import view_from
 from observability.hang.report import HangReport, analyse
 from timers.events import WorkerInfo
 
-from .files import seconds
+from ._files import seconds
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

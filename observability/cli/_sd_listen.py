@@ -9,9 +9,8 @@ import os
 import socket
 from typing import TYPE_CHECKING
 
+from observability.settings import SettingsError
 from timers.transport.socket_path import Listener
-
-from .settings import SettingsError
 
 if TYPE_CHECKING:
     from collections.abc import MutableMapping

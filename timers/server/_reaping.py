@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING, NamedTuple
 from timers.events import Outcome, StackDumped
 from timers.stacks.take import StackDump
 
-from .ledger import NS, timer_info, torch_json
+from ._ledger import NS, timer_info, torch_json
 from .reaper import call_bounded, choose, terminate
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from .ledger import Ledger
+    from ._ledger import Ledger
+    from ._table import Timer
     from .reaper import BeforeKill, ReapPolicy
     from .roster import Roster
-    from .table import Timer
     from .workers import Worker
 
 __all__ = ["Reaped", "Reaping"]

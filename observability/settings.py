@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from observability.http.address import Address
+from .http.address import Address
 
 __all__ = ["DEFAULT_ADDRESS", "Settings", "SettingsError"]
 

@@ -5,31 +5,18 @@ from __future__ import annotations
 import os
 import time
 from bisect import bisect_left
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
-from timers.events import Event
 from timers.server.statistics import NEAR_MISS
+
+from .events import ScopeDurations
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from timers.server.statistics import Histogram, ScopeStatistics, Statistics
 
-__all__ = ["ScopeDurations", "scope_durations"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ScopeDurations(Event):
-    """What one scope has taken since the server started; the last one replaces earlier ones."""
-
-    name: ClassVar[str] = "scope durations"
-    default_level: ClassVar[str] = "info"
-
-    server: int
-    """Pid of the server, which tells several on one host apart."""
-    scopes: tuple[dict[str, Any], ...]
-    """One entry: an event for each scope stays below the longest line."""
+__all__ = ["scope_durations"]
 
 
 def scope_durations(statistics: Statistics, run_id: str) -> list[ScopeDurations]:

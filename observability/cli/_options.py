@@ -13,9 +13,8 @@ import click
 from click.core import ParameterSource
 
 from observability.http.address import Address
+from observability.settings import DEFAULT_ADDRESS, Settings
 from timers.server.reaper import ReapPolicy
-
-from .settings import DEFAULT_ADDRESS, Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -303,7 +302,7 @@ def _run_id() -> str:
 def _names(option_name: str, text: str) -> tuple[str, ...]:
     names = tuple(name.strip() for name in text.split(",") if name.strip())
     if names:
-        from observability.event_names import event_names  # noqa: PLC0415  # --help should be quick
+        from observability.events import event_names  # noqa: PLC0415  # --help should be quick
 
         known = event_names()
         unknown = [name for name in names if name not in known]

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from timers.linux import procfs
 
-from .parsing import Failure, explain, parse_py_spy, parse_pystack
+from ._parsing import Failure, explain, parse_py_spy, parse_pystack
 from .tools import find, run
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from timers.events import TimerInfo, TimerReleased, WorkerInfo
 from timers.transport.wire import request_json
 
-from .table import Timer, TimerTable
+from ._table import Timer, TimerTable
 
 if TYPE_CHECKING:
     from timers.clock import Clock

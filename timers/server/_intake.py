@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING
 
 from timers.events import RequestRejected, TimerAcquired
 
-from .ledger import NS, timer_info
-from .table import Timer, TooManyTimersError
+from ._ledger import NS, timer_info
+from ._table import Timer, TooManyTimersError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from timers.transport.wire import Message, Rejection
 
-    from .ledger import Ledger
+    from ._ledger import Ledger
     from .roster import Roster
     from .statistics import ScopeStatistics
     from .workers import Worker
