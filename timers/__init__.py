@@ -31,7 +31,24 @@ Usage::
         server.stop()
         print(process.exitcode)  # -9
 
-Importing this package loads nothing but the standard library.
+Importing this package loads nothing but the standard library, and of that what a worker needs.
+
+The map::
+
+    worker/                      what a worker loads: expires() and the clients
+    server/                      the watchdog: loop, timers, counts, workers, reaper
+    transport/                   wire format, named pipe, Unix socket
+    stacks/                      take, parse and print the stack of a process
+    linux/                       /proc, pidfd, descriptors, ptrace
+    api.py                       the contract, and base classes for a pair of one's own
+    socket_timer.py              the pair over a Unix socket, which is recommended
+    file_based_local_timer.py    the pair over a named pipe, with torch's wire format
+    local_timer.py               the pair over a multiprocessing queue
+    debug_info_logging.py        torch's hook for what is logged before a kill
+    events.py                    the events of a server, and who may listen
+    errors.py                    every exception that is raised here
+    clock.py                     the two clocks, replaceable in tests
+    testing.py                   clocks, clients and observers for tests
 """
 
 import importlib
