@@ -25,7 +25,7 @@ STILL_CIRCULAR = {
     ("timers.worker.scopes", "timers.api"),
 }
 # Rooms that are still to be thinned out.
-STILL_CROWDED = {"observability/cli", "timers/server"}
+STILL_CROWDED = {"timers/server"}
 # Modules of one room only that are still to be named as such.
 STILL_PUBLIC = {"timers.server.roster", "timers.worker.on_error"}
 

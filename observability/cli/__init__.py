@@ -12,9 +12,6 @@ The map::
     _top.py                timers top
     _client.py             ask a service for its /timers
     _check.py              timers check
-    _own_process.py        what suits a process that does nothing but serve timers
-    _process_logging.py    the standard logging, put on standard error
-    _standard_streams.py   stand-ins for standard streams that were closed
-    _sd_listen.py          the socket that systemd hands over
-    _sd_notify.py          tell systemd how the service is doing
+    _own_process.py        a process that is ours alone: streams, limits, logging
+    _systemd.py            what systemd and a service say to each other
 """
