@@ -27,6 +27,7 @@ This package may import :mod:`timers`; never the other way round. The map::
     settings.py           what a service is asked to do
     events.py             the events of the service, next to those of the server
     fields.py             an event as one flat dictionary
+    untrusted.py          what strangers wrote, made safe to show and to encode
     scope_durations.py    how long the scopes of a run took, as events
     samples/              what one sample of one worker shows
     hang/                 who holds up the others

@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "frame_line",
-    "number",
-    "printable",
     "stack_fields",
     "stuck_thread",
     "timestamp",
@@ -39,14 +37,6 @@ __all__ = [
 
 _LIBRARY = re.compile(r"<frozen |(?:^|/)lib(?:32|64)?/python\d|/(?:site|dist)-packages/")
 _SOURCE = re.compile(r"\.(?:py|pyw|pyx|ipynb)$|^<[^>]+>$")
-# What moves a cursor, ends a line or cannot be encoded: C0, DEL, C1, line separators, surrogates;
-# and what is not seen but changes what is: marks of direction (UAX #9), of no width, byte order.
-_UNPRINTABLE = re.compile(
-    "[\\x00-\\x1f\\x7f-\\x9f\\xad\\u061c\\u200b-\\u200f\\u2028-\\u202e\\u2060-\\u206f\\ufeff"
-    "\\ud800-\\udfff]"
-)
-_LARGEST_NUMBER = 1e15
-"""No duration and no count is larger: thirty million years of seconds."""
 
 
 def to_fields(event: Event, *, run_id: str = "", host: str = "") -> dict[str, Any]:
@@ -122,23 +112,6 @@ def stack_fields(dump: StackDump, timer: TimerInfo | None) -> dict[str, Any]:
     }
 
 
-def number(value: object) -> float | None:
-    """``value`` out of a file, when it is a number that could be one of seconds, or a count."""
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        return float(value) if abs(value) <= _LARGEST_NUMBER else None  # NaN is not, either
-    return None
-
-
-def printable(text: str) -> str:
-    """``text`` with what could mislead a reader, or break a line or a terminal, written out."""
-    return _UNPRINTABLE.sub(_escape, text)
-
-
-def _escape(found: re.Match[str]) -> str:
-    code = ord(found[0])
-    return f"\\x{code:02x}" if code <= 0xFF else f"\\u{code:04x}"  # noqa: PLR2004 - two hex digits
-
-
 def _is_users(frame: Frame) -> bool:
     return _SOURCE.search(frame.file) is not None and _LIBRARY.search(frame.file) is None
 
@@ -153,7 +126,7 @@ def _worker(worker: WorkerInfo) -> dict[str, Any]:
 
 
 def _timer(timer: TimerInfo) -> dict[str, Any]:
-    trace = trace_ids(timer)
+    trace = trace_ids(timer.traceparent, timer.span_id)
     return {
         "scope_id": timer.scope_id,
         "after_seconds": timer.after_seconds,

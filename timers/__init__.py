@@ -62,6 +62,7 @@ from .worker.queue_client import LocalTimerClient
 from .worker.scopes import configure, expires
 
 if TYPE_CHECKING:
+    __version__: str
     from .api import RequestQueue, TimerServer
     from .file_based_local_timer import FileTimerServer
     from .local_timer import LocalTimerServer, MultiprocessingRequestQueue
@@ -110,10 +111,20 @@ def __getattr__(name: str) -> Any:
         module = importlib.import_module(f"{__name__}.{_MODULES[name]}")
         found = globals()[name] = getattr(module, name)
         return found
+    if name == "__version__":
+        return _version()
     if name in _TORCHS_MODULES:
         return importlib.import_module(f"{__name__}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
+def _version() -> str:
+    metadata = importlib.import_module("importlib.metadata")  # as slow to load as all the rest
+    try:
+        return str(metadata.version("expiration-timers"))
+    except metadata.PackageNotFoundError:
+        return "unknown"  # run from a source tree that is not installed
+
+
 def __dir__() -> list[str]:
-    return [*__all__, *_TORCHS_MODULES]
+    return ["__version__", *__all__, *_TORCHS_MODULES]

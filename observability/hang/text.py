@@ -6,7 +6,7 @@ import re
 import textwrap
 from typing import TYPE_CHECKING
 
-from observability.fields import printable
+from observability.untrusted import printable
 
 from .types import Pace, Verdict
 
