@@ -35,6 +35,7 @@ This package may import :mod:`timers`; never the other way round. The map::
     http/                 what the service answers over HTTP
     cli/                  the timers command
     __main__.py           python -m observability: the same command
+    README.md             events, metrics, spans and the command
 """
 
 from __future__ import annotations

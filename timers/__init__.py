@@ -49,6 +49,7 @@ The map::
     errors.py                    every exception that is raised here
     clock.py                     the two clocks, replaceable in tests
     testing.py                   clocks, clients and observers for tests
+    README.md                    how blocks, servers and the wire behave
 """
 
 import importlib
