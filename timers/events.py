@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
 if TYPE_CHECKING:
-    from .stacks.take import StackDump
+    from .stacks.dump import StackDump
 
 __all__ = [
     "Event",

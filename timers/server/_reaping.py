@@ -12,7 +12,7 @@ import threading
 from typing import TYPE_CHECKING, NamedTuple
 
 from timers.events import Outcome, StackDumped
-from timers.stacks.take import StackDump
+from timers.stacks.dump import StackDump
 
 from ._ledger import NS, timer_info, torch_json
 from .reaper import call_bounded, choose, terminate

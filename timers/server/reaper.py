@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     BeforeKill: TypeAlias = Callable[[str, dict[int, list[str]]], object]
     """The step before a kill, with the arguments of torch's ``log_debug_info_for_expired_timers``:
     the run id, and for each worker its expired timers as JSON. When it returns a dictionary from
-    pid to :class:`~timers.stacks.take.StackDump`, that becomes the ``stack dumped`` event."""
+    pid to :class:`~timers.stacks.dump.StackDump`, that becomes the ``stack dumped`` event."""
 
 __all__ = ["ReapPolicy", "call_bounded", "choose", "escalation", "retry_delay", "terminate"]
 

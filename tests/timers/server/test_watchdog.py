@@ -29,7 +29,7 @@ from timers.events import (
 )
 from timers.linux import procfs
 from timers.linux.process import Process
-from timers.stacks.take import Frame, StackDump, ThreadStack
+from timers.stacks.dump import Frame, StackDump, ThreadStack
 from timers.transport.wire import Message, Rejection
 
 if TYPE_CHECKING:
