@@ -1,1 +1,9 @@
-"""."""
+"""What Linux offers for other processes, and for descriptors.
+
+============  ============================================================================
+procfs        what /proc says about a process
+process       a process that cannot be mistaken for another: pid, start time, pidfd
+descriptors   keep some descriptors free, and one for when none is left
+ptrace        let a server read this process's stack
+============  ============================================================================
+"""
