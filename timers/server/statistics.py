@@ -57,6 +57,7 @@ REJECTION_REASONS = (
     "outside_job",
     "identity_mismatch",
     "too_many",
+    "unexpected_descriptor",
     "internal_error",
 )
 """Every value of the ``reason`` label, known in advance so that each series starts at 0."""
