@@ -23,7 +23,7 @@ STILL_CIRCULAR = {
 # Rooms that are still to be thinned out.
 STILL_CROWDED = {"timers/server"}
 # Modules of one room only that are still to be named as such.
-STILL_PUBLIC = {"timers.worker.on_error"}
+STILL_PUBLIC: set[str] = set()
 
 
 @cache

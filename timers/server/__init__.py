@@ -13,6 +13,9 @@ The map::
     request_events.py      events and counts of requests that say no more than torch's
     file_requests.py       what the servers of the pipe and the socket share
     _intake.py             requests as they come in, checked and turned into timers
+    _board.py              one worker's board as the server reads it
+    _board_counts.py       what a worker counted on its board, added to the server's counts
+    _boards.py             the boards of all workers: when each is looked at
     _table.py              which timers run, and which is due next
     _state.py              what all of these share: lock, clock, timers, counts, observer
     _reaping.py            one thread for each reap: explain, kill, confirm, report back

@@ -28,15 +28,21 @@ class ErrorPolicy:
         if on_error not in _CHOICES:
             raise ValueError(f"{origin}{on_error!r}: must be one of {', '.join(_CHOICES)}")
         self.choice = on_error
+        self._logged = False
         self.failures = 0
         """How many requests were not delivered and not raised."""
 
     def failed(self, error: Exception) -> None:
-        """Raise ``error`` or, failing open, count it and say so once. Call it from ``except``."""
+        """Raise ``error`` or, failing open, count it and log that once. Call it from ``except``."""
+        self.unwatched(error)
+        self.failures += 1
+
+    def unwatched(self, error: Exception) -> None:
+        """Raise ``error`` or, failing open, log it once."""
         if self.choice == "raise":
             raise error
-        self.failures += 1
-        if self.failures == 1:
+        if not self._logged:
+            self._logged = True
             _logger.warning(
                 "%s: the code goes on without timers (further failures are only counted)", error
             )
