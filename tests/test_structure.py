@@ -19,15 +19,11 @@ ABOUT_A_DOZEN = 13
 # Imports that are still to be turned round; empty when the move into rooms is complete.
 STILL_CIRCULAR = {
     ("observability.hang.text", "observability.hang.report"),
-    ("timers.stacks._ladder", "timers.stacks.take"),
-    ("timers.stacks._parsing", "timers.stacks.take"),
-    ("timers.stacks._text", "timers.stacks.take"),
-    ("timers.worker.scopes", "timers.api"),
 }
 # Rooms that are still to be thinned out.
 STILL_CROWDED = {"timers/server"}
 # Modules of one room only that are still to be named as such.
-STILL_PUBLIC = {"timers.server.roster", "timers.worker.on_error"}
+STILL_PUBLIC = {"timers.worker.on_error"}
 
 
 @cache

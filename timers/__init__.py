@@ -48,6 +48,8 @@ The map::
     events.py                    the events of a server, and who may listen
     errors.py                    every exception that is raised here
     clock.py                     the two clocks, replaceable in tests
+    bounded.py                   run what may block for a bounded time
+    forks.py                     reset objects in a forked child
     testing.py                   clocks, clients and observers for tests
     README.md                    how blocks, servers and the wire behave
 """

@@ -25,6 +25,7 @@ from observability.samples.process_facts import add_open_files
 from observability.samples.reading import needs_more_looks
 from observability.samples.sample import descendants, look_at
 from observability.scope_durations import scope_durations
+from timers.bounded import left
 from timers.events import StackDumped, WorkerExited
 
 from .input import Look, WorkerView
@@ -52,8 +53,8 @@ _BETWEEN_ROUNDS_SECONDS = 0.2
 """Between looks at the same worker: what is stuck shows in that it stays."""
 _BETWEEN_MORE_SECONDS = 0.03
 """Between looks at one that computes, which have to meet it in several of its functions."""
-_MARGIN_SECONDS = 0.5
-"""Taken off the bound for the analysis and for handing the result over."""
+_ANALYSIS_SHARE = 0.1
+"""Of the time until the kill, for the report and for handing it over."""
 _EPISODE_SECONDS = 1.0
 """Who expires this soon after a roll call is part of the same hang."""
 
@@ -64,7 +65,7 @@ class RollCall:
     :param emit: is given the events: the stacks of the others, and the report. Must not block.
     :param run_id: names the job.
     :param host: this machine's name.
-    :param timeout: seconds, the bound of the whole step, as in ``ReapPolicy.dump_timeout``.
+    :param timeout: seconds, the bound of one sample.
     :param sample_at: shares of a timer's ``after`` at which to look at its worker beforehand.
     :param sample_from: seconds; timers shorter than this are not sampled. 0 turns sampling off.
     :param native: whether stacks have C frames, too.
@@ -86,7 +87,7 @@ class RollCall:
         self._emit = emit
         self._run_id = run_id
         self._host = host
-        self._timeout = max(0.0, timeout - _MARGIN_SECONDS)
+        self._timeout = timeout
         self._sample_at = tuple(sample_at) if sample_from > 0 else ()
         self._sample_from = sample_from
         self._native = native
@@ -168,10 +169,13 @@ class RollCall:
     # -- the roll call --------------------------------------------------------------------------
 
     def before_kill(
-        self, _run_id: str, expired_timers: dict[int, list[str]]
+        self, _run_id: str, expired_timers: dict[int, list[str]], *, until: float
     ) -> dict[int, StackDump]:
-        """Look at all workers, tell what that shows, and return the stacks of the expired ones."""
-        until = time.monotonic() + self._timeout
+        """Look at all workers, tell what that shows, and return the stacks of the expired ones.
+
+        :param until: the moment of time.monotonic() by which to be done.
+        """
+        look_until = until - _ANALYSIS_SHARE * left(until)
         with self._lock:
             episode = self._episode
             recent = time.monotonic() - self._episode_ended < _EPISODE_SECONDS
@@ -181,13 +185,13 @@ class RollCall:
         if calling:
             found: dict[int, StackDump] = {}
             try:
-                found = self._call_the_roll(set(expired_timers), until)
+                found = self._call_the_roll(set(expired_timers), look_until)
             except Exception:  # each is looked at on its own then
                 _logger.exception("could not call the roll of the workers")
             finally:
                 self._episode_ended = time.monotonic()
                 episode.set_result(found)  # those who wait must not wait for ever
-        dumps = episode.result(max(0.0, until - time.monotonic()))
+        dumps = episode.result(left(until))
         return {
             # What a worker did before it expired need not be what it is stuck in.
             pid: dumps[pid] if pid in dumps else self._look_at_expired(pid, until)
@@ -195,8 +199,7 @@ class RollCall:
         }
 
     def _look_at_expired(self, pid: int, until: float) -> StackDump:
-        left = max(0.0, until - time.monotonic())
-        dump = look_at(pid, thread=None, timeout=left, native=self._native).dump
+        dump = look_at(pid, thread=None, timeout=left(until), native=self._native).dump
         return dataclasses.replace(add_open_files(dump), extras=(("expired", True),))
 
     def _call_the_roll(self, expired: set[int], until: float) -> dict[int, StackDump]:
@@ -236,12 +239,13 @@ class RollCall:
         until: float,
     ) -> bool:
         """Look at each of them once; whether there is time for more."""
-        left = until - time.monotonic()
+        seconds = left(until)
         looks = [
-            self._pool.submit(self._look_at, worker, timers.get(worker), left) for worker in workers
+            self._pool.submit(self._look_at, worker, timers.get(worker), seconds)
+            for worker in workers
         ]
-        wait(looks, max(0.0, left))
-        return until - time.monotonic() > 2 * _BETWEEN_ROUNDS_SECONDS
+        wait(looks, seconds)
+        return left(until) > 2 * _BETWEEN_ROUNDS_SECONDS
 
     def _computes(self, worker: WorkerInfo, running: RunningTimer | None) -> bool:
         """Whether more looks could tell if it gets anywhere."""
@@ -260,7 +264,7 @@ class RollCall:
     ) -> WorkerView:
         with self._lock:
             looks = tuple(self._looks.get(worker, ()))
-        left = max(0.0, until - time.monotonic()) / max(1, share)
+        seconds = left(until) / max(1, share)
         return WorkerView(
             worker=worker,
             host=self._host,
@@ -270,7 +274,7 @@ class RollCall:
             expired=worker.pid in expired or (running is not None and running.expired),
             after_seconds=None if running is None else running.timer.after_seconds,
             elapsed_seconds=None if running is None else running.age_seconds,
-            descendants=descendants(_pid(worker), timeout=left),
+            descendants=descendants(_pid(worker), timeout=seconds),
         )
 
     def _tell_stack(self, view: WorkerView, running: RunningTimer | None, dump: StackDump) -> None:
@@ -292,8 +296,7 @@ class RollCall:
         ]
         report = analyse([*views, *gone])
         if self._server is not None:
-            counts = self._server.statistics.hang_reports
-            counts[report.verdict.value] = counts.get(report.verdict.value, 0) + 1
+            self._server.statistics.reported(report.verdict.value)
             for event in scope_durations(self._server.statistics, self._run_id):
                 self._emit(event)
         self._emit(HangReported(timestamp=time.time(), run_id=self._run_id, report=report))

@@ -169,7 +169,8 @@ def test_descriptors_that_a_worker_sends_along_are_not_kept(
                 [request(os.getpid(), "x")],
                 [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [null.fileno()]))],
             )
-        eventually(lambda: _seen(server) == 201)
+        eventually(lambda: _seen(server) == 401)
+        assert server.statistics.rejected["unexpected_descriptor"] == 200
         assert descriptors() == before
 
 

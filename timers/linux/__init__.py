@@ -1,9 +1,9 @@
-"""What Linux says of processes, asked with the standard library alone.
+"""What Linux offers for other processes, and for descriptors.
 
 The map::
 
-    descriptors.py    the last descriptors of this process, kept for what is needed for a moment
+    procfs.py         what /proc says about a process
     process.py        a process that cannot be mistaken for another: pid, start time, pidfd
-    procfs.py         the facts of another process, read from /proc
-    ptrace.py         let a server read this process's stack where the kernel would refuse it
+    descriptors.py    keep some descriptors free, and one for when none is left
+    ptrace.py         let a server read this process's stack
 """

@@ -1,19 +1,19 @@
-"""The watchdog: requests in, deadlines watched, stuck workers reaped, events out.
+"""The watchdog: takes requests, keeps deadlines, reaps stuck workers.
 
 The map::
 
-    server.py              the public face that all servers share: start, stop, statistics
-    watchdog.py            the loop under every server
-    _intake.py             requests: checked against who sent them, counted, turned into timers
-    _table.py              which timers run and which is due next: pure state
-    _ledger.py             timers, counts and events, kept in agreement
-    statistics.py          the exact counts
-    roster.py              the workers of a server, held by pidfd, and their exits
-    workers.py             who a worker is, and who may be reaped
-    reaper.py              one stuck worker: explain, signal, confirm, escalate; the policy
-    _reaping.py            the threads that reap
-    event_queue.py         a bounded queue in front of whatever may block
+    server.py              what our own servers share: the public face of a watchdog
+    watchdog.py            the loop: sleep, read, expire, hand over to the reaps
+    workers.py             who the workers are, who may ever be signalled, and when they exit
+    reaper.py              how a stuck worker is ended: policy, signals, process tree
+    statistics.py          every count, and everything that counts
+    event_queue.py         hand events to what may block, raise or never return
     logging_observer.py    events through the standard logging
-    torch_callback.py      events through torch's log_event callback
-    file_requests.py       requests that say which signal to send, for the pipe and the socket
+    _torch_callback.py     events through torch's ``log_event``
+    request_events.py      events and counts of requests that say no more than torch's
+    file_requests.py       what the servers of the pipe and the socket share
+    _intake.py             requests as they come in, checked and turned into timers
+    _table.py              which timers run, and which is due next
+    _state.py              what all of these share: lock, clock, timers, counts, observer
+    _reaping.py            one thread for each reap: explain, kill, confirm, report back
 """

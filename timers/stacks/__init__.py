@@ -1,10 +1,11 @@
-"""Where a process is stuck, taken from outside and without its help.
+"""Stacks of another process, taken from outside.
 
 The map::
 
-    take.py        take the stack of a process; what a stack is, as plain data
-    tools.py       find and run another program under bounds of time and output
-    _ladder.py     the ways to take a stack, from the best to the one that always works
-    _parsing.py    read what the stack tools print: pure functions
-    _text.py       a stack as text for people
+    take.py        take the stacks of one process, bounded in time
+    dump.py        what comes of it: frames, threads, facts, and their text
+    tools.py       find and run a program under tight bounds
+    _ladder.py     by which tool a stack is taken, and what is tried next
+    _parsing.py    what the tools print, read into plain data
+    _attempt.py    what is known so far while a dump is being taken
 """

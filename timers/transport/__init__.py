@@ -1,11 +1,13 @@
-"""How requests travel from workers to a server.
+"""How requests travel: the wire, and for each way both of its ends.
 
 The map::
 
-    wire.py           one JSON object a line, torch's version 1 with optional extras
-    fifo.py           both ends of the named pipe
-    seqpacket.py      the server's end of the Unix socket
-    socket_path.py    the path of a Unix socket: who may create it and be found behind it
-    sources.py        several sources of requests as one
-    _packets.py       many packets of a socket with one system call
+    wire.py           one request as a line of JSON, written and read
+    source.py         what every server's end has in common
+    fifo_reader.py    the named pipe: the server's end
+    fifo_writer.py    the named pipe: the worker's end
+    socket_path.py    the path of a Unix socket: who may create it, and who is behind it
+    seqpacket.py      the Unix socket: the server's end (the worker's is in timers.worker)
+    mp_queue.py       a multiprocessing queue: the server's end
+    _packets.py       many packets with one system call, with the pid of each one's sender
 """

@@ -13,24 +13,33 @@ half a message of a worker that died does not exist.
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import select
 import socket
-import weakref
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from timers.forks import reset_in_child
 from timers.linux import procfs
-from timers.linux.descriptors import is_reserved
+from timers.linux.descriptors import EXHAUSTED, Reserve, is_reserved
 
+from ._packets import Packet, Packets
 from .socket_path import Listener, peer_credentials, remove
 from .wire import MAX_LINE_BYTES, Decoder, Message, Rejection
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
+    from typing import TypeAlias
 
     from .socket_path import Credentials
+
+    OnDescriptor: TypeAlias = Callable[[int, int | None, bytes, int], Rejection | None]
+    """Takes a packet that brought a descriptor along: ``(pid, start_time, data, descriptor)``.
+
+    Who sent it is vouched for by the kernel, as for messages (``start_time`` is -1 for a process
+    that had ended, None when it could not be read). The descriptor is close-on-exec and belongs to
+    the callee from then on, whatever it returns: None, or why the packet is refused. Called on the
+    watchdog's thread, while a source is read: must neither block nor raise."""
 
 __all__ = ["SocketSource"]
 
@@ -41,6 +50,7 @@ _MOST_READS = 128
 """Of so many packets; more than fit into what a client of ours has in flight."""
 _MOST_CONNECTIONS = 64
 """Of one process, whose threads may well have a client each; so that it leaves room for others."""
+_END = Packet(b"", 0)
 _START_TIME = Message._fields.index("start_time")
 _UNKNOWN_START_TIME = -1
 """Of a process that had ended before it was looked at: no living one can be taken for it."""
@@ -49,13 +59,14 @@ _UNKNOWN_START_TIME = -1
 class _Peer:
     """One connection and whose it is."""
 
-    __slots__ = ("connection", "credentials", "decoder", "start_time")
+    __slots__ = ("connection", "credentials", "decoder", "has_ended", "start_time")
 
     def __init__(self, connection: socket.socket, credentials: Credentials) -> None:
         self.connection = connection
         self.credentials = credentials
         self.start_time = _start_time(connection, credentials.pid)
         self.decoder = Decoder(most_known=200)
+        self.has_ended = False
 
 
 def _start_time(connection: socket.socket, pid: int) -> int | None:
@@ -82,29 +93,34 @@ class SocketSource:
 
     :param listener: the socket; closed, and its path removed if it is ours, by :meth:`close`.
     :param users: whose processes may connect.
+    :param on_descriptor: takes each packet that brings a descriptor along, in place of the
+        decoder; may be set later. Without it the descriptor is closed, and counted as refused.
 
     For the watchdog's thread; closes itself in a forked child.
     """
 
-    def __init__(self, listener: Listener, users: Iterable[int]) -> None:
+    def __init__(
+        self,
+        listener: Listener,
+        users: Iterable[int],
+        on_descriptor: OnDescriptor | None = None,
+    ) -> None:
         self.path = listener.path
+        self.on_descriptor = on_descriptor
         self._listener = listener
         self._users = frozenset(users)
         self._peers: dict[int, _Peer] = {}
         self._connections: Counter[int] = Counter()
         """How many of them each process has."""
-        # Not for the worker's end, which imports this as well: ctypes is slow to import.
-        from ._packets import Packets  # noqa: PLC0415  # see above
-
         self._packets = Packets(_PACKETS_AT_ONCE, MAX_LINE_BYTES + 1)
         listener.connections.setblocking(False)
         # Inherited by what is accepted (Linux 6.16) or set again there. Packets of connections
         # that were not accepted yet carry credentials in any case.
         listener.connections.setsockopt(socket.SOL_SOCKET, _SO_PASSCRED, 1)
-        self._spare = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+        self._reserve = Reserve()
         self._epoll = select.epoll()
         self._epoll.register(listener.connections, select.EPOLLIN)
-        _sources.add(self)
+        reset_in_child(self)
 
     def fileno(self) -> int:
         """A descriptor that is readable when there is something to read or to accept."""
@@ -137,7 +153,7 @@ class SocketSource:
             try:
                 connection, _ = self._listener.connections.accept()
             except OSError as error:
-                if error.errno not in (errno.EMFILE, errno.ENFILE):
+                if error.errno not in EXHAUSTED:
                     return accepted  # none is left, or who it was has gone
                 self._turn_away(rejections)
                 return accepted
@@ -188,12 +204,12 @@ class SocketSource:
 
     def _turn_away(self, rejections: list[Rejection]) -> None:
         """Without descriptors: let one client know, or it would wait and this server spin."""
-        os.close(self._spare)
+        self._reserve.close()
         try:
             with contextlib.suppress(OSError):
                 self._listener.connections.accept()[0].close()
         finally:
-            self._spare = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+            self._reserve = Reserve()
         rejections.append(self._no_room())
 
     def _no_room(self) -> Rejection:
@@ -216,48 +232,80 @@ class SocketSource:
     # -- messages -----------------------------------------------------------------------------
 
     def _read_from(self, peer: _Peer, messages: list[Message], rejections: list[Rejection]) -> None:
-        fd, pid = peer.connection.fileno(), peer.credentials.pid
         for _ in range(_MOST_READS):
             try:
-                packets = self._packets.receive(fd)
+                packets = self._packets.receive(peer.connection.fileno())
             except BlockingIOError:
                 return
             except OSError:
-                packets = [(b"", pid)]
-            lines: list[bytes] = []
-            ended = False
-            for data, sender in packets:
-                if not data:
-                    ended = True
-                    break
-                if sender != pid:
-                    rejections.append(_passed_on(peer, sender))
-                    continue
-                lines.append(data)
-                if data[-1] != 10:  # noqa: PLR2004  # newline: a packet is a line, the next one another
-                    lines.append(b"\n")
+                packets = [_END]
+            lines = self._lines(peer, packets, rejections)
             found, refused = peer.decoder.feed(b"".join(lines))
             rejections.extend(refused)
             messages.extend(_vouched(peer, message) for message in found)
-            if ended:
+            if peer.has_ended:
                 self._forget(peer)  # that it hung up does not end its timers; that it exits does
                 return
             if len(packets) < _PACKETS_AT_ONCE:
                 return
 
+    def _lines(
+        self, peer: _Peer, packets: Sequence[Packet], rejections: list[Rejection]
+    ) -> list[bytes]:
+        """Return what the decoder is to read of some packets."""
+        pid = peer.credentials.pid
+        lines: list[bytes] = []
+        for data, sender, descriptor in packets:
+            if not data:
+                peer.has_ended = True
+            if descriptor is not None and self._hand_on(peer, data, sender, descriptor, rejections):
+                continue
+            if peer.has_ended:
+                continue  # what comes after an empty packet is nobody's, but may have descriptors
+            if sender != pid:
+                rejections.append(_passed_on(peer, sender))
+                continue
+            lines.append(data)
+            if data[-1] != 10:  # noqa: PLR2004  # newline: a packet is a line, the next one another
+                lines.append(b"\n")
+        return lines
+
+    def _hand_on(
+        self, peer: _Peer, data: bytes, sender: int, fd: int, rejections: list[Rejection]
+    ) -> bool:
+        """Hand on a packet that brought a descriptor; false, without the descriptor, if nobody's.
+
+        The packet is then one like any other, as if nothing had been sent along.
+        """
+        its_own = sender == peer.credentials.pid and not peer.has_ended
+        wanted = self.on_descriptor is not None and its_own
+        if wanted and self.on_descriptor is not None and not is_reserved(fd):
+            refused = self.on_descriptor(sender, peer.start_time, data, fd)
+            if refused is not None:
+                rejections.append(refused)
+            return True
+        os.close(fd)
+        detail = f"process {sender} sent a descriptor along, which nothing here takes"
+        refused = self._no_room() if wanted else Rejection("unexpected_descriptor", detail)
+        rejections.append(refused)
+        return False
+
     def close(self, *, remove_path: bool = True) -> None:
         """Hang up on everybody and close the socket. Idempotent."""
         if self._epoll.closed:
             return
-        _sources.discard(self)
         if remove_path and self._listener.inode is not None:
             remove(self._listener)
         self._epoll.close()
-        os.close(self._spare)
+        self._reserve.close()
         for peer in self._peers.values():
             peer.connection.close()
         self._peers.clear()
         self._listener.connections.close()
+
+    def after_fork(self) -> None:
+        """Close it in a forked child, or clients would not notice the death of their server."""
+        self.close(remove_path=False)
 
 
 def _vouched(peer: _Peer, message: Message) -> Message:
@@ -270,15 +318,3 @@ def _passed_on(peer: _Peer, sender: int) -> Rejection:
     who = f"process {sender}" if sender else "somebody"
     detail = f"{who} sent a request over the connection of process {peer.credentials.pid}"
     return Rejection("identity_mismatch", detail)
-
-
-_sources: weakref.WeakSet[SocketSource] = weakref.WeakSet()
-
-
-def _close_in_child() -> None:
-    # Or clients would not notice that their server has died as long as a child of it lives.
-    for source in list(_sources):
-        source.close(remove_path=False)
-
-
-os.register_at_fork(after_in_child=_close_in_child)

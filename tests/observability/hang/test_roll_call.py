@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
@@ -70,7 +71,8 @@ class Rig:
     def expire(self, pid: int) -> StackDump:
         """What the step before the kill answers for a worker that has expired."""
         self.server.expired.add(pid)
-        (dump,) = self.roll_call.before_kill("r", {pid: ["{}"]}).values()
+        until = time.monotonic() + 60
+        (dump,) = self.roll_call.before_kill("r", {pid: ["{}"]}, until=until).values()
         return dump
 
 

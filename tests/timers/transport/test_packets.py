@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from support.children import FORKS, descriptors, in_child
-from timers.transport._packets import Packets
+from support.children import FORKS, descriptors, in_child, no_descriptors
+from timers.transport._packets import Packet, Packets
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 SO_PASSCRED = 16
 
@@ -40,7 +41,7 @@ def test_what_is_there_comes_in_order_and_at_most_so_much(
         some = packets.receive(receiver.fileno())
         assert len(some) == expected
         found += some
-    assert found == [(data, os.getpid()) for data in sent]
+    assert found == [Packet(data, os.getpid()) for data in sent]
     with pytest.raises(BlockingIOError):
         packets.receive(receiver.fileno())
 
@@ -50,7 +51,7 @@ def test_what_is_too_long_is_cut(pair: tuple[socket.socket, socket.socket]) -> N
     packets = Packets(4, 10)
     for size in (9, 10, 11, 3):
         sender.send(b"x" * size)
-    assert [len(data) for data, _ in packets.receive(receiver.fileno())] == [9, 10, 10, 3]
+    assert [len(data) for data, *_ in packets.receive(receiver.fileno())] == [9, 10, 10, 3]
 
 
 @FORKS
@@ -60,10 +61,10 @@ def test_each_has_its_own_sender(pair: tuple[socket.socket, socket.socket]) -> N
     sender.send(b"mine")
     assert in_child(lambda: sender.send(b"child") == 5)
     sender.send(b"mine")
-    (first, mine), (second, child), (third, again) = packets.receive(receiver.fileno())
-    assert (first, second, third) == (b"mine", b"child", b"mine")
-    assert mine == again == os.getpid()
-    assert child not in (0, mine)
+    first, second, third = packets.receive(receiver.fileno())
+    assert (first.data, second.data, third.data) == (b"mine", b"child", b"mine")
+    assert first.sender == third.sender == os.getpid()
+    assert second.sender not in (0, os.getpid())
 
 
 def test_without_credentials_nobody_is_the_sender(
@@ -72,24 +73,69 @@ def test_without_credentials_nobody_is_the_sender(
     sender, receiver = pair
     packets = Packets(4, 10)
     sender.send(b"x")
-    assert packets.receive(receiver.fileno()) == [(b"x", os.getpid())]
+    assert packets.receive(receiver.fileno()) == [Packet(b"x", os.getpid())]
     receiver.setsockopt(socket.SOL_SOCKET, SO_PASSCRED, 0)
     sender.send(b"x")
-    assert packets.receive(receiver.fileno()) == [(b"x", 0)]
+    assert packets.receive(receiver.fileno()) == [Packet(b"x", 0)]
 
 
-def test_descriptors_that_are_sent_along_are_not_taken(
-    pair: tuple[socket.socket, socket.socket],
+def send_with(sender: socket.socket, *fds: int) -> None:
+    rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))
+    sender.sendmsg([b"x"], [rights])
+
+
+def test_one_descriptor_may_come_along_and_belongs_to_its_packet(
+    pair: tuple[socket.socket, socket.socket], tmp_path: Path
+) -> None:
+    sender, receiver = pair
+    packets = Packets(8, 10)
+    before = descriptors()
+    files = [(tmp_path / name).open("wb") for name in "abc"]
+    sent: list[int | None] = [None, files[0].fileno(), None, files[1].fileno(), files[2].fileno()]
+    for fd in sent:
+        send_with(sender, *([] if fd is None else [fd]))
+    found = packets.receive(receiver.fileno())
+    assert [(data, pid) for data, pid, _ in found] == [(b"x", os.getpid())] * 5
+    for fd, (_, _, received) in zip(sent, found, strict=True):
+        assert (received is None) == (fd is None)
+        if fd is not None and received is not None:
+            assert received != fd
+            assert os.path.samestat(os.fstat(received), os.fstat(fd))
+            assert not os.get_inheritable(received)
+            os.close(received)
+    send_with(sender)  # nothing of an earlier call is taken for this packet's
+    assert packets.receive(receiver.fileno()) == [Packet(b"x", os.getpid())]
+    for file in files:
+        file.close()
+    assert descriptors() == before
+
+
+@pytest.mark.parametrize("count", [2, 3, 253])
+def test_descriptors_beyond_the_first_are_not_taken(
+    pair: tuple[socket.socket, socket.socket], count: int
 ) -> None:
     sender, receiver = pair
     packets = Packets(4, 10)
     before = descriptors()
-    rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [sender.fileno()]))
     for _ in range(8):
-        sender.sendmsg([b"x"], [rights])
+        send_with(sender, *[sender.fileno()] * count)
     for _ in range(2):
-        assert packets.receive(receiver.fileno()) == [(b"x", os.getpid())] * 4
+        found = packets.receive(receiver.fileno())
+        assert len(descriptors() - before) == len(found) == 4
+        for packet in found:
+            assert packet.descriptor is not None
+            os.close(packet.descriptor)
     assert descriptors() == before
+
+
+def test_without_a_free_descriptor_the_packet_comes_alone(
+    pair: tuple[socket.socket, socket.socket],
+) -> None:
+    sender, receiver = pair
+    packets = Packets(4, 10)
+    send_with(sender, sender.fileno())
+    with no_descriptors():
+        assert packets.receive(receiver.fileno()) == [Packet(b"x", os.getpid())]
 
 
 def test_the_end_is_an_empty_packet_and_no_socket_an_error(
@@ -99,10 +145,10 @@ def test_the_end_is_an_empty_packet_and_no_socket_an_error(
     packets = Packets(4, 10)
     sender.send(b"last")
     sender.close()
-    (last, _), *rest = packets.receive(receiver.fileno())
-    assert last == b"last"
-    assert {data for data, _ in rest} == {b""}
-    assert packets.receive(receiver.fileno())[0][0] == b""
+    last, *rest = packets.receive(receiver.fileno())
+    assert last.data == b"last"
+    assert {packet.data for packet in rest} == {b""}
+    assert packets.receive(receiver.fileno())[0].data == b""
     with pytest.raises(OSError, match="Bad file descriptor"):
         packets.receive(-1)
 

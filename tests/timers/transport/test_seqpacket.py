@@ -8,6 +8,7 @@ import os
 import resource
 import select
 import socket
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -16,11 +17,9 @@ from support.children import FORKS, descriptors, in_child
 from timers.file_based_local_timer import FileTimerServer
 from timers.linux import procfs
 from timers.testing import RecordingObserver
-from timers.transport.fifo import FifoReader
 from timers.transport.seqpacket import SocketSource
 from timers.transport.socket_path import connect, listen
-from timers.transport.sources import Sources
-from timers.transport.wire import Decoder
+from timers.transport.wire import Decoder, Rejection
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -59,7 +58,7 @@ def request(scope: str = "x", **changed: Any) -> bytes:
     ).encode()
 
 
-def is_readable(source: SocketSource | Sources) -> bool:
+def is_readable(source: SocketSource) -> bool:
     return bool(select.select([source.fileno()], [], [], 0)[0])
 
 
@@ -151,9 +150,105 @@ def test_descriptors_that_are_sent_along_are_not_taken(
     before = descriptors()
     sent = array.array("i", [client.fileno()] * 50)
     client.sendmsg([request()], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, sent)])
-    messages, _ = source.read(0)
+    messages, rejections = source.read(0)
     assert len(messages) == 1
+    assert [rejection.reason for rejection in rejections] == ["unexpected_descriptor"]
     assert descriptors() == before
+
+
+class Taken:
+    """Takes descriptors, in the place of whoever wants them."""
+
+    def __init__(self, *, refused: Rejection | None = None) -> None:
+        self.calls: list[tuple[int, int | None, bytes, int]] = []
+        self.refused = refused
+
+    def __call__(self, pid: int, start_time: int | None, data: bytes, fd: int) -> Rejection | None:
+        self.calls.append((pid, start_time, data, fd))
+        return self.refused
+
+    def close(self) -> None:
+        for *_, fd in self.calls:
+            os.close(fd)
+
+
+def send_with(client: socket.socket, data: bytes, *fds: int) -> None:
+    client.sendmsg([data], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))])
+
+
+def test_a_descriptor_is_handed_to_who_takes_it_with_who_sent_it(
+    source: SocketSource, client: socket.socket
+) -> None:
+    source.read(0)
+    before = descriptors()
+    source.on_descriptor = taken = Taken()
+    client.send(request("before"))
+    send_with(client, b"here it is", client.fileno(), client.fileno())
+    client.send(request("after"))
+    messages, rejections = source.read(0)
+    assert [message.scope_id for message in messages] == ["before", "after"]
+    assert rejections == []
+    ((pid, start_time, data, fd),) = taken.calls
+    assert (pid, data) == (os.getpid(), b"here it is")
+    assert start_time == procfs.start_time(os.getpid())
+    assert os.path.samestat(os.fstat(fd), os.fstat(client.fileno()))
+    taken.close()
+    assert descriptors() == before
+
+
+def test_who_takes_descriptors_may_refuse_one(source: SocketSource, client: socket.socket) -> None:
+    source.on_descriptor = taken = Taken(refused=Rejection("wrong_type", "mine"))
+    send_with(client, b"x", client.fileno())
+    messages, rejections = source.read(0)
+    assert (messages, rejections) == ([], [Rejection("wrong_type", "mine")])
+    taken.close()
+
+
+@FORKS
+def test_a_descriptor_over_a_connection_that_was_passed_on_is_nobodys(
+    source: SocketSource, client: socket.socket
+) -> None:
+    source.read(0)
+    before = descriptors()
+    source.on_descriptor = taken = Taken()
+
+    def sends() -> bool:
+        send_with(client, request(), client.fileno())
+        return True
+
+    assert in_child(sends)
+    messages, rejections = source.read(0)
+    assert (messages, taken.calls) == ([], [])
+    reasons = [rejection.reason for rejection in rejections]
+    assert reasons == ["unexpected_descriptor", "identity_mismatch"]
+    assert descriptors() == before
+
+
+def test_a_descriptor_for_which_there_is_no_room_is_not_kept(
+    source: SocketSource, client: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source.on_descriptor = taken = Taken()
+    source.read(0)
+    before = descriptors()
+    monkeypatch.setattr("timers.transport.seqpacket.is_reserved", lambda _descriptor: True)
+    send_with(client, request("x"), client.fileno())
+    messages, rejections = source.read(0)
+    assert [message.scope_id for message in messages] == ["x"]
+    assert [rejection.reason for rejection in rejections] == ["internal_error"]
+    assert (taken.calls, descriptors()) == ([], before)
+
+
+def test_an_empty_packet_with_a_descriptor_is_the_end(
+    source: SocketSource, client: socket.socket
+) -> None:
+    source.read(0)
+    source.on_descriptor = taken = Taken()
+    before = descriptors()
+    send_with(client, b"", client.fileno())
+    send_with(client, request(), client.fileno())
+    messages, _ = source.read(0)
+    assert (messages, taken.calls, source.connections) == ([], [], 0)
+    assert len(descriptors()) == len(before) - 1
 
 
 def test_a_connection_is_given_up_when_its_worker_does(source: SocketSource, path: str) -> None:
@@ -278,21 +373,19 @@ def test_a_server_of_two_reads_both(source: SocketSource, client: socket.socket)
     client.send(request("by socket"))
     with open(source.path + ".pipe", "wb") as pipe:
         pipe.write(request("by pipe", pid=os.getpid(), start_time=None) + b"\n")
-    assert server._sources is not None
-    messages, _ = server._sources.read(0)
-    assert sorted(message.scope_id for message in messages) == ["by pipe", "by socket"]
-    assert {message.pid for message in messages} == {os.getpid()}
-    assert not is_readable(server._sources)
+    # Nothing has to be started for that; both name this process, which is no worker of its own.
+    server._watchdog.step(time.monotonic_ns() + 60 * 10**9)
+    assert server.statistics.rejected["protected_process"] == 2
+    assert server._watchdog.workers.wait(0) == []
     client.send(request())
-    assert is_readable(server._sources)
+    server._watchdog.step(time.monotonic_ns() + 60 * 10**9)  # returns, because it is woken by that
+    assert server.statistics.rejected["protected_process"] == 3
     server.stop()
     assert len(descriptors()) < len(before)
     assert not os.path.exists(source.path)
 
 
 def test_a_source_without_a_descriptor_cannot_be_one_of_several(path: str) -> None:
-    reader = FifoReader(path)
-
     class Waiting:
         def fileno(self) -> None:
             return None
@@ -300,6 +393,9 @@ def test_a_source_without_a_descriptor_cannot_be_one_of_several(path: str) -> No
         def read(self, timeout: float) -> tuple[list[Any], list[Any]]:
             raise AssertionError(timeout)
 
-    with pytest.raises(ValueError, match="no descriptor to wait on"):
-        Sources(Waiting())
-    reader.close()
+        def close(self) -> None:
+            pass
+
+    with pytest.raises(ValueError, match="no descriptor to wait for"):
+        FileTimerServer(path, also=[Waiting()])
+    assert not os.path.exists(path)
