@@ -4,7 +4,8 @@
 server              what our own servers share: the public face of a watchdog
 watchdog            the loop: sleep, read, expire, hand over to the reaps
 workers             who the workers are, who may ever be signalled, and when they exit
-reaper              how a stuck worker is ended: policy, signals, process tree
+reaper              how a stuck worker is ended: policy, signals, confirmation
+process_tree        what a worker has started, ended with it
 statistics          every count, and everything that counts
 event_queue         hand events to what may block, raise or never return
 logging_observer    events through the standard logging
