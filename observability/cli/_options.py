@@ -14,7 +14,7 @@ from click.core import ParameterSource
 
 from observability.http.address import Address
 from observability.settings import DEFAULT_ADDRESS, Settings
-from timers.server.reaper import ReapPolicy
+from timers.server.reaper import KILL_TREE, ReapPolicy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -172,8 +172,14 @@ _SERVICE_OPTIONS: tuple[Callable[[Any], Any], ...] = (
         help="How long a process may outlive a signal before SIGKILL.",
     ),
     option(
-        "--kill-tree/--no-kill-tree",
-        help="Whether the descendants of a stuck worker are killed with it.",
+        "--kill-tree",
+        type=click.Choice(KILL_TREE),
+        default="helpers",
+        show_default=True,
+        is_flag=False,
+        flag_value="all",
+        help="Which descendants of a stuck worker are killed with it: its helpers (no other worker,"
+        " nothing that made a session of its own), all of them or, with 'off', none.",
     ),
     option(
         "--hang-report/--no-hang-report",
@@ -250,7 +256,7 @@ def make_policy(context: click.Context, *, descendants_of: int | None = None) ->
     return ReapPolicy(
         dump_timeout=given["dump_timeout"],
         grace=given["grace"],
-        process_tree=given["kill_tree"],
+        kill_tree=given["kill_tree"],
         descendants_of=descendants_of,
     )
 

@@ -64,6 +64,8 @@ class Stat(NamedTuple):
     state: str
     """One letter, as in proc(5): R, S, D, T, t, Z, X, I."""
     parent: int
+    session: int
+    """Id of its session: the pid of who began that (setsid(2))."""
     start_time: int
     """Clock ticks after boot at which the process began: with the pid, its identity."""
     cpu_seconds: float
@@ -129,6 +131,7 @@ def _parse_stat(text: str) -> Stat:
     return Stat(
         state=fields[0],
         parent=int(fields[1]),
+        session=int(fields[3]),
         cpu_seconds=(int(fields[11]) + int(fields[12])) / _TICKS_PER_SECOND,
         threads=int(fields[17]),
         start_time=int(fields[19]),

@@ -5,7 +5,8 @@ The map::
     server.py              what our own servers share: the public face of a watchdog
     watchdog.py            the loop: sleep, read, expire, hand over to the reaps
     workers.py             who the workers are, who may ever be signalled, and when they exit
-    reaper.py              how a stuck worker is ended: policy, signals, process tree
+    reaper.py              how a stuck worker is ended: policy, signals, confirmation
+    process_tree.py        what a worker has started, ended with it
     statistics.py          every count, and everything that counts
     event_queue.py         hand events to what may block, raise or never return
     logging_observer.py    events through the standard logging

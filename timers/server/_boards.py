@@ -155,6 +155,11 @@ class Boards:
         found = min([watched.look_ns for watched in self._watched])
         return None if found >= _FOREVER else found
 
+    def due(self, now_ns: int) -> set[Worker]:
+        """Return nobody: of these workers there is nothing to be read before they expire."""
+        del now_ns
+        return set()
+
     def expired(self, now_ns: int) -> list[Timer[Worker]]:
         """Return each timer that is overdue, once, marked ``expired``."""
         found: list[Timer[Worker]] = []

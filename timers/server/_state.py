@@ -81,6 +81,10 @@ class Deadlines(Protocol):
         """Return when :meth:`expired` next has something to do; None when nothing runs."""
         ...
 
+    def due(self, now_ns: int) -> set[Worker]:
+        """Return whose timers :meth:`expired` would return now."""
+        ...
+
     def expired(self, now_ns: int) -> list[Timer[Worker]]:
         """Return each timer that is due at ``now_ns``, once, marked ``expired``, by deadline."""
         ...

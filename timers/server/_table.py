@@ -196,6 +196,20 @@ class TimerTable(Generic[WorkerT]):
                 due.append(timer)
         return due
 
+    def due(self, now_ns: int) -> set[WorkerT]:
+        """Return whose timers :meth:`expired` would return (or pass a checkpoint of) now."""
+        found = set()
+        for heap in (self._heap, self._old_heap):
+            # An entry of a heap is never due before the one above it.
+            places = [0]
+            while places:
+                place = places.pop()
+                if place < len(heap) and heap[place][0] <= now_ns:
+                    if heap[place][2].live:
+                        found.add(heap[place][2].worker)
+                    places += (2 * place + 1, 2 * place + 2)
+        return found
+
     def rebuild(self) -> None:
         """Put every timer that has not expired back in its place.
 

@@ -279,7 +279,9 @@ class WatchdogServer(TimerServer):
             return
         self._run_once_signaled = True
         self._join()
-        self._watchdog.step(self._clock.monotonic_ns())
+        now_ns = self._clock.monotonic_ns()
+        self._watchdog.read_all(now_ns + int(self._max_interval * _NS))
+        self._watchdog.step(now_ns)
         self._watchdog.wait_for_reaps(self._policy.reap_timeout)
         self._close()
 

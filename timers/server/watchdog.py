@@ -6,7 +6,8 @@ anything that can block on somebody else. What can (dump, kill, confirmation) ha
 for each worker being reaped (:mod:`timers.server._reaping`), which hands its result back.
 
 A release that was sent before a deadline always counts: before a timer expires and before a
-worker's exit is taken note of, everything that lies in the transport is read.
+worker's exit is handled, everything that this worker has sent is read. Of what others have sent a
+step reads no more than a fair share, so that nothing due has to wait for those who send much.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import select
 import time
 from typing import TYPE_CHECKING, Protocol
 
@@ -40,7 +42,7 @@ from .reaper import ReapPolicy, retry_delay
 from .workers import Worker, Workers
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Collection, Iterable
 
     from timers.clock import Clock
     from timers.events import Observer, WorkerInfo
@@ -202,7 +204,11 @@ class Watchdog:
         # Before the last read: a deadline that passes while requests are applied is for the next
         # step, because its release may have been sent in time and not been read yet.
         due_ns = self._clock.monotonic_ns()
-        self._read(0.0)
+        with self.lock:
+            due = {worker for each in self.state.deadlines for worker in each.due(due_ns)}
+        # Everything of those who are about to be expired or forgotten; of the others only their
+        # turn, or workers that send without a pause would delay what is due.
+        self._read(0.0, {worker.pid for worker in (*due, *gone, *finished)})
         with self.lock:
             for worker in gone:
                 self._exited(worker)
@@ -216,9 +222,18 @@ class Watchdog:
         if now_ns >= self._hold_until_ns:
             self.sweep(due_ns)
 
-    def _read(self, timeout: float) -> None:
+    def read_all(self, until_ns: int) -> None:
+        """Apply everything that has been sent, for as long as there is more, until ``until_ns``."""
+        waiting = select.poll()
         for source in self._sources:
-            self.apply(*source.read(timeout))
+            if (fd := source.fileno()) is not None:
+                waiting.register(fd, select.POLLIN)
+        while waiting.poll(0) and self._clock.monotonic_ns() < until_ns:
+            self._read(0.0)
+
+    def _read(self, timeout: float, pids: Collection[int] = ()) -> None:
+        for source in self._sources:
+            self.apply(*source.read(timeout, pids))
 
     def wake(self) -> None:
         """Make a sleeping :meth:`step` return. Safe from any thread and after :meth:`close`."""

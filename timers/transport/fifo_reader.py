@@ -24,7 +24,7 @@ from .fifo_writer import DEFAULT_CAPACITY, PAGE_BYTES
 from .wire import Decoder
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from .wire import Message, Rejection
 
@@ -95,9 +95,11 @@ class FifoSource:
         """Return the descriptor, readable when requests wait."""
         return self.reader.fileno()
 
-    def read(self, timeout: float) -> tuple[Sequence[Message], Sequence[Rejection]]:
+    def read(
+        self, timeout: float, pids: Collection[int] = ()
+    ) -> tuple[Sequence[Message], Sequence[Rejection]]:
         """Return what the lines in the pipe say. Never waits."""
-        del timeout
+        del timeout, pids
         return self._decoder.feed(self.reader.read())
 
     def close(self) -> None:

@@ -16,7 +16,7 @@ import contextlib
 import os
 import select
 import socket
-from collections import Counter
+from collections import deque
 from typing import TYPE_CHECKING
 
 from timers.forks import reset_in_child
@@ -24,11 +24,11 @@ from timers.linux import procfs
 from timers.linux.descriptors import EXHAUSTED, Reserve, is_reserved
 
 from ._packets import Packet, Packets
-from .socket_path import Listener, peer_credentials, remove
+from .socket_path import BACKLOG, Listener, peer_credentials, remove
 from .wire import MAX_LINE_BYTES, WAKE, Decoder, Message, Rejection
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Collection, Iterable, Sequence
     from typing import TypeAlias
 
     from .socket_path import Credentials
@@ -46,8 +46,11 @@ __all__ = ["SocketSource"]
 _SO_PEERPIDFD = 77  # asm-generic/socket.h; the socket module has no name for it yet
 _SO_PASSCRED = getattr(socket, "SO_PASSCRED", 16)
 _PACKETS_AT_ONCE = 64
-_MOST_READS = 128
-"""Of so many packets; more than fit into what a client of ours has in flight."""
+_TURN_MESSAGES = 512
+"""How many messages, and 63 more, one call returns: two milliseconds of work for the server."""
+_ACCEPTED_AT_ONCE = 64
+_DRAIN_READS = 128
+"""Of 64 packets; more than fit into what a client of ours has in flight."""
 _MOST_CONNECTIONS = 64
 """Of one process, whose threads may well have a client each; so that it leaves room for others."""
 _END = Packet(b"", 0)
@@ -112,8 +115,9 @@ class SocketSource:
         self._listener = listener
         self._users = frozenset(users)
         self._peers: dict[int, _Peer] = {}
-        self._connections: Counter[int] = Counter()
-        """How many of them each process has."""
+        self._by_pid: dict[int, list[_Peer]] = {}
+        self._turns: deque[int] = deque()
+        """The connections that were readable and have not had their turn since."""
         self._packets = Packets(_PACKETS_AT_ONCE, MAX_LINE_BYTES + 1)
         listener.connections.setblocking(False)
         # Inherited by what is accepted (Linux 6.16) or set again there. Packets of connections
@@ -121,25 +125,40 @@ class SocketSource:
         listener.connections.setsockopt(socket.SOL_SOCKET, _SO_PASSCRED, 1)
         self._reserve = Reserve()
         self._epoll = select.epoll()
-        self._epoll.register(listener.connections, select.EPOLLIN)
+        self._listening = listener.connections.fileno()
+        self._epoll.register(self._listening, select.EPOLLIN)
         reset_in_child(self)
 
     def fileno(self) -> int:
         """A descriptor that is readable when there is something to read or to accept."""
         return self._epoll.fileno()
 
-    def read(self, timeout: float) -> tuple[Sequence[Message], Sequence[Rejection]]:
-        """All that was sent until now, connection by connection. Never waits."""
+    def read(
+        self, timeout: float, pids: Collection[int] = ()
+    ) -> tuple[Sequence[Message], Sequence[Rejection]]:
+        """Return everything from ``pids``, and a fair share of what others have sent. Never waits.
+
+        Fair: each connection that is readable gets its turn, of up to 64 packets, before any gets
+        another one, however fast its worker sends; and a call returns after so many messages.
+        """
         del timeout
         messages: list[Message] = []
         rejections: list[Rejection] = []
-        listening = self._listener.connections.fileno()
-        for fd, _ in self._epoll.poll(0, len(self._peers) + 1):
-            if fd == listening:
-                for accepted in self._accept(rejections):
-                    self._read_from(accepted, messages, rejections)
-            elif peer := self._peers.get(fd):
-                self._read_from(peer, messages, rejections)
+        if pids:  # one of their connections may be waiting to be accepted
+            self._accept(rejections, BACKLOG)
+        for pid in pids:
+            for peer in tuple(self._by_pid.get(pid, ())):
+                self._read_from(peer, _DRAIN_READS, messages, rejections)
+        if not self._turns:
+            ready = self._epoll.poll(0, len(self._peers) + 1)
+            self._turns.extend(fd for fd, _ in ready)
+        most = len(messages) + len(rejections) + _TURN_MESSAGES
+        while self._turns and len(messages) + len(rejections) < most:
+            fd = self._turns.popleft()
+            if fd == self._listening:
+                self._accept(rejections, _ACCEPTED_AT_ONCE)
+            elif found := self._peers.get(fd):
+                self._read_from(found, 1, messages, rejections)
         return messages, rejections
 
     @property
@@ -149,25 +168,23 @@ class SocketSource:
 
     # -- connections --------------------------------------------------------------------------
 
-    def _accept(self, rejections: list[Rejection]) -> list[_Peer]:
-        accepted: list[_Peer] = []
-        while True:
+    def _accept(self, rejections: list[Rejection], most: int) -> None:
+        """Accept up to ``most`` connections; what they have sent is read in their turn."""
+        for _ in range(most):
             try:
                 connection, _ = self._listener.connections.accept()
             except OSError as error:
                 if error.errno not in EXHAUSTED:
-                    return accepted  # none is left, or who it was has gone
+                    return  # none is left, or who it was has gone
                 self._turn_away(rejections)
-                return accepted
+                return
             if is_reserved(connection.fileno()):
                 connection.close()
                 rejections.append(self._no_room())
                 continue
-            peer = self._admit(connection, rejections)
-            if peer is not None:
-                accepted.append(peer)
+            self._admit(connection, rejections)
 
-    def _admit(self, connection: socket.socket, rejections: list[Rejection]) -> _Peer | None:
+    def _admit(self, connection: socket.socket, rejections: list[Rejection]) -> None:
         credentials = peer_credentials(connection)
         if credentials.uid not in self._users:
             detail = (
@@ -180,7 +197,7 @@ class SocketSource:
                 "not inside of the server's, where it could not be ended either"
             )
             rejections.append(Rejection("identity_mismatch", detail))
-        elif self._connections[credentials.pid] >= _MOST_CONNECTIONS:
+        elif len(self._by_pid.get(credentials.pid, ())) >= _MOST_CONNECTIONS:
             detail = (
                 f"process {credentials.pid} has {_MOST_CONNECTIONS} connections already: a client "
                 "is safe from several threads, one is enough"
@@ -188,21 +205,22 @@ class SocketSource:
             rejections.append(Rejection("too_many", detail))
         else:
             try:
-                return self._add(connection, credentials)
+                self._add(connection, credentials)
             except OSError as error:
                 detail = f"process {credentials.pid} cannot be connected: {error}"
                 rejections.append(Rejection("internal_error", detail))
+            else:
+                return
         connection.close()
-        return None
 
-    def _add(self, connection: socket.socket, credentials: Credentials) -> _Peer:
+    def _add(self, connection: socket.socket, credentials: Credentials) -> None:
         connection.setblocking(False)
         connection.setsockopt(socket.SOL_SOCKET, _SO_PASSCRED, 1)
         peer = _Peer(connection, credentials)
         self._epoll.register(connection, select.EPOLLIN)
         self._peers[connection.fileno()] = peer
-        self._connections[credentials.pid] += 1
-        return peer
+        self._by_pid.setdefault(credentials.pid, []).append(peer)
+        self._turns.append(connection.fileno())
 
     def _turn_away(self, rejections: list[Rejection]) -> None:
         """Without descriptors: let one client know, or it would wait and this server spin."""
@@ -227,14 +245,16 @@ class SocketSource:
             self._epoll.unregister(fd)
             peer.connection.close()
             pid = peer.credentials.pid
-            self._connections[pid] -= 1
-            if not self._connections[pid]:
-                del self._connections[pid]
+            self._by_pid[pid].remove(peer)
+            if not self._by_pid[pid]:
+                del self._by_pid[pid]
 
     # -- messages -----------------------------------------------------------------------------
 
-    def _read_from(self, peer: _Peer, messages: list[Message], rejections: list[Rejection]) -> None:
-        for _ in range(_MOST_READS):
+    def _read_from(
+        self, peer: _Peer, reads: int, messages: list[Message], rejections: list[Rejection]
+    ) -> None:
+        for _ in range(reads):
             try:
                 packets = self._packets.receive(peer.connection.fileno())
             except BlockingIOError:

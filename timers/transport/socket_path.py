@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 __all__ = [
+    "BACKLOG",
     "Credentials",
     "Listener",
     "check_directory",
@@ -34,7 +35,7 @@ __all__ = [
 ]
 
 _MAX_PATH_BYTES = 107  # sun_path has 108, with the terminating null
-_BACKLOG = 4096
+BACKLOG = 4096
 """As many workers may connect while the server is stopped or being replaced."""
 _TAKEOVER_SECONDS = 5.0
 _UCRED = struct.Struct("3i")
@@ -105,7 +106,7 @@ def listen(path: str, mode: int = 0o600) -> Listener:
             os.fchmod(listener.fileno(), mode)  # what bind(2) creates has no more than this
             listener.bind(path)
             os.chmod(path, mode)  # and, whatever the umask, no less
-            listener.listen(_BACKLOG)
+            listener.listen(BACKLOG)
         except BaseException:
             listener.close()
             raise

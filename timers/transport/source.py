@@ -6,7 +6,7 @@ import abc
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Sequence
 
     from timers.worker.client import TimerRequest
 
@@ -34,10 +34,13 @@ class Source(Protocol):
         """Return a descriptor that is readable when requests wait; None when there is none."""
         ...
 
-    def read(self, timeout: float) -> tuple[Sequence[Message], Sequence[Rejection]]:
-        """Return all that is there now.
+    def read(
+        self, timeout: float, pids: Collection[int] = ()
+    ) -> tuple[Sequence[Message], Sequence[Rejection]]:
+        """Return some of what is there, so that nobody has to wait for long for the next call.
 
         :param timeout: seconds to wait for it, for a source without descriptor; others never wait.
+        :param pids: of these processes, everything that they have sent until now.
         """
         ...
 

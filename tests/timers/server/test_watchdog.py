@@ -33,7 +33,7 @@ from timers.stacks.dump import Frame, StackDump, ThreadStack
 from timers.transport.wire import Message, Rejection
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterator, Sequence
 
     from timers.server.watchdog import RunningTimer
 
@@ -498,8 +498,10 @@ def test_a_deadline_that_passes_while_requests_are_taken_up_is_for_the_next_step
     read = rig.source.read
     reads: list[float] = []
 
-    def slow(timeout: float) -> tuple[Sequence[Message], Sequence[Rejection]]:
-        found = read(timeout)
+    def slow(
+        timeout: float, pids: Collection[int] = ()
+    ) -> tuple[Sequence[Message], Sequence[Rejection]]:
+        found = read(timeout, pids)
         if len(reads) == 1:
             rig.source.put(Message(worker, "x", -1, 0, thread=1))
             rig.clock.advance(1.5)
@@ -520,10 +522,12 @@ def test_a_server_that_was_stopped_lets_the_releases_arrive_first(rig: Rig, work
     rig.acquire(worker, "y", after=10)
     read = rig.source.read
 
-    def stopped(timeout: float) -> tuple[Sequence[Message], Sequence[Rejection]]:
+    def stopped(
+        timeout: float, pids: Collection[int] = ()
+    ) -> tuple[Sequence[Message], Sequence[Rejection]]:
         rig.source.read = read  # type: ignore[method-assign]  # stopped once
         rig.clock.advance(3600)  # SIGSTOP, a frozen cgroup, a suspended laptop
-        return read(timeout)
+        return read(timeout, pids)
 
     rig.source.read = stopped  # type: ignore[method-assign]  # it is stopped while it waits
     rig.watchdog.step(rig.clock.monotonic_ns() + 10**9)
