@@ -20,25 +20,17 @@ from typing import TYPE_CHECKING, Any
 from timers.events import Event, TimerInfo, WorkerInfo
 from timers.stacks.take import StackDump
 
+from .samples.frames import frame_line, innermost_own, process_frames
+from .samples.threads import thread_that_matters
 from .sinks.trace_ids import trace_ids
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
-    from timers.stacks.take import Frame, ThreadStack
+    from timers.stacks.take import ThreadStack
 
-__all__ = [
-    "frame_line",
-    "number",
-    "printable",
-    "stack_fields",
-    "stuck_thread",
-    "timestamp",
-    "to_fields",
-]
+__all__ = ["clean", "number", "printable", "stack_fields", "timestamp", "to_fields"]
 
-_LIBRARY = re.compile(r"<frozen |(?:^|/)lib(?:32|64)?/python\d|/(?:site|dist)-packages/")
-_SOURCE = re.compile(r"\.(?:py|pyw|pyx|ipynb)$|^<[^>]+>$")
 # What moves a cursor, ends a line or cannot be encoded: C0, DEL, C1, line separators, surrogates;
 # and what is not seen but changes what is: marks of direction (UAX #9), of no width, byte order.
 _UNPRINTABLE = re.compile(
@@ -87,28 +79,11 @@ def timestamp(seconds: float) -> str:
     return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
-def frame_line(frame: Frame) -> str:
-    """One call as ``file:line function``, which editors and ``grep`` understand."""
-    return f"{frame.file}:{frame.line} {frame.function}"
-
-
-def stuck_thread(dump: StackDump, timer: TimerInfo | None) -> ThreadStack | None:
-    """Choose the thread to look at: who acquired the timer, else the main one, else the first."""
-    wanted = (timer.thread if timer else None, dump.pid)
-    for native_id in wanted:
-        for thread in dump.threads:
-            if native_id is not None and thread.thread == native_id:
-                return thread
-    return next((thread for thread in dump.threads if thread.name == "MainThread"), None) or next(
-        iter(dump.threads), None
-    )
-
-
 def stack_fields(dump: StackDump, timer: TimerInfo | None) -> dict[str, Any]:
-    """Flatten a stack dump: all threads in ``stack``, the one to look at first."""
-    stuck = stuck_thread(dump, timer)
-    frames = stuck.frames if stuck else ()
-    own = next((frame for frame in frames if _is_users(frame)), frames[0] if frames else None)
+    """Flatten a stack dump: all threads in ``stack``, the one that holds the timer first."""
+    stuck = thread_that_matters(dump, timer.thread if timer else None)
+    frames = process_frames(stuck.frames) if stuck else ()
+    own = innermost_own(frames)
     ordered = sorted(dump.threads, key=lambda thread: thread is not stuck)
     return {
         "frame": frame_line(own) if own else None,
@@ -123,24 +98,31 @@ def stack_fields(dump: StackDump, timer: TimerInfo | None) -> dict[str, Any]:
 
 
 def number(value: object) -> float | None:
-    """``value`` out of a file, when it is a number that could be one of seconds, or a count."""
+    """Return ``value`` of a file when it is a number that could be seconds, or a count."""
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         return float(value) if abs(value) <= _LARGEST_NUMBER else None  # NaN is not, either
     return None
 
 
 def printable(text: str) -> str:
-    """``text`` with what could mislead a reader, or break a line or a terminal, written out."""
+    """Write out what could mislead a reader, or break a line or a terminal."""
     return _UNPRINTABLE.sub(_escape, text)
+
+
+def clean(value: Any, write: Callable[[str], str] = printable) -> Any:
+    """Apply ``write`` to each text in plain data: strings, lists and dictionaries' values."""
+    if isinstance(value, str):
+        return write(value)
+    if isinstance(value, list):
+        return [clean(item, write) for item in value]
+    if isinstance(value, dict):
+        return {name: clean(item, write) for name, item in value.items()}
+    return value
 
 
 def _escape(found: re.Match[str]) -> str:
     code = ord(found[0])
     return f"\\x{code:02x}" if code <= 0xFF else f"\\u{code:04x}"  # noqa: PLR2004 - two hex digits
-
-
-def _is_users(frame: Frame) -> bool:
-    return _SOURCE.search(frame.file) is not None and _LIBRARY.search(frame.file) is None
 
 
 def _worker(worker: WorkerInfo) -> dict[str, Any]:

@@ -7,14 +7,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from observability.samples.reading import Condition, Reading
+from observability.samples.types import Pace
 from observability.samples.waits import Peers, Wait
 
-from .types import Confidence, Pace, Verdict
+from .types import Confidence, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Sequence
 
-    from .input import WorkerView
+    from observability.samples.types import WorkerView
 
 __all__ = [
     "Case",

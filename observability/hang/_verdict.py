@@ -21,6 +21,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from observability.samples.types import Pace
 from observability.samples.waits import Peers, Wait
 
 from ._case import (
@@ -40,7 +41,7 @@ from ._case import (
     together,
     undecided,
 )
-from .types import Confidence, Pace, Verdict
+from .types import Confidence, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -19,13 +19,11 @@ import re
 from typing import Any
 
 from observability.fields import number, stack_fields
+from observability.samples.types import Descendant, Look, Pace, WorkerView
 from observability.samples.worker import read
 from timers.events import WorkerInfo
 from timers.linux.procfs import ProcessFacts
 from timers.stacks.take import Frame, StackDump, ThreadStack
-
-from .input import Descendant, Look, WorkerView
-from .types import Pace
 
 __all__ = ["extra_fields", "view_from"]
 

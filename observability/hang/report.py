@@ -13,88 +13,28 @@ for the same input. In the order in which they are used:
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
-from observability.fields import frame_line
+from observability.samples.frames import frame_line
 from observability.samples.reading import Condition, Reading
+from observability.samples.types import Pace
 from observability.samples.waits import Wait
 from observability.samples.worker import read
 
 from ._case import Case
 from ._tree import merge
 from ._verdict import decide
-from .text import render, sentence, worker_name
-from .types import Confidence, Group, Node, Pace, Suspect, Verdict
+from .text import sentence, worker_name
+from .types import Group, HangReport, Node, Suspect
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from observability.samples.types import WorkerView
     from timers.stacks.take import Frame
 
-    from .input import WorkerView
-
-__all__ = ["HangReport", "analyse"]
-
-MAX_GROUPS = 50
-MAX_LISTED = 100
-"""Workers that a group, and suspects that a report, list one by one in JSON."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HangReport:
-    """What the stacks of all workers of a run show together."""
-
-    verdict: Verdict
-    confidence: Confidence
-    reason: str
-    """Why, and why not surer."""
-    sentence: str = ""
-    """For people: names the rank and the line to look at, when there is one."""
-    suspects: tuple[Suspect, ...] = ()
-    """Empty unless the evidence is against them."""
-    lagging: tuple[Suspect, ...] = ()
-    """Those the others wait for without being to blame: they move, or may move."""
-    groups: tuple[Group, ...] = ()
-    """The largest first."""
-    tree: tuple[Node, ...] = ()
-    """All stacks merged, outermost calls first."""
-    workers: int = 0
-    hosts: int = 0
-    missing_ranks: tuple[int, ...] = ()
-    """Ranks that must exist but were not seen."""
-
-    def render(self, *, width: int = 160) -> str:
-        """The report as text of about a screen; lines are cut at ``width`` characters."""
-        return render(self, width=width)
-
-    def to_dict(self, *, tree: bool = True) -> dict[str, Any]:
-        """The report as plain data for JSON.
-
-        Long lists are cut (each has its full count next to it): of 16,000 workers it is still
-        some kilobytes.
-
-        :param tree: whether to include the merged stacks, the largest part.
-        """
-        data: dict[str, Any] = {
-            "verdict": self.verdict.value,
-            "confidence": self.confidence.value,
-            "reason": self.reason,
-            "sentence": self.sentence,
-            "workers": self.workers,
-            "hosts": self.hosts,
-            "missing_ranks": list(self.missing_ranks[:MAX_LISTED]),
-            "missing_ranks_count": len(self.missing_ranks),
-            "suspects": [_plain(suspect) for suspect in self.suspects[:MAX_LISTED]],
-            "suspects_count": len(self.suspects),
-            "lagging": [_plain(suspect) for suspect in self.lagging[:MAX_LISTED]],
-            "lagging_count": len(self.lagging),
-            "groups": [_plain_group(group) for group in self.groups[:MAX_GROUPS]],
-            "groups_count": len(self.groups),
-        }
-        if tree:
-            data["tree"] = [_plain_node(node) for node in self.tree]
-        return data
+__all__ = ["analyse"]
 
 
 def analyse(views: Iterable[WorkerView], *, world_size: int | None = None) -> HangReport:
@@ -118,12 +58,7 @@ def analyse(views: Iterable[WorkerView], *, world_size: int | None = None) -> Ha
         hosts=len({case.view.host for case in cases}),
         missing_ranks=_missing(cases, world_size),
     )
-    return _told(report)
-
-
-def _told(report: HangReport) -> HangReport:
-    values = {name: getattr(report, name) for name in report.__slots__}
-    return HangReport(**(values | {"sentence": sentence(report)}))
+    return replace(report, sentence=sentence(report))
 
 
 def _newest(views: Iterable[WorkerView]) -> list[WorkerView]:
@@ -282,37 +217,3 @@ def _tree(cases: Sequence[Case], suspects: Sequence[Case]) -> tuple[Node, ...]:
         counts[case.reading.frames] += 1
         marked[case.reading.frames] += id(case) in accused
     return merge((frames, counts[frames], marked[frames]) for frames in counts if frames)
-
-
-# -- plain data ----------------------------------------------------------------------------------
-
-
-def _plain(suspect: Suspect) -> dict[str, Any]:
-    return {
-        name: list(value) if isinstance(value, tuple) else value
-        for name, value in asdict(suspect).items()
-        if value not in (None, "", ())
-    }
-
-
-def _plain_group(group: Group) -> dict[str, Any]:
-    data = {
-        "what": group.what,
-        "count": group.size,
-        "frame": group.frame,
-        "frames": list(group.frames[:60]),
-        "workers": list(group.workers[:MAX_LISTED]),
-        "ranks": list(group.ranks[:MAX_LISTED]),
-        "suspected": group.suspected,
-        "pace": group.pace.value,
-    }
-    return {name: value for name, value in data.items() if value is not None}
-
-
-def _plain_node(node: Node) -> dict[str, Any]:
-    return {
-        "frame": node.frame,
-        "count": node.count,
-        "suspects": node.suspects,
-        "children": [_plain_node(child) for child in node.children],
-    }

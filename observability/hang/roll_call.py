@@ -24,10 +24,10 @@ from observability.events import HangReported
 from observability.samples.process_facts import add_open_files
 from observability.samples.reading import needs_more_looks
 from observability.samples.sample import descendants, look_at
+from observability.samples.types import Look, WorkerView
 from observability.scope_durations import scope_durations
 from timers.events import StackDumped, WorkerExited
 
-from .input import Look, WorkerView
 from .json import extra_fields
 from .report import analyse
 

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import re
 import textwrap
 from typing import TYPE_CHECKING
 
 from observability.fields import printable
+from observability.samples.frames import library_path
+from observability.samples.types import Pace
 
-from .types import Pace, Verdict
+from .types import Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from .report import HangReport
-    from .types import Group, Suspect
+    from .types import Group, HangReport, Suspect
 
 __all__ = ["listed", "name", "rank_ranges", "render", "sentence"]
 
@@ -22,7 +22,6 @@ MAX_SUSPECTS = 5
 MAX_GROUPS = 8
 MAX_FRAMES = 6
 LONGEST = 160
-_LIBRARIES = re.compile(r"^.*/(?:(?:site|dist)-packages|lib(?:32|64)?/python\d[^/]*)/")
 
 
 def rank_ranges(ranks: Iterable[int], *, most: int = 6) -> str:
@@ -176,7 +175,7 @@ def _group_lines(groups: Sequence[Group]) -> Iterable[str]:
         mark = "*" if group.suspected else " "
         pace = "" if group.pace is Pace.UNKNOWN else f" [{group.pace}]"
         yield f"{mark} {group.size} x {group.what}{pace}: {_who(group)}"
-        yield from (f"      {_LIBRARIES.sub('', frame)}" for frame in group.frames[:depth])
+        yield from (f"      {library_path(frame) or frame}" for frame in group.frames[:depth])
         if len(group.frames) > depth:
             yield f"      ... {len(group.frames) - depth} more calls"
     if len(groups) > len(shown):

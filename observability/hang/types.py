@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
-__all__ = ["Confidence", "Group", "Node", "Pace", "Suspect", "Verdict"]
+from observability.samples.types import Pace
+
+__all__ = ["Confidence", "Group", "HangReport", "Node", "Suspect", "Verdict"]
 
 
 class Verdict(enum.StrEnum):
@@ -32,20 +35,9 @@ class Confidence(enum.StrEnum):
     LOW = "low"
 
 
-class Pace(enum.StrEnum):
-    """Whether a worker got anywhere between several looks at it."""
-
-    STUCK = "stuck"
-    """The same frames and no CPU time."""
-    SPINNING = "spinning"
-    """The same function, with the CPU busy."""
-    REPEATING = "repeating"
-    """It sleeps in the same place, but not the same sleep: it asks for something again and again,
-    or moves in small steps."""
-    SLOW = "slow"
-    """It moved."""
-    UNKNOWN = "unknown"
-    """Looked at once only, or the looks do not decide."""
+MAX_GROUPS = 50
+MAX_LISTED = 100
+"""Workers that a group, and suspects that a report, list one by one in JSON."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,3 +92,86 @@ class Node:
     count: int
     suspects: int
     children: tuple[Node, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HangReport:
+    """What the stacks of all workers of a run show together."""
+
+    verdict: Verdict
+    confidence: Confidence
+    reason: str
+    """Why, and why not surer."""
+    sentence: str = ""
+    """For people: names the rank and the line to look at, when there is one."""
+    suspects: tuple[Suspect, ...] = ()
+    """Empty unless the evidence is against them."""
+    lagging: tuple[Suspect, ...] = ()
+    """Those the others wait for without being to blame: they move, or may move."""
+    groups: tuple[Group, ...] = ()
+    """The largest first."""
+    tree: tuple[Node, ...] = ()
+    """All stacks merged, outermost calls first."""
+    workers: int = 0
+    hosts: int = 0
+    missing_ranks: tuple[int, ...] = ()
+    """Ranks that must exist but were not seen."""
+
+    def to_dict(self, *, tree: bool = True) -> dict[str, Any]:
+        """The report as plain data for JSON.
+
+        Long lists are cut (each has its full count next to it): of 16,000 workers it is still
+        some kilobytes.
+
+        :param tree: whether to include the merged stacks, the largest part.
+        """
+        data: dict[str, Any] = {
+            "verdict": self.verdict.value,
+            "confidence": self.confidence.value,
+            "reason": self.reason,
+            "sentence": self.sentence,
+            "workers": self.workers,
+            "hosts": self.hosts,
+            "missing_ranks": list(self.missing_ranks[:MAX_LISTED]),
+            "missing_ranks_count": len(self.missing_ranks),
+            "suspects": [_plain(suspect) for suspect in self.suspects[:MAX_LISTED]],
+            "suspects_count": len(self.suspects),
+            "lagging": [_plain(suspect) for suspect in self.lagging[:MAX_LISTED]],
+            "lagging_count": len(self.lagging),
+            "groups": [_plain_group(group) for group in self.groups[:MAX_GROUPS]],
+            "groups_count": len(self.groups),
+        }
+        if tree:
+            data["tree"] = [_plain_node(node) for node in self.tree]
+        return data
+
+
+def _plain(suspect: Suspect) -> dict[str, Any]:
+    return {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in asdict(suspect).items()
+        if value not in (None, "", ())
+    }
+
+
+def _plain_group(group: Group) -> dict[str, Any]:
+    data = {
+        "what": group.what,
+        "count": group.size,
+        "frame": group.frame,
+        "frames": list(group.frames[:60]),
+        "workers": list(group.workers[:MAX_LISTED]),
+        "ranks": list(group.ranks[:MAX_LISTED]),
+        "suspected": group.suspected,
+        "pace": group.pace.value,
+    }
+    return {name: value for name, value in data.items() if value is not None}
+
+
+def _plain_node(node: Node) -> dict[str, Any]:
+    return {
+        "frame": node.frame,
+        "count": node.count,
+        "suspects": node.suspects,
+        "children": [_plain_node(child) for child in node.children],
+    }

@@ -6,15 +6,17 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from observability.fields import printable
-from observability.hang.input import WorkerView
 from observability.hang.json import view_from
-from observability.hang.report import HangReport, analyse
+from observability.hang.report import analyse
+from observability.samples.types import WorkerView
 from timers.events import WorkerInfo
 
 from ._files import seconds
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+
+    from observability.hang.types import HangReport
 
 __all__ = ["Incident", "incidents"]
 

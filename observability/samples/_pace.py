@@ -9,9 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from observability.hang.types import Pace
-
 from .frames import is_anonymous, plain_file, plain_function
+from .types import Pace
 from .waits import Wait
 
 if TYPE_CHECKING:

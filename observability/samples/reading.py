@@ -9,19 +9,9 @@ import enum
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from observability.fields import frame_line
-from observability.hang.types import Pace
-
 from ._pace import ENOUGH_LOOKS, IDLE, Moment, compare, load
-from ._threads import (
-    computes,
-    gil_holder,
-    judge_thread,
-    lines_of_others,
-    thread_that_matters,
-    working_thread,
-)
 from .frames import (
+    frame_line,
     innermost_own,
     is_anonymous,
     is_python,
@@ -30,13 +20,23 @@ from .frames import (
     plain_function,
     process_frames,
 )
+from .threads import (
+    computes,
+    gil_holder,
+    judge_thread,
+    lines_of_others,
+    thread_that_matters,
+    working_thread,
+)
+from .types import Pace
 from .waits import Peers, Reason, Wait, judge
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from observability.hang.input import Descendant, Look
     from timers.stacks.take import Frame, StackDump, ThreadStack
+
+    from .types import Descendant, Look
 
 __all__ = ["Condition", "Reading", "needs_more_looks", "read_process"]
 

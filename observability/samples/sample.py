@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 
-from observability.hang.input import Descendant, Look
 from timers.linux import procfs
 from timers.stacks import take as stacks
+
+from .types import Descendant, Look
 
 __all__ = ["descendants", "look_at"]
 

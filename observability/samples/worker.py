@@ -5,17 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from observability.fields import frame_line
-from observability.hang.types import Pace
-
-from .frames import is_own, library_path
+from .frames import frame_line, is_own, library_path
 from .reading import Condition, Reading, read_process
+from .types import Pace
 from .waits import Peers, Wait
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from observability.hang.input import Descendant, WorkerView
+    from .types import Descendant, WorkerView
 
 __all__ = ["read"]
 

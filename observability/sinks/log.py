@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from observability.fields import printable, to_fields
+from observability.fields import clean, printable, to_fields
 from timers.events import TimerAcquired, TimerReleased
 
 from ._dumps import DumpDirectory
@@ -168,17 +168,10 @@ def _in_order(_logger: Any, _method: str, fields: Fields) -> Fields:
 
 def _encodable(_logger: Any, _method: str, fields: Fields) -> Fields:
     """Write out lone surrogates (``os.fsdecode`` makes them), which many JSON readers refuse."""
-    return {name: _clean(value) for name, value in fields.items()}
-
-
-def _clean(value: Any) -> Any:
-    if isinstance(value, str):
-        return value.encode("utf-8", "backslashreplace").decode()
-    if isinstance(value, list):
-        return [_clean(item) for item in value]
-    if isinstance(value, dict):
-        return {name: _clean(item) for name, item in value.items()}
-    return value
+    encodable: Fields = clean(
+        fields, lambda text: text.encode("utf-8", "backslashreplace").decode()
+    )
+    return encodable
 
 
 def _readable(_logger: Any, _method: str, fields: Fields) -> Fields:

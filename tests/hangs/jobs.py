@@ -13,9 +13,9 @@ import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from observability.hang.input import Look, WorkerView
 from observability.samples.reading import needs_more_looks
 from observability.samples.sample import descendants, look_at
+from observability.samples.types import Look, WorkerView
 from support.processes import VICTIMS
 from support.waiting import eventually
 from timers.events import WorkerInfo

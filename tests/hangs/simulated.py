@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from observability.hang.input import Look, WorkerView
+from observability.samples.types import Look, WorkerView
 from timers.events import WorkerInfo
 from timers.linux.procfs import ProcessFacts
 from timers.stacks.take import Frame, StackDump, ThreadStack

@@ -8,10 +8,11 @@ import json
 import pytest
 
 from hangs.simulated import IN_ALL_REDUCE, IN_BARRIER, OUTER, looking, view
-from observability.hang.input import Descendant, Look, WorkerView
-from observability.hang.report import HangReport, analyse
-from observability.hang.types import Confidence, Node, Pace, Verdict
+from observability.hang.report import analyse
+from observability.hang.text import render
+from observability.hang.types import Confidence, HangReport, Node, Verdict
 from observability.samples.reading import needs_more_looks
+from observability.samples.types import Descendant, Look, Pace, WorkerView
 from timers.stacks.take import Frame, ThreadStack
 
 LIBRARY = "/opt/venv/lib/python3.12/site-packages"
@@ -320,7 +321,7 @@ def test_without_stacks_nobody_is_accused() -> None:
     assert (report.verdict, report.suspects) == (Verdict.INCONCLUSIVE, ())
     assert "no stack" in report.reason
     assert analyse([]).verdict is Verdict.INCONCLUSIVE
-    assert analyse([]).render()
+    assert render(analyse([]))
 
 
 def test_ranks_that_spin_together_at_a_device_are_waiting_for_the_one_that_does_not() -> None:
@@ -381,7 +382,7 @@ def test_large_runs_take_seconds_and_their_report_stays_short(size: int) -> None
     views[size // 3] = sleeping(size // 3)
     report = analyse(views)
     assert accused(report) == [size // 3]
-    assert len(report.render().splitlines()) <= 40
+    assert len(render(report).splitlines()) <= 40
     assert len(json.dumps(report.to_dict())) < 16_000
 
 
@@ -393,8 +394,8 @@ def test_a_run_in_which_each_rank_is_elsewhere_stays_short_too() -> None:
     report = analyse(views)
     assert (report.verdict, report.suspects) == (Verdict.INCONCLUSIVE, ())
     assert len(report.groups) == 2_000
-    assert len(report.render().splitlines()) <= 40
-    assert "1992 workers in 1992 more places" in report.render()
+    assert len(render(report).splitlines()) <= 40
+    assert "1992 workers in 1992 more places" in render(report)
     assert len(json.dumps(report.to_dict())) < 100_000
 
 
@@ -409,7 +410,7 @@ def test_the_report_is_plain_data_and_its_text_harmless() -> None:
     assert [group["count"] for group in data["groups"]] == [3, 1]
     assert data["tree"][0]["count"] == 4
     assert "tree" not in report.to_dict(tree=False)
-    assert "\x1b" not in report.render()
+    assert "\x1b" not in render(report)
     assert "\x1b" not in report.sentence
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from observability.hang.types import Pace
 from observability.samples._pace import Moment, compare
+from observability.samples.types import Pace
 from observability.samples.waits import Wait
 from timers.stacks.take import Frame
 

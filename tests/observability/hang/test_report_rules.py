@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from hangs.simulated import IN_ALL_REDUCE, OUTER, looking, view
-from observability.hang.report import HangReport, analyse
-from observability.hang.types import Confidence, Verdict
+from observability.hang.report import analyse
+from observability.hang.types import Confidence, HangReport, Verdict
 from timers.stacks.take import Frame
 
 if TYPE_CHECKING:
-    from observability.hang.input import WorkerView
+    from observability.samples.types import WorkerView
 
 NETWORK, SLEEP, PIPE, FUTEX = "wait_woken", "hrtimer_nanosleep", "anon_pipe_read", "futex_do_wait"
 

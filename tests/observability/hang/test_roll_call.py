@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 
 from observability.hang import roll_call
-from observability.hang.input import Look
 from observability.hang.roll_call import RollCall
+from observability.samples.types import Look
 from timers.events import Event, StackDumped, TimerInfo, WorkerInfo
 from timers.server.statistics import Statistics
 from timers.server.watchdog import RunningTimer

@@ -13,11 +13,10 @@ import pytest
 from click.testing import CliRunner
 
 from hangs.simulated import IN_ALL_REDUCE, OUTER, looking, view
-from observability.hang.input import Descendant, Look
 from observability.hang.json import extra_fields, view_from
 from observability.hang.report import analyse
-from observability.hang.types import Pace
 from observability.report.command import NOBODY, SUSPECT, UNUSABLE, report
+from observability.samples.types import Descendant, Look, Pace
 from support.hang_events import BEGIN, exited, hang, write
 from timers.stacks.take import Frame
 
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
 
     from click.testing import Result
 
-    from observability.hang.input import WorkerView
+    from observability.samples.types import WorkerView
 
 READING = (Frame("read_shard", "/job/data.py", 88), *OUTER)
 

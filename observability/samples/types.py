@@ -5,16 +5,31 @@ Plain data. Where a thing is not known it is None, and the analysis then says le
 
 from __future__ import annotations
 
+import enum
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
-
-from .types import Pace
 
 if TYPE_CHECKING:
     from timers.events import WorkerInfo
     from timers.stacks.take import StackDump
 
-__all__ = ["Descendant", "Look", "WorkerView"]
+__all__ = ["Descendant", "Look", "Pace", "WorkerView"]
+
+
+class Pace(enum.StrEnum):
+    """Whether a worker got anywhere between several looks at it."""
+
+    STUCK = "stuck"
+    """The same frames and no CPU time."""
+    SPINNING = "spinning"
+    """The same function, with the CPU busy."""
+    REPEATING = "repeating"
+    """It sleeps in the same place, but not the same sleep: it asks for something again and again,
+    or moves in small steps."""
+    SLOW = "slow"
+    """It moved."""
+    UNKNOWN = "unknown"
+    """Looked at once only, or the looks do not decide."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from observability.fields import frame_line
-
-from .frames import innermost_own, is_own, process_frames
+from .frames import frame_line, innermost_own, is_own, process_frames
 from .waits import Reason, Wait, judge
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from observability.hang.input import Look
     from timers.stacks.take import StackDump, ThreadStack
+
+    from .types import Look
 
 __all__ = [
     "computes",
