@@ -136,7 +136,7 @@ def accuse(
     elif certain:
         confidence = Confidence.MEDIUM
         reason = (
-            "the others are in an operation that needs every rank; it was looked at too rarely to "
+            "the others are in an operation that needs every rank; it was sampled too rarely to "
             "know that it does not move"
         )
     else:
@@ -204,7 +204,7 @@ def slow(moving: tuple[Case, ...], waiting: tuple[Case, ...]) -> Decision:
     return Decision(
         Verdict.SLOW,
         Confidence.HIGH if waiting else Confidence.MEDIUM,
-        "it moved between the looks at it, so perhaps the deadline is too short",
+        "it moved between the samples of it, so perhaps the deadline is too short",
         lagging=moving,
         waiting=waiting,
     )
@@ -215,7 +215,7 @@ def undecided(lagging: tuple[Case, ...], waiting: tuple[Case, ...]) -> Decision:
     return Decision(
         Verdict.INCONCLUSIVE,
         Confidence.LOW,
-        "it computes, and was looked at too rarely to tell whether it gets anywhere",
+        "it computes, and was sampled too rarely to tell whether it gets anywhere",
         lagging=lagging,
         waiting=waiting,
     )

@@ -13,7 +13,7 @@ The rules, in this order; the first that applies decides:
    another worker could give.
 
 Nobody is accused who moves, who may be waiting for another one that is accused, or when as many
-speak for it as against it. Workers that compute, and were looked at only once, may be slow.
+speak for it as against it. Workers that compute, and were sampled only once, may be slow.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def _broken(run: Run) -> Decision | None:
     sure = all(case.reading.pace is Pace.STUCK for case in run.deep)
     reason = "what the kernel says of a process is no guess"
     if not sure:
-        reason = "the state D was seen at one look only"
+        reason = "the state D was seen at one sample only"
     elif len(suspects) == len(gone) and not all(case.view.unclean for case in gone):
         sure, reason = False, "it ended without a failure, but the others wait for it"
     return Decision(
@@ -179,7 +179,7 @@ def _most_elsewhere(
     return Decision(
         accusing(suspects),
         Confidence.LOW,
-        "at least one worker waits for all others, and they were at the same calls at every look",
+        "at least one worker waits for all others, and they were at the same calls at every sample",
         suspects,
         waiting=possible_peers(run.alive),
     )
@@ -291,7 +291,7 @@ def _same_scope(run: Run) -> Decision | None:
     stuck, lagging = split(others)
     sure = all(proven(case) for case in stuck) or all(case.view.expired for case in cases)
     if len(cases) == 2 and not sure:  # noqa: PLR2004  # one against one
-        return None  # One look at each: a wait and a pause are no evidence against either.
+        return None  # One sample of each: a wait and a pause are no evidence against either.
     return accuse(stuck, lagging, waiting, certain=False)
 
 

@@ -1,13 +1,7 @@
-"""Who is the odd one out in a run that hangs, and where it is stuck: stacks in, report out.
+"""From the samples of a run's workers to a report: who is the odd one out, and where it is stuck.
 
-:func:`analyse` is pure: it neither reads the clock nor the file system, and gives the same report
-for the same input. In the order in which they are used:
-
-- ``hang_input``: what goes in, the looks at each worker;
-- ``hang_worker``, ``hang_reading``, ``hang_threads``, ``hang_waits``, ``hang_pace``: one worker at
-  a time, where it is, what it waits for, and whether it moves;
-- ``hang_case``, ``hang_verdict``: the comparison;
-- ``hang_types``, ``hang_tree`` and this module: what comes out; ``hang_text``: how it is told.
+:func:`analyse` is pure: it reads neither the clock nor the file system, and gives the same report
+for the same input.
 """
 
 from __future__ import annotations

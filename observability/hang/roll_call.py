@@ -1,11 +1,11 @@
-"""At the first expiry, look at every worker of the run, and say who is the odd one out.
+"""At the first expiry, sample every worker of the run, and say who is the odd one out.
 
 The step before a kill for a whole job: the first worker that expires calls the roll, those that
 expire meanwhile wait for it, and nobody is signalled before it is over or its bound has passed.
-As the sampler of its server it also looks at workers while their timers still run, so that the
+As the sampler of its server it also samples workers while their timers still run, so that the
 report can tell a stuck worker from a slow one; as a sink it remembers who has left.
 
-Looks run on a few threads of their own. A sample that comes when all are busy and many wait is
+Samples run on a few threads of their own. A sample that comes when all are busy and many wait is
 skipped: a late one says nothing.
 """
 
@@ -22,9 +22,9 @@ from typing import TYPE_CHECKING
 
 from observability.events import HangReported
 from observability.samples.process_facts import add_open_files
-from observability.samples.reading import needs_more_looks
-from observability.samples.sample import descendants, look_at
-from observability.samples.types import Look, WorkerView
+from observability.samples.reading import needs_more_samples
+from observability.samples.sample import descendants, take_sample
+from observability.samples.types import Sample, WorkerView
 from observability.scope_durations import scope_durations
 from timers.events import StackDumped, WorkerExited
 
@@ -43,15 +43,15 @@ __all__ = ["RollCall"]
 
 _logger = logging.getLogger(__name__)
 
-_LOOKING_THREADS = 4
+_SAMPLING_THREADS = 4
 _MOST_WAITING = 64
 _KEPT_LOOKS = 24
 _KEPT_GONE = 256
 _ROUNDS = 3
 _BETWEEN_ROUNDS_SECONDS = 0.2
-"""Between looks at the same worker: what is stuck shows in that it stays."""
+"""Between samples of the same worker: what is stuck shows in that it stays."""
 _BETWEEN_MORE_SECONDS = 0.03
-"""Between looks at one that computes, which have to meet it in several of its functions."""
+"""Between samples of one that computes, which have to meet it in several of its functions."""
 _MARGIN_SECONDS = 0.5
 """Taken off the bound for the analysis and for handing the result over."""
 _EPISODE_SECONDS = 1.0
@@ -65,7 +65,7 @@ class RollCall:
     :param run_id: names the job.
     :param host: this machine's name.
     :param timeout: seconds, the bound of the whole step, as in ``ReapPolicy.dump_timeout``.
-    :param sample_at: shares of a timer's ``after`` at which to look at its worker beforehand.
+    :param sample_at: shares of a timer's ``after`` at which to sample its worker beforehand.
     :param sample_from: seconds; timers shorter than this are not sampled. 0 turns sampling off.
     :param native: whether stacks have C frames, too.
     """
@@ -91,9 +91,9 @@ class RollCall:
         self._sample_from = sample_from
         self._native = native
         self._server: WatchdogServer | None = None
-        self._pool = ThreadPoolExecutor(_LOOKING_THREADS, thread_name_prefix="timers-look")
+        self._pool = ThreadPoolExecutor(_SAMPLING_THREADS, thread_name_prefix="timers-sample")
         self._lock = threading.Lock()
-        self._looks: dict[WorkerInfo, deque[Look]] = {}
+        self._samples: dict[WorkerInfo, deque[Sample]] = {}
         self._gone: deque[WorkerView] = deque(maxlen=_KEPT_GONE)
         self._waiting = 0
         self._episode: Future[dict[int, StackDump]] | None = None
@@ -120,19 +120,19 @@ class RollCall:
             self._gone.append(view)
 
     def close(self) -> None:
-        """End the threads that look; a look under way is left to its own bound."""
+        """End the sampling threads; a sample under way is left to its own bound."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     # -- sampling -------------------------------------------------------------------------------
 
     def moments(self, after_seconds: float) -> tuple[float, ...]:
-        """When to look at the worker of a timer of ``after_seconds``."""
+        """When to sample the worker of a timer of ``after_seconds``."""
         if after_seconds < self._sample_from:
             return ()
         return tuple(share * after_seconds for share in self._sample_at)
 
     def look(self, running: RunningTimer) -> None:
-        """Look at a worker soon. Never blocks."""
+        """Sample a worker soon. Never blocks."""
         with self._lock:
             if self._waiting >= _MOST_WAITING:
                 return
@@ -144,23 +144,25 @@ class RollCall:
 
     def _sample(self, running: RunningTimer) -> None:
         try:
-            self._look_at(running.worker, running, self._timeout)
+            self._take_sample(running.worker, running, self._timeout)
             self._forget_the_gone()
         finally:
             with self._lock:
                 self._waiting -= 1
 
-    def _look_at(self, worker: WorkerInfo, running: RunningTimer | None, timeout: float) -> None:
+    def _take_sample(
+        self, worker: WorkerInfo, running: RunningTimer | None, timeout: float
+    ) -> None:
         thread = None if running is None else running.timer.thread
-        found = look_at(_pid(worker), thread=thread, timeout=timeout, native=self._native)
+        found = take_sample(_pid(worker), thread=thread, timeout=timeout, native=self._native)
         with self._lock:
-            self._looks.setdefault(worker, deque(maxlen=_KEPT_LOOKS)).append(found)
+            self._samples.setdefault(worker, deque(maxlen=_KEPT_LOOKS)).append(found)
 
     def _forget_the_gone(self) -> None:
         known = set(self._known_workers())
         with self._lock:
-            for worker in [each for each in self._looks if each not in known]:
-                del self._looks[worker]
+            for worker in [each for each in self._samples if each not in known]:
+                del self._samples[worker]
 
     def _known_workers(self) -> list[WorkerInfo]:
         return [] if self._server is None else self._server.known_workers()
@@ -170,7 +172,7 @@ class RollCall:
     def before_kill(
         self, _run_id: str, expired_timers: dict[int, list[str]]
     ) -> dict[int, StackDump]:
-        """Look at all workers, tell what that shows, and return the stacks of the expired ones."""
+        """Sample all workers, report, and return the stacks of the expired ones."""
         until = time.monotonic() + self._timeout
         with self._lock:
             episode = self._episode
@@ -182,7 +184,7 @@ class RollCall:
             found: dict[int, StackDump] = {}
             try:
                 found = self._call_the_roll(set(expired_timers), until)
-            except Exception:  # each is looked at on its own then
+            except Exception:  # each is sampled on its own then
                 _logger.exception("could not call the roll of the workers")
             finally:
                 self._episode_ended = time.monotonic()
@@ -190,28 +192,28 @@ class RollCall:
         dumps = episode.result(max(0.0, until - time.monotonic()))
         return {
             # What a worker did before it expired need not be what it is stuck in.
-            pid: dumps[pid] if pid in dumps else self._look_at_expired(pid, until)
+            pid: dumps[pid] if pid in dumps else self._sample_expired(pid, until)
             for pid in expired_timers
         }
 
-    def _look_at_expired(self, pid: int, until: float) -> StackDump:
+    def _sample_expired(self, pid: int, until: float) -> StackDump:
         left = max(0.0, until - time.monotonic())
-        dump = look_at(pid, thread=None, timeout=left, native=self._native).dump
+        dump = take_sample(pid, thread=None, timeout=left, native=self._native).dump
         return dataclasses.replace(add_open_files(dump), extras=(("expired", True),))
 
     def _call_the_roll(self, expired: set[int], until: float) -> dict[int, StackDump]:
-        """Look at all workers; return the stacks of those that had expired when it began."""
+        """Sample all workers; return the stacks of those that had expired when it began."""
         self._forget_the_gone()
         workers = self._known_workers()
         timers = _innermost([] if self._server is None else self._server.running_timers())
         for number in range(_ROUNDS):
             if number:
                 time.sleep(_BETWEEN_ROUNDS_SECONDS)
-            if not self._look_at_all(workers, timers, until):
+            if not self._sample_all(workers, timers, until):
                 break
         while computing := [each for each in workers if self._computes(each, timers.get(each))]:
             time.sleep(_BETWEEN_MORE_SECONDS)
-            if not self._look_at_all(computing, timers, until):
+            if not self._sample_all(computing, timers, until):
                 break
         views = [
             self._view(worker, timers.get(worker), expired, until, len(workers))
@@ -219,36 +221,37 @@ class RollCall:
         ]
         dumps = {}
         for view in views:
-            if view.looks and view.expired:
+            if view.samples and view.expired:
                 dumps[_pid(view.worker)] = _dump(view)
-            elif view.looks:
-                self._tell_stack(view, timers.get(view.worker), _dump(view))
+            elif view.samples:
+                self._emit_stack(view, timers.get(view.worker), _dump(view))
         try:
-            self._tell_report(views)
+            self._emit_report(views)
         except Exception:  # the stacks are worth more than what is made of them
-            _logger.exception("could not tell who holds up the others")
+            _logger.exception("could not report who holds up the others")
         return dumps
 
-    def _look_at_all(
+    def _sample_all(
         self,
         workers: Sequence[WorkerInfo],
         timers: Mapping[WorkerInfo, RunningTimer],
         until: float,
     ) -> bool:
-        """Look at each of them once; whether there is time for more."""
+        """Sample each of them once; whether there is time for more."""
         left = until - time.monotonic()
-        looks = [
-            self._pool.submit(self._look_at, worker, timers.get(worker), left) for worker in workers
+        samples = [
+            self._pool.submit(self._take_sample, worker, timers.get(worker), left)
+            for worker in workers
         ]
-        wait(looks, max(0.0, left))
+        wait(samples, max(0.0, left))
         return until - time.monotonic() > 2 * _BETWEEN_ROUNDS_SECONDS
 
     def _computes(self, worker: WorkerInfo, running: RunningTimer | None) -> bool:
-        """Whether more looks could tell if it gets anywhere."""
+        """Whether more samples could tell if it gets anywhere."""
         with self._lock:
-            looks = tuple(self._looks.get(worker, ()))
+            samples = tuple(self._samples.get(worker, ()))
         thread = None if running is None else running.timer.thread
-        return bool(looks) and needs_more_looks(looks, thread)
+        return bool(samples) and needs_more_samples(samples, thread)
 
     def _view(
         self,
@@ -259,12 +262,12 @@ class RollCall:
         share: int,
     ) -> WorkerView:
         with self._lock:
-            looks = tuple(self._looks.get(worker, ()))
+            samples = tuple(self._samples.get(worker, ()))
         left = max(0.0, until - time.monotonic()) / max(1, share)
         return WorkerView(
             worker=worker,
             host=self._host,
-            looks=looks,
+            samples=samples,
             scope_id=None if running is None else running.timer.scope_id,
             thread=None if running is None else running.timer.thread,
             expired=worker.pid in expired or (running is not None and running.expired),
@@ -273,7 +276,7 @@ class RollCall:
             descendants=descendants(_pid(worker), timeout=left),
         )
 
-    def _tell_stack(self, view: WorkerView, running: RunningTimer | None, dump: StackDump) -> None:
+    def _emit_stack(self, view: WorkerView, running: RunningTimer | None, dump: StackDump) -> None:
         self._emit(
             StackDumped(
                 timestamp=time.time(),
@@ -285,7 +288,7 @@ class RollCall:
             )
         )
 
-    def _tell_report(self, views: Sequence[WorkerView]) -> None:
+    def _emit_report(self, views: Sequence[WorkerView]) -> None:
         here = {(view.worker.rank, view.worker.pid) for view in views}
         gone = [
             each for each in tuple(self._gone) if (each.worker.rank, each.worker.pid) not in here
@@ -305,8 +308,8 @@ def _dump(view: WorkerView) -> StackDump:
     try:
         extras |= extra_fields(view)
     except Exception:
-        _logger.exception("could not tell the pace of worker %s", view.worker.pid)
-    return dataclasses.replace(add_open_files(view.looks[-1].dump), extras=tuple(extras.items()))
+        _logger.exception("could not read the pace of worker %s", view.worker.pid)
+    return dataclasses.replace(add_open_files(view.samples[-1].dump), extras=tuple(extras.items()))
 
 
 def _innermost(running: Sequence[RunningTimer]) -> dict[WorkerInfo, RunningTimer]:

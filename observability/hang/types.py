@@ -42,7 +42,7 @@ MAX_LISTED = 100
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Suspect:
-    """A worker to look at, and the line to look at."""
+    """A worker that is named, and the line that matters."""
 
     pid: int | str
     host: str = ""
@@ -58,7 +58,7 @@ class Suspect:
     child_pid: int | None = None
     """The descendant that is stuck, when the worker only waits for it."""
     also: tuple[str, ...] = ()
-    """More lines worth a look: the other thread of a deadlock, where the child is waited for."""
+    """More lines that matter: the other thread of a deadlock, where the child is waited for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +68,7 @@ class Group:
     what: str
     """What they do there, in words: ``in all_reduce``, ``sleeping``."""
     frame: str | None
-    """The line to look at, as in :class:`Suspect`."""
+    """The line that matters, as in :class:`Suspect`."""
     frames: tuple[str, ...]
     """The stack of one of them, innermost call first, ``file:line function``."""
     workers: tuple[str, ...]
@@ -103,7 +103,7 @@ class HangReport:
     reason: str
     """Why, and why not surer."""
     sentence: str = ""
-    """For people: names the rank and the line to look at, when there is one."""
+    """For people: names the rank and the line that matters, when there is one."""
     suspects: tuple[Suspect, ...] = ()
     """Empty unless the evidence is against them."""
     lagging: tuple[Suspect, ...] = ()

@@ -1,4 +1,4 @@
-"""One look at a live process for the hang report: its stacks and what the kernel counts."""
+"""Sample a live process for the hang report: its stacks and what the kernel counts."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ import time
 from timers.linux import procfs
 from timers.stacks import take as stacks
 
-from .types import Descendant, Look
+from .types import Descendant, Sample
 
-__all__ = ["descendants", "look_at"]
+__all__ = ["descendants", "take_sample"]
 
 _MOST_DESCENDANTS = 64
 
 
-def look_at(pid: int, *, thread: int | None, timeout: float, native: bool = False) -> Look:
-    """Look at ``pid`` now; within ``timeout`` seconds, and never raising.
+def take_sample(pid: int, *, thread: int | None, timeout: float, native: bool = False) -> Sample:
+    """Sample ``pid`` now; within ``timeout`` seconds, and never raising.
 
     :param thread: native id of the thread that matters; by default the main one.
     """
     dump = stacks.take(pid, timeout=timeout, native=native)
     number = pid if thread is None else thread
-    return Look(
+    return Sample(
         dump=dump,
         at_seconds=time.monotonic(),
         cpu_seconds=procfs.thread_cpu_seconds(pid, number),
@@ -30,7 +30,7 @@ def look_at(pid: int, *, thread: int | None, timeout: float, native: bool = Fals
 
 
 def descendants(pid: int, *, timeout: float) -> tuple[Descendant, ...]:
-    """Look at what ``pid`` started and what those started, at most 64 of them, once each."""
+    """Sample what ``pid`` started and what those started, at most 64 of them, once each."""
     deadline = time.monotonic() + timeout
     found: list[Descendant] = []
     parents = [pid]
@@ -41,8 +41,8 @@ def descendants(pid: int, *, timeout: float) -> tuple[Descendant, ...]:
             if left <= 0 or len(found) >= _MOST_DESCENDANTS:
                 return tuple(found)
             names = procfs.thread_names(child)
-            looks = (look_at(child, thread=None, timeout=left),)
+            samples = (take_sample(child, thread=None, timeout=left),)
             command = names.get(child, "")
-            found.append(Descendant(pid=child, parent=parent, looks=looks, command=command))
+            found.append(Descendant(pid=child, parent=parent, samples=samples, command=command))
             parents.append(child)
     return tuple(found)

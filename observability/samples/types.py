@@ -1,4 +1,4 @@
-"""What the hang report is made from: each worker of a run, and how it looked at some moments.
+"""What the hang report is made from: each worker of a run, and its samples.
 
 Plain data. Where a thing is not known it is None, and the analysis then says less, never more.
 """
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from timers.events import WorkerInfo
     from timers.stacks.take import StackDump
 
-__all__ = ["Descendant", "Look", "Pace", "WorkerView"]
+__all__ = ["Descendant", "Pace", "Sample", "WorkerView"]
 
 
 class Pace(enum.StrEnum):
-    """Whether a worker got anywhere between several looks at it."""
+    """Whether a worker got anywhere between several samples of it."""
 
     STUCK = "stuck"
     """The same frames and no CPU time."""
@@ -29,12 +29,12 @@ class Pace(enum.StrEnum):
     SLOW = "slow"
     """It moved."""
     UNKNOWN = "unknown"
-    """Looked at once only, or the looks do not decide."""
+    """Sampled once only, or the samples do not decide."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Look:
-    """One look at a process."""
+class Sample:
+    """A sample of a process."""
 
     dump: StackDump
     at_seconds: float = 0.0
@@ -42,7 +42,7 @@ class Look:
     cpu_seconds: float | None = None
     """CPU time of the thread that matters; without it that of the process is used."""
     switches: int | None = None
-    """Voluntary context switches of that thread (proc(5), ``status``). Two looks with the same
+    """Voluntary context switches of that thread (proc(5), ``status``). Two samples with the same
     number show that it did not wake up in between, which neither stacks nor CPU time can show."""
 
     @property
@@ -57,7 +57,7 @@ class Descendant:
 
     pid: int
     parent: int
-    looks: tuple[Look, ...] = ()
+    samples: tuple[Sample, ...] = ()
     """The oldest first."""
     command: str = ""
     """The kernel's name for it (``/proc/PID/comm``)."""
@@ -71,7 +71,7 @@ class WorkerView:
 
     worker: WorkerInfo
     host: str = ""
-    looks: tuple[Look, ...] = ()
+    samples: tuple[Sample, ...] = ()
     """The oldest first; the last one was taken at the expiry. Empty for a worker that is gone."""
     gone: str | None = None
     """For a worker that has ended: how, as words after "it": ``was killed by SIGKILL``."""
@@ -87,9 +87,9 @@ class WorkerView:
     elapsed_seconds: float | None = None
     descendants: tuple[Descendant, ...] = ()
     pace: Pace = Pace.UNKNOWN
-    """What is known of it from elsewhere; used when the looks given here do not tell."""
+    """What is known of it from elsewhere; used when the samples given here do not tell."""
 
     @property
     def dump(self) -> StackDump | None:
         """The stacks at the expiry."""
-        return self.looks[-1].dump if self.looks else None
+        return self.samples[-1].dump if self.samples else None

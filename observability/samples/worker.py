@@ -37,7 +37,7 @@ _LOOKS_LIKE_A_CHILD = frozenset(
 def read(view: WorkerView) -> Reading:
     """Read one worker."""
     if view.gone is not None or view.dump is None:
-        last = read_process(view.looks, view.thread, view.scope_id) if view.looks else None
+        last = read_process(view.samples, view.thread, view.scope_id) if view.samples else None
         condition = Condition.BLIND if view.gone is None else Condition.GONE
         gone = view.gone or ""
         return Reading(
@@ -48,7 +48,7 @@ def read(view: WorkerView) -> Reading:
             key=(condition,),
             family=(condition,),
         )
-    reading = read_process(view.looks, view.thread, view.scope_id, pace=view.pace)
+    reading = read_process(view.samples, view.thread, view.scope_id, pace=view.pace)
     if reading.condition in (Condition.WAITING, Condition.BLIND) and view.descendants:
         return _blame_child(reading, view.descendants)
     return reading
@@ -58,9 +58,9 @@ def _blame_child(reading: Reading, descendants: Sequence[Descendant]) -> Reading
     if reading.reason.wait not in _LOOKS_LIKE_A_CHILD or reading.reason.peers is Peers.CERTAIN:
         return reading
     read_ones = [
-        (child, read_process(child.looks, pace=child.pace))
+        (child, read_process(child.samples, pace=child.pace))
         for child in descendants
-        if child.looks and not _is_helper(child)
+        if child.samples and not _is_helper(child)
     ]
     # An idle one waits for work from its parent, which says nothing against it.
     busy = [(child, found) for child, found in read_ones if not _is_idle(found)]
@@ -78,7 +78,7 @@ def _blame_child(reading: Reading, descendants: Sequence[Descendant]) -> Reading
 def _is_helper(child: Descendant) -> bool:
     return any(
         library_path(frame.file) in _HELPERS
-        for stack in child.looks[-1].dump.threads[:1]
+        for stack in child.samples[-1].dump.threads[:1]
         for frame in stack.frames[-3:]
     )
 

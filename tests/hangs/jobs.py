@@ -13,9 +13,9 @@ import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from observability.samples.reading import needs_more_looks
-from observability.samples.sample import descendants, look_at
-from observability.samples.types import Look, WorkerView
+from observability.samples.reading import needs_more_samples
+from observability.samples.sample import descendants, take_sample
+from observability.samples.types import Sample, WorkerView
 from support.processes import VICTIMS
 from support.waiting import eventually
 from timers.events import WorkerInfo
@@ -47,25 +47,25 @@ class Job:
         scope: str | None = "step",
         without_timer: Collection[int] = (),
     ) -> list[WorkerView]:
-        """What a server knows after that many rounds of looks at everybody.
+        """What a server knows after that many rounds of samples at everybody.
 
         Those who compute are then looked at more often, as the server does.
         """
-        looks: dict[int, list[Look]] = {rank: [] for rank in self.present}
+        samples: dict[int, list[Sample]] = {rank: [] for rank in self.present}
         for number in range(rounds):
             if number:
                 threading.Event().wait(BETWEEN_ROUNDS)
             for rank, pid in self.present.items():
-                looks[rank].append(look_at(pid, thread=pid, timeout=30))
+                samples[rank].append(take_sample(pid, thread=pid, timeout=30))
         for rank, pid in self.present.items():
-            while rounds > 1 and needs_more_looks(looks[rank], pid):
+            while rounds > 1 and needs_more_samples(samples[rank], pid):
                 threading.Event().wait(random.uniform(0.01, 0.04))
-                looks[rank].append(look_at(pid, thread=pid, timeout=30))
+                samples[rank].append(take_sample(pid, thread=pid, timeout=30))
         return [
             WorkerView(
                 worker=WorkerInfo(pid=pid, rank=rank, local_rank=rank),
                 host="node1",
-                looks=tuple(looks.get(rank, ())),
+                samples=tuple(samples.get(rank, ())),
                 gone=_how(self.ended.get(rank)),
                 unclean=self.ended.get(rank, 0) != 0,
                 scope_id=None if rank in without_timer else scope,

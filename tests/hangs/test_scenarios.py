@@ -30,7 +30,7 @@ class Scenario:
 
     cause: str
     line: str = ""
-    """The source of the line to look at; empty for a rank without a stack."""
+    """The source of the line that matters; empty for a rank without a stack."""
     pace: Pace = Pace.STUCK
     child: bool = False
     also: str = ""
@@ -205,8 +205,8 @@ def source(frame: str) -> str:
 
 def variations(views: Sequence[WorkerView], odd: Sequence[int]) -> Iterator[list[WorkerView]]:
     """The same hang as a server that knows less would see it."""
-    yield [replace(view, looks=view.looks[-1:]) for view in views]
-    yield [replace(view, looks=view.looks[::2]) for view in views]
+    yield [replace(view, samples=view.samples[-1:]) for view in views]
+    yield [replace(view, samples=view.samples[::2]) for view in views]
     yield [replace(view, descendants=()) for view in views]
     yield [
         replace(view, scope_id=None, thread=None, expired=False)

@@ -11,8 +11,8 @@ from hangs.simulated import IN_ALL_REDUCE, IN_BARRIER, OUTER, looking, view
 from observability.hang.report import analyse
 from observability.hang.text import render
 from observability.hang.types import Confidence, HangReport, Node, Verdict
-from observability.samples.reading import needs_more_looks
-from observability.samples.types import Descendant, Look, Pace, WorkerView
+from observability.samples.reading import needs_more_samples
+from observability.samples.types import Descendant, Pace, Sample, WorkerView
 from timers.stacks.take import Frame, ThreadStack
 
 LIBRARY = "/opt/venv/lib/python3.12/site-packages"
@@ -27,23 +27,23 @@ SPINNING = (Frame("search", "/job/tokens.py", 9), *OUTER)
 
 
 def waiting(rank: int, frames: tuple[Frame, ...] = IN_ALL_REDUCE, count: int = 2) -> WorkerView:
-    looks = (looking(1000 + rank, frames, at=10.0 * at, cpu=5.0) for at in range(count))
-    return view(rank, *looks)
+    samples = (looking(1000 + rank, frames, at=10.0 * at, cpu=5.0) for at in range(count))
+    return view(rank, *samples)
 
 
 def computing(rank: int, *places: tuple[Frame, ...], busy: float = 1.0) -> WorkerView:
-    looks = (
+    samples = (
         looking(
             1000 + rank, frames, state="running", channel=None, at=at, cpu=busy * at, active=True
         )
         for at, frames in enumerate(places)
     )
-    return view(rank, *looks)
+    return view(rank, *samples)
 
 
 def sleeping(rank: int, count: int = 2, *, switches: int | None = None) -> WorkerView:
     frames = (Frame("pause", "/job/io.py", 31), *OUTER)
-    looks = (
+    samples = (
         looking(
             1000 + rank,
             frames,
@@ -54,7 +54,7 @@ def sleeping(rank: int, count: int = 2, *, switches: int | None = None) -> Worke
         )
         for at in range(count)
     )
-    return view(rank, *looks)
+    return view(rank, *samples)
 
 
 def accused(report: HangReport) -> list[int | None]:
@@ -146,22 +146,22 @@ def test_the_stuck_child_of_a_rank_is_named() -> None:
         *OUTER,
     )
     idle = Descendant(
-        pid=70, parent=1001, looks=(looking(70, (*in_get, *worker_loop)),), command="loader"
+        pid=70, parent=1001, samples=(looking(70, (*in_get, *worker_loop)),), command="loader"
     )
     stuck = Descendant(
         pid=71,
         parent=1001,
-        looks=(looking(71, (Frame("decode", "/job/data.py", 9), *worker_loop)),),
+        samples=(looking(71, (Frame("decode", "/job/data.py", 9), *worker_loop)),),
         command="loader",
     )
     both = WorkerView(
-        worker=rank.worker, host=rank.host, looks=rank.looks, descendants=(idle, stuck)
+        worker=rank.worker, host=rank.host, samples=rank.samples, descendants=(idle, stuck)
     )
     [suspect] = analyse([waiting(0), both]).suspects
     assert (suspect.rank, suspect.child_pid, suspect.frame) == (1, 71, "/job/data.py:9 decode")
     assert suspect.also == ("/job/data.py:50 next_batch",)
     only_idle = WorkerView(
-        worker=rank.worker, host=rank.host, looks=rank.looks, descendants=(idle,)
+        worker=rank.worker, host=rank.host, samples=rank.samples, descendants=(idle,)
     )
     [suspect] = analyse([waiting(0), only_idle]).suspects
     assert (suspect.child_pid, suspect.frame) == (None, "/job/data.py:50 next_batch")
@@ -178,7 +178,7 @@ def test_the_thread_that_holds_the_timer_is_the_one_that_is_read() -> None:
         ),
     )
     rank = view(1, main)
-    chosen = WorkerView(worker=rank.worker, host=rank.host, looks=rank.looks, thread=7002)
+    chosen = WorkerView(worker=rank.worker, host=rank.host, samples=rank.samples, thread=7002)
     [suspect] = analyse([waiting(0), chosen]).suspects
     assert suspect.frame == "/job/checkpoint.py:71 write_part"
     [suspect] = analyse([waiting(0), rank]).suspects
@@ -190,8 +190,8 @@ def test_another_thread_that_keeps_the_gil_is_the_line_to_look_at() -> None:
     holder = ThreadStack(
         frames=(Frame("convert", "/job/native.py", 3),), thread=7001, holds_gil=True, active=True
     )
-    looks = tuple(looking(1001, READING, at=at, cpu=4.0, others=(holder,)) for at in (0.0, 9.0))
-    [suspect] = analyse([waiting(0), view(1, *looks)]).suspects
+    samples = tuple(looking(1001, READING, at=at, cpu=4.0, others=(holder,)) for at in (0.0, 9.0))
+    [suspect] = analyse([waiting(0), view(1, *samples)]).suspects
     assert suspect.frame == "/job/native.py:3 convert"
     assert "GIL" in suspect.why
 
@@ -243,12 +243,12 @@ def test_one_that_computes_is_accused_only_after_enough_looks() -> None:
 
 
 def test_more_looks_are_asked_for_only_where_they_can_decide() -> None:
-    assert needs_more_looks(computing(0, SPINNING).looks)
-    assert needs_more_looks(computing(0, *[SPINNING] * 11).looks)
-    assert not needs_more_looks(computing(0, *[SPINNING] * 12).looks)
-    assert not needs_more_looks(computing(0, SPINNING, SAVING).looks)
-    assert not needs_more_looks(waiting(0).looks)
-    assert not needs_more_looks(waiting(0, count=1).looks)
+    assert needs_more_samples(computing(0, SPINNING).samples)
+    assert needs_more_samples(computing(0, *[SPINNING] * 11).samples)
+    assert not needs_more_samples(computing(0, *[SPINNING] * 12).samples)
+    assert not needs_more_samples(computing(0, SPINNING, SAVING).samples)
+    assert not needs_more_samples(waiting(0).samples)
+    assert not needs_more_samples(waiting(0, count=1).samples)
 
 
 def test_a_single_long_sleep_is_stuck_and_many_short_ones_are_not() -> None:
@@ -415,6 +415,6 @@ def test_the_report_is_plain_data_and_its_text_harmless() -> None:
 
 
 def test_looks_without_a_usable_stack_are_no_obstacle() -> None:
-    broken = Look(dump=looking(9, ()).dump)
-    report = analyse([waiting(0), waiting(1), view(2, broken, *sleeping(2).looks)])
+    broken = Sample(dump=looking(9, ()).dump)
+    report = analyse([waiting(0), waiting(1), view(2, broken, *sleeping(2).samples)])
     assert accused(report) == [2]

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from observability.fields import stack_fields
 from observability.samples.threads import thread_that_matters
-from observability.samples.types import Look, WorkerView
+from observability.samples.types import Sample, WorkerView
 from observability.samples.worker import read
 from support.processes import VICTIMS, victim
 from support.samples import DUMP, TIMER
@@ -41,5 +41,5 @@ def test_a_forked_child_that_is_stuck_in_a_library_is_not_at_its_parents_line() 
     assert inherited in {frame.file for frame in dump.threads[0].frames}
     fields = stack_fields(dump, None)
     assert "multiprocessing/synchronize.py" in fields["frame"]
-    view = WorkerView(worker=WorkerInfo(pid=child), looks=(Look(dump=dump),))
+    view = WorkerView(worker=WorkerInfo(pid=child), samples=(Sample(dump=dump),))
     assert read(view).frame == fields["frame"]
