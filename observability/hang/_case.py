@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from observability.samples.reading import Condition, Reading
 from observability.samples.types import Pace
 from observability.samples.waits import Peers, Wait
 
+from .graph import Evidence
 from .types import Confidence, Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterable, Sequence
+    from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 
     from observability.samples.types import WorkerView
 
@@ -42,6 +43,8 @@ class Case:
 
     view: WorkerView
     reading: Reading
+    index: int = 0
+    """Position among the cases of the run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +60,10 @@ class Decision:
     """Those the others wait for, without being accused."""
     waiting: tuple[Case, ...] = ()
     """Those who wait for them, or together."""
+    evidence: tuple[Evidence, ...] = (Evidence.STACKS,)
+    """What decided, the surest first."""
+    holds_up: Mapping[int, str] = field(default_factory=dict)
+    """What the others miss of one, by its position: ``has not joined all_reduce #26``."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from observability.samples.types import Pace
 from observability.samples.waits import Wait
 from observability.samples.worker import read
 
-from ._case import Case
+from ._case import Case, Decision
 from ._tree import merge
 from ._verdict import decide
 from .text import sentence, worker_name
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from observability.samples.types import WorkerView
     from timers.stacks.take import Frame
 
+    from .collectives import Collectives
+
 __all__ = ["analyse"]
 
 
@@ -38,15 +40,16 @@ def analyse(views: Iterable[WorkerView], *, world_size: int | None = None) -> Ha
         is there several times, as after a restart, the one that is not gone counts.
     :param world_size: how many ranks the run has, where known.
     """
-    cases = [Case(view, read(view)) for view in _newest(views)]
-    decision = decide(cases, world_size=world_size)
+    cases = [Case(view, read(view), index) for index, view in enumerate(_newest(views))]
+    decision, found = decide(cases, world_size=world_size)
     report = HangReport(
         verdict=decision.verdict,
         confidence=decision.confidence,
         reason=decision.reason,
-        suspects=tuple(_suspect(case) for case in decision.suspects),
-        lagging=tuple(_suspect(case) for case in decision.lagging),
-        groups=_groups(cases, decision.suspects),
+        evidence=tuple(each.value for each in decision.evidence),
+        suspects=tuple(_suspect(case, decision, found) for case in decision.suspects),
+        lagging=tuple(_suspect(case, decision, found) for case in decision.lagging),
+        groups=_groups(cases, decision.suspects, found.waiting_in),
         tree=_tree(cases, decision.suspects),
         workers=len(cases),
         hosts=len({case.view.host for case in cases}),
@@ -85,7 +88,7 @@ def _missing(cases: Sequence[Case], world_size: int | None) -> tuple[int, ...]:
 # -- suspects ------------------------------------------------------------------------------------
 
 
-def _suspect(case: Case) -> Suspect:
+def _suspect(case: Case, decision: Decision, found: Collectives) -> Suspect:
     view, reading = case.view, case.reading
     inner = reading.child_reading or reading
     frame = reading.frame
@@ -96,14 +99,18 @@ def _suspect(case: Case) -> Suspect:
         local_rank=view.worker.local_rank,
         scope_id=view.scope_id,
         frame=frame,
-        why=_why(reading),
+        why=_why(case, found),
+        holds_up=decision.holds_up.get(case.index, ""),
         pace=inner.pace,
         child_pid=reading.child.pid if reading.child else None,
         also=tuple(line for line in dict.fromkeys(reading.also) if line != frame),
     )
 
 
-def _why(reading: Reading) -> str:
+def _why(case: Case, found: Collectives) -> str:
+    reading = case.reading
+    if case.index in found.waiting_in and reading.condition is Condition.RUNNING:
+        return f"waits in {found.waiting_in[case.index]}"
     if reading.child is not None and reading.child_reading is not None:
         known_as = f" ({reading.child.command})" if reading.child.command else ""
         unread = reading.child_reading.condition is Condition.BLIND
@@ -158,32 +165,41 @@ _CONDITION_WORDS = {
 }
 
 
-def _what(reading: Reading) -> str:
+def _what(case: Case, waiting_in: Mapping[int, str]) -> str:
+    reading = case.reading
     known = _CONDITION_WORDS.get(reading.condition)
     if known is not None:
         return known
+    if case.index in waiting_in and not reading.moves:
+        return f"waiting in {waiting_in[case.index]}"
     if reading.reason.operation:
         return f"waiting in {reading.reason.operation}"
     return _GROUP_WORDS.get(reading.reason.wait, "waiting")
 
 
-def _by_place(cases: Iterable[Case], suspects: Sequence[Case]) -> Mapping[object, list[Case]]:
+def _by_place(
+    cases: Iterable[Case], suspects: Sequence[Case], waiting_in: Mapping[int, str]
+) -> Mapping[object, list[Case]]:
     accused = {id(case) for case in suspects}
     places: dict[object, list[Case]] = {}
     for case in cases:
         child = case.reading.child_reading
-        key = (id(case) in accused, _what(case.reading), case.reading.key, child and child.key)
+        what = _what(case, waiting_in)
+        key = (id(case) in accused, what, case.reading.key, child and child.key)
         places.setdefault(key, []).append(case)
     return places
 
 
-def _groups(cases: Sequence[Case], suspects: Sequence[Case]) -> tuple[Group, ...]:
+def _groups(
+    cases: Sequence[Case], suspects: Sequence[Case], waiting_in: Mapping[int, str]
+) -> tuple[Group, ...]:
     accused = {id(case) for case in suspects}
-    groups = [_group(each, id(each[0]) in accused) for each in _by_place(cases, suspects).values()]
+    places = _by_place(cases, suspects, waiting_in).values()
+    groups = [_group(each, id(each[0]) in accused, _what(each[0], waiting_in)) for each in places]
     return tuple(sorted(groups, key=lambda group: (-group.size, not group.suspected)))
 
 
-def _group(cases: Sequence[Case], suspected: bool) -> Group:
+def _group(cases: Sequence[Case], suspected: bool, what: str) -> Group:
     reading = cases[0].reading
     child = reading.child_reading
     shown = child if child is not None and child.frames else reading
@@ -193,7 +209,7 @@ def _group(cases: Sequence[Case], suspected: bool) -> Group:
     ]
     ranks = [case.view.worker.rank for case in cases]
     return Group(
-        what=_what(reading),
+        what=what,
         frame=reading.frame,
         frames=tuple(frame_line(frame) for frame in shown.frames),
         workers=tuple(names),

@@ -19,6 +19,8 @@ class Verdict(enum.StrEnum):
     SEVERAL_SUSPECTS = "several_suspects"
     DIFFERENT_COLLECTIVES = "different_collectives"
     """Every worker waits for the others, but not in the same operation."""
+    CYCLE = "cycle"
+    """Workers wait for each other in a circle; none of them is to blame alone."""
     COMMON_WAIT = "common_wait"
     """No worker differs: what they wait for is elsewhere."""
     SLOW = "slow"
@@ -54,6 +56,8 @@ class Suspect:
     process, when that is the culprit. None when no stack is known."""
     why: str = ""
     """Words that follow the worker's name: ``is stopped``, ``sleeps``."""
+    holds_up: str = ""
+    """What the others miss of it: ``has not joined all_reduce #26 of default_pg``."""
     pace: Pace = Pace.UNKNOWN
     child_pid: int | None = None
     """The descendant that is stuck, when the worker only waits for it."""
@@ -102,6 +106,8 @@ class HangReport:
     confidence: Confidence
     reason: str
     """Why, and why not surer."""
+    evidence: tuple[str, ...] = ()
+    """What decided, the surest first: ``the flight recorder``, ``their stacks``."""
     sentence: str = ""
     """For people: names the rank and the line that matters, when there is one."""
     suspects: tuple[Suspect, ...] = ()
@@ -129,6 +135,7 @@ class HangReport:
             "verdict": self.verdict.value,
             "confidence": self.confidence.value,
             "reason": self.reason,
+            "evidence": list(self.evidence),
             "sentence": self.sentence,
             "workers": self.workers,
             "hosts": self.hosts,

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from observability.recorder.types import Recording
     from timers.events import WorkerInfo
     from timers.stacks.take import StackDump
 
@@ -88,6 +89,8 @@ class WorkerView:
     descendants: tuple[Descendant, ...] = ()
     pace: Pace = Pace.UNKNOWN
     """What is known of it from elsewhere; used when the samples given here do not tell."""
+    recording: Recording | None = None
+    """What its Flight Recorder says; None when it was not asked."""
 
     @property
     def dump(self) -> StackDump | None:
