@@ -115,10 +115,10 @@ def analyse_recordings(members: Sequence[Member], *, world_size: int | None = No
     """
     found = Collectives()
     at = {member.rank: index for index, member in enumerate(members) if member.rank is not None}
-    groups: dict[str, dict[int, GroupRecord]] = {}
+    groups: dict[tuple[str, str], dict[int, GroupRecord]] = {}
     for index, member in enumerate(members):
         for group in member.recording.groups if member.recording else ():
-            groups.setdefault(group.name, {})[index] = group
+            groups.setdefault((group.name, group.backend), {})[index] = group
     for records in sorted(groups.values(), key=len, reverse=True):
         _Group(records, members, at, world_size).add_to(found)
     return found
@@ -192,7 +192,9 @@ class _Group:
 
     def _meet(self, number: int, pending: Mapping[int, Operation], found: Collectives) -> None:
         inside = [index for index, each in pending.items() if each.number == number]
-        meeting = Meeting(describe(pending[inside[0]], self.group), (self.group.name, number))
+        meeting = Meeting(
+            describe(pending[inside[0]], self.group), (self.group.name, self.group.backend, number)
+        )
         holders = [
             Edge(meeting, index, Evidence.RECORDER, strength, why and f"{why} {meeting.name}")
             for index in self.present

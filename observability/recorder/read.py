@@ -69,7 +69,7 @@ def _read(data: bytes, load: Callable[[bytes], Any]) -> Recording:
         raise ValueError("nested too deeply") from None
     if not isinstance(found, dict) or not isinstance(found.get("entries"), list):
         raise ValueError("no dump of the recorder: it has no entries")  # noqa: TRY004  # as its callers expect of bad bytes
-    groups: dict[str, _Growing] = {}
+    groups: dict[tuple[str, str], _Growing] = {}
     config = found.get("pg_config")
     for entry in found["entries"][-_MOST_ENTRIES:]:
         if isinstance(entry, dict):
@@ -84,8 +84,9 @@ def _read(data: bytes, load: Callable[[bytes], Any]) -> Recording:
 class _Growing:
     """One group while its entries are read."""
 
-    def __init__(self, name: str, description: str) -> None:
+    def __init__(self, name: str, description: str, backend: str) -> None:
         self.name = name
+        self.backend = backend
         self.description = description
         self.ranks: tuple[int, ...] = ()
         self.collectives: dict[int, Operation] = {}
@@ -99,6 +100,7 @@ class _Growing:
         kept = numbers[max(0, pending - _KEPT_BEFORE) : pending + _KEPT_AFTER]
         return GroupRecord(
             name=self.name,
+            backend=self.backend,
             description=self.description,
             ranks=self.ranks,
             collectives=tuple(self.collectives[number] for number in kept),
@@ -107,19 +109,19 @@ class _Growing:
         )
 
 
-def _take(entry: dict[str, Any], groups: dict[str, _Growing]) -> None:
+def _take(entry: dict[str, Any], groups: dict[tuple[str, str], _Growing]) -> None:
     named = entry.get("process_group")
     if not isinstance(named, (list, tuple)) or not named:
         return
     name, description = _text(named[0]), _text(named[1] if len(named) > 1 else None)
-    group = groups.get(name)
+    backend, _, title = _text(entry.get("profiling_name")).rpartition(":")
+    group = groups.get((name, backend))
     if group is None:
         if len(groups) >= _MOST_GROUPS:
             return
-        group = groups[name] = _Growing(name, description)
+        group = groups[name, backend] = _Growing(name, description, backend)
     started = _integer(entry.get("time_discovered_started_ns"))
     group.timed |= bool(started)
-    title = _text(entry.get("profiling_name")).partition(":")[2]
     transfer = _TRANSFER.match(title)
     if transfer is not None or entry.get("is_p2p") is True:
         if transfer is not None and _progress(entry) is not Progress.COMPLETED:
@@ -185,12 +187,14 @@ def _frame(value: object) -> str | None:
     return f"{file}:{_integer(first.get('line')) or 0} {function}" if file else None
 
 
-def _name_members(config: dict[Any, Any], groups: dict[str, _Growing]) -> None:
-    for entry in list(config.values())[:_MOST_GROUPS]:
-        if isinstance(entry, dict):
-            group = groups.get(_text(entry.get("name")))
-            if group is not None:
-                group.ranks = _members(str(entry.get("ranks"))[: 8 * _MOST_RANKS])
+def _name_members(config: dict[Any, Any], groups: dict[tuple[str, str], _Growing]) -> None:
+    named = {
+        _text(entry.get("name")): str(entry.get("ranks"))[: 8 * _MOST_RANKS]
+        for entry in list(config.values())[:_MOST_GROUPS]
+        if isinstance(entry, dict)
+    }
+    for group in groups.values():
+        group.ranks = _members(named.get(group.name, ""))
 
 
 @lru_cache(64)

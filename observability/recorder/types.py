@@ -48,6 +48,8 @@ class GroupRecord:
 
     name: str
     """Torch's own, the same on all of its ranks."""
+    backend: str = ""
+    """``nccl``, ``gloo``: a group may have several, each with its own numbers."""
     description: str = ""
     ranks: tuple[int, ...] = ()
     """The global ranks of its members, in the order of the group; empty where it is not said."""

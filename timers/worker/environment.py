@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from timers.auto import start_worker_server
 from timers.linux.ptrace import allow_dumps_by
 
 from .client import TimerClient
@@ -53,6 +54,7 @@ def configure_from_env(environ: Mapping[str, str] | None = None) -> TimerClient:
     server = environ.get(SERVER_PID_VARIABLE, "")
     if server.isascii() and server.isdigit() and len(server) <= _PID_DIGITS:
         allow_dumps_by(int(server))
+    start_worker_server(environ)
     return client
 
 
