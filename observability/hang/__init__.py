@@ -10,5 +10,7 @@
 ``_tree``        all stacks merged into one
 ``text``         the report for people: a sentence, a screen
 ``json``         a worker's sample to and from the fields of an event
+``sampling``     sample all workers of this host within one bound
+``explain``      what any processes do, and who holds them up: the entry for others
 ``roll_call``    at the first expiry, sample every worker and report before anybody is killed
 """

@@ -1,12 +1,13 @@
-"""At the first expiry, sample every worker of the run, and say who is the odd one out.
+"""At the first expiry, sample every worker of the run, and report who is the odd one out.
 
 The step before a kill for a whole job: the first worker that expires calls the roll, those that
 expire meanwhile wait for it, and nobody is signalled before it is over or its bound has passed.
 As the sampler of its server it also samples workers while their timers still run, so that the
 report can tell a stuck worker from a slow one; as a sink it remembers who has left.
 
-Samples run on a few threads of their own. A sample that comes when all are busy and many wait is
-skipped: a late one says nothing.
+Ranks that never registered are part of the roll, too: the one that is stuck before its first timer
+is the one that all others wait for. A sample that comes when all sampling threads are busy and
+many wait is skipped: a late one says nothing.
 """
 
 from __future__ import annotations
@@ -14,27 +15,28 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
+import os
 import threading
 import time
 from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
 from observability.events import HangReported
+from observability.samples.members import unregistered, world_size
 from observability.samples.process_facts import add_open_files
-from observability.samples.reading import needs_more_samples
-from observability.samples.sample import descendants, take_sample
-from observability.samples.types import Sample, WorkerView
+from observability.samples.types import WorkerView
 from observability.scope_durations import scope_durations
-from timers.events import StackDumped, WorkerExited
+from timers.events import StackDumped, WorkerExited, WorkerInfo
 
 from .json import extra_fields
 from .report import analyse
+from .sampling import Sampling, Watched
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
-    from timers.events import Event, WorkerInfo
+    from timers.events import Event
     from timers.server.server import WatchdogServer
     from timers.server.watchdog import RunningTimer
     from timers.stacks.take import StackDump
@@ -43,17 +45,12 @@ __all__ = ["RollCall"]
 
 _logger = logging.getLogger(__name__)
 
-_SAMPLING_THREADS = 4
 _MOST_WAITING = 64
-_KEPT_LOOKS = 24
 _KEPT_GONE = 256
-_ROUNDS = 3
-_BETWEEN_ROUNDS_SECONDS = 0.2
-"""Between samples of the same worker: what is stuck shows in that it stays."""
-_BETWEEN_MORE_SECONDS = 0.03
-"""Between samples of one that computes, which have to meet it in several of its functions."""
 _MARGIN_SECONDS = 0.5
 """Taken off the bound for the analysis and for handing the result over."""
+_SEARCH_SHARE = 0.1
+"""Of the bound, for finding the ranks that never registered."""
 _EPISODE_SECONDS = 1.0
 """Who expires this soon after a roll call is part of the same hang."""
 
@@ -89,12 +86,11 @@ class RollCall:
         self._timeout = max(0.0, timeout - _MARGIN_SECONDS)
         self._sample_at = tuple(sample_at) if sample_from > 0 else ()
         self._sample_from = sample_from
-        self._native = native
+        self._sampling = Sampling(host=host, native=native)
         self._server: WatchdogServer | None = None
-        self._pool = ThreadPoolExecutor(_SAMPLING_THREADS, thread_name_prefix="timers-sample")
         self._lock = threading.Lock()
-        self._samples: dict[WorkerInfo, deque[Sample]] = {}
         self._gone: deque[WorkerView] = deque(maxlen=_KEPT_GONE)
+        self._unregistered: list[WorkerInfo] = []
         self._waiting = 0
         self._episode: Future[dict[int, StackDump]] | None = None
         self._episode_ended = 0.0
@@ -121,7 +117,7 @@ class RollCall:
 
     def close(self) -> None:
         """End the sampling threads; a sample under way is left to its own bound."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._sampling.close()
 
     # -- sampling -------------------------------------------------------------------------------
 
@@ -138,31 +134,16 @@ class RollCall:
                 return
             self._waiting += 1
         try:
-            self._pool.submit(self._sample, running)
+            sampled = self._sampling.submit(_watched(running.worker, running), self._timeout)
         except RuntimeError:  # closed, or no more threads to be had
             self._waiting -= 1
+        else:
+            sampled.add_done_callback(self._sampled)
 
-    def _sample(self, running: RunningTimer) -> None:
-        try:
-            self._take_sample(running.worker, running, self._timeout)
-            self._forget_the_gone()
-        finally:
-            with self._lock:
-                self._waiting -= 1
-
-    def _take_sample(
-        self, worker: WorkerInfo, running: RunningTimer | None, timeout: float
-    ) -> None:
-        thread = None if running is None else running.timer.thread
-        found = take_sample(_pid(worker), thread=thread, timeout=timeout, native=self._native)
+    def _sampled(self, _sample: object) -> None:
         with self._lock:
-            self._samples.setdefault(worker, deque(maxlen=_KEPT_LOOKS)).append(found)
-
-    def _forget_the_gone(self) -> None:
-        known = set(self._known_workers())
-        with self._lock:
-            for worker in [each for each in self._samples if each not in known]:
-                del self._samples[worker]
+            self._waiting -= 1
+        self._sampling.forget_others({*self._known_workers(), *self._unregistered})
 
     def _known_workers(self) -> list[WorkerInfo]:
         return [] if self._server is None else self._server.known_workers()
@@ -198,83 +179,38 @@ class RollCall:
 
     def _sample_expired(self, pid: int, until: float) -> StackDump:
         left = max(0.0, until - time.monotonic())
-        dump = take_sample(pid, thread=None, timeout=left, native=self._native).dump
+        worker = next((each for each in self._known_workers() if each.pid == pid), None)
+        dump = self._sampling.sample(
+            Watched(worker=WorkerInfo(pid=pid) if worker is None else worker), left
+        ).dump
         return dataclasses.replace(add_open_files(dump), extras=(("expired", True),))
 
     def _call_the_roll(self, expired: set[int], until: float) -> dict[int, StackDump]:
         """Sample all workers; return the stacks of those that had expired when it began."""
-        self._forget_the_gone()
-        workers = self._known_workers()
+        known = self._known_workers()
         timers = _innermost([] if self._server is None else self._server.running_timers())
-        for number in range(_ROUNDS):
-            if number:
-                time.sleep(_BETWEEN_ROUNDS_SECONDS)
-            if not self._sample_all(workers, timers, until):
-                break
-        while computing := [each for each in workers if self._computes(each, timers.get(each))]:
-            time.sleep(_BETWEEN_MORE_SECONDS)
-            if not self._sample_all(computing, timers, until):
-                break
-        views = [
-            self._view(worker, timers.get(worker), expired, until, len(workers))
+        left = until - time.monotonic()
+        # Under "timers run" the whole job descends from this process.
+        roots = [os.getpid()]
+        self._unregistered = unregistered(known, timeout=_SEARCH_SHARE * left, roots=roots)
+        workers = known + self._unregistered
+        self._sampling.forget_others(set(workers))
+        watched = [
+            _watched(worker, timers.get(worker), expired=worker.pid in expired)
             for worker in workers
         ]
+        views = self._sampling.survey(watched, until)
         dumps = {}
         for view in views:
             if view.samples and view.expired:
-                dumps[_pid(view.worker)] = _dump(view)
+                dumps[int(view.worker.pid)] = _dump(view)
             elif view.samples:
                 self._emit_stack(view, timers.get(view.worker), _dump(view))
         try:
-            self._emit_report(views)
+            self._emit_report(views, world_size(workers))
         except Exception:  # the stacks are worth more than what is made of them
             _logger.exception("could not report who holds up the others")
         return dumps
-
-    def _sample_all(
-        self,
-        workers: Sequence[WorkerInfo],
-        timers: Mapping[WorkerInfo, RunningTimer],
-        until: float,
-    ) -> bool:
-        """Sample each of them once; whether there is time for more."""
-        left = until - time.monotonic()
-        samples = [
-            self._pool.submit(self._take_sample, worker, timers.get(worker), left)
-            for worker in workers
-        ]
-        wait(samples, max(0.0, left))
-        return until - time.monotonic() > 2 * _BETWEEN_ROUNDS_SECONDS
-
-    def _computes(self, worker: WorkerInfo, running: RunningTimer | None) -> bool:
-        """Whether more samples could tell if it gets anywhere."""
-        with self._lock:
-            samples = tuple(self._samples.get(worker, ()))
-        thread = None if running is None else running.timer.thread
-        return bool(samples) and needs_more_samples(samples, thread)
-
-    def _view(
-        self,
-        worker: WorkerInfo,
-        running: RunningTimer | None,
-        expired: set[int],
-        until: float,
-        share: int,
-    ) -> WorkerView:
-        with self._lock:
-            samples = tuple(self._samples.get(worker, ()))
-        left = max(0.0, until - time.monotonic()) / max(1, share)
-        return WorkerView(
-            worker=worker,
-            host=self._host,
-            samples=samples,
-            scope_id=None if running is None else running.timer.scope_id,
-            thread=None if running is None else running.timer.thread,
-            expired=worker.pid in expired or (running is not None and running.expired),
-            after_seconds=None if running is None else running.timer.after_seconds,
-            elapsed_seconds=None if running is None else running.age_seconds,
-            descendants=descendants(_pid(worker), timeout=left),
-        )
 
     def _emit_stack(self, view: WorkerView, running: RunningTimer | None, dump: StackDump) -> None:
         self._emit(
@@ -288,12 +224,12 @@ class RollCall:
             )
         )
 
-    def _emit_report(self, views: Sequence[WorkerView]) -> None:
+    def _emit_report(self, views: Sequence[WorkerView], size: int | None) -> None:
         here = {(view.worker.rank, view.worker.pid) for view in views}
         gone = [
             each for each in tuple(self._gone) if (each.worker.rank, each.worker.pid) not in here
         ]
-        report = analyse([*views, *gone])
+        report = analyse([*views, *gone], world_size=size)
         if self._server is not None:
             counts = self._server.statistics.hang_reports
             counts[report.verdict.value] = counts.get(report.verdict.value, 0) + 1
@@ -320,5 +256,14 @@ def _innermost(running: Sequence[RunningTimer]) -> dict[WorkerInfo, RunningTimer
     return chosen
 
 
-def _pid(worker: WorkerInfo) -> int:
-    return int(worker.pid)
+def _watched(worker: WorkerInfo, running: RunningTimer | None, *, expired: bool = False) -> Watched:
+    if running is None:
+        return Watched(worker=worker, expired=expired)
+    return Watched(
+        worker=worker,
+        scope_id=running.timer.scope_id,
+        thread=running.timer.thread,
+        expired=expired or running.expired,
+        after_seconds=running.timer.after_seconds,
+        elapsed_seconds=running.age_seconds,
+    )

@@ -45,6 +45,8 @@ class Moment:
     at_seconds: float
     cpu_seconds: float | None
     switches: int | None
+    holds_gil: bool = False
+    faults: int | None = None
 
     @property
     def path(self) -> _Path:

@@ -9,6 +9,7 @@ import enum
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from ._busy import refine
 from ._pace import ENOUGH_SAMPLES, IDLE, Moment, compare, load
 from .frames import (
     frame_line,
@@ -28,7 +29,7 @@ from .threads import (
     thread_that_matters,
     working_thread,
 )
-from .types import Pace
+from .types import NOTHING_KNOWN, Pace
 from .waits import Peers, Reason, Wait, judge
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 
     from timers.stacks.take import Frame, StackDump, ThreadStack
 
-    from .types import Descendant, Sample
+    from .types import Descendant, Sample, Surroundings
 
 __all__ = ["Condition", "Reading", "needs_more_samples", "read_process"]
 
@@ -104,7 +105,9 @@ class Reading:
     def moves(self) -> bool:
         """Whether it, or the child it waits for, got somewhere."""
         inner = self.child_reading
-        return (inner.pace if inner else self.pace) in (Pace.SLOW, Pace.REPEATING)
+        pace, wait = (inner.pace, inner.reason.wait) if inner else (self.pace, self.reason.wait)
+        # Asking again for what did not come is no progress.
+        return pace is Pace.SLOW or (pace is Pace.REPEATING and wait is not Wait.ASKING)
 
     @property
     def undecided(self) -> bool:
@@ -136,13 +139,16 @@ def read_process(
     scope_id: str | None = None,
     *,
     pace: Pace = Pace.UNKNOWN,
+    around: Surroundings = NOTHING_KNOWN,
 ) -> Reading:
     """Read one process from at least one sample of it.
 
     :param thread: native id of the thread that holds the timer.
     :param pace: taken when the samples do not tell.
+    :param around: what else is known of it.
     """
-    reading = _Process(_up_to_the_telling_one(samples, thread), thread, scope_id).read()
+    telling = _up_to_the_telling_one(samples, thread)
+    reading = _Process(telling, thread, scope_id, around).read()
     return reading if reading.pace is not Pace.UNKNOWN else replace(reading, pace=pace)
 
 
@@ -175,7 +181,14 @@ def _up_to_the_telling_one(samples: Sequence[Sample], thread: int | None) -> Seq
 class _Process:
     """Several samples of one process, while they are being read."""
 
-    def __init__(self, samples: Sequence[Sample], thread: int | None, scope_id: str | None) -> None:
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        thread: int | None,
+        scope_id: str | None,
+        around: Surroundings,
+    ) -> None:
+        self.around = around
         self.samples = samples
         self.dump = samples[-1].dump
         self.thread = thread
@@ -200,8 +213,12 @@ class _Process:
         """What there is to say when ``stack`` is the one that matters."""
         frames = process_frames(stack.frames)
         running = reason.wait is Wait.COMPUTE
+        moments = self._moments(stack)
+        pace = compare(moments)
+        if self.condition is None:
+            reason, pace = refine(reason, pace, moments, self.around)
+            running = reason.wait is Wait.COMPUTE
         condition = self.condition or (Condition.RUNNING if running else Condition.WAITING)
-        pace = compare(self._moments(stack))
         if condition.broken and pace in (Pace.UNKNOWN, Pace.SPINNING):
             pace = Pace.STUCK  # Stopped while it computed, which its stack still shows.
         key, family = _keys(frames, reason)
@@ -257,6 +274,8 @@ class _Process:
                     at_seconds=sample.at_seconds,
                     cpu_seconds=sample.cpu if counted else sample.dump.facts.cpu_seconds,
                     switches=sample.switches if counted else None,
+                    holds_gil=found is not None and found.holds_gil,
+                    faults=sample.faults if counted else None,
                 )
             )
         return moments

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from observability.recorder.types import Recording
     from timers.events import WorkerInfo
-    from timers.stacks.take import StackDump
+    from timers.stacks.take import Frame, StackDump
 
-__all__ = ["Descendant", "Pace", "Sample", "WorkerView"]
+    from .source import Source
+
+__all__ = ["NOTHING_KNOWN", "Descendant", "Pace", "Sample", "Surroundings", "WorkerView"]
 
 
 class Pace(enum.StrEnum):
@@ -45,11 +47,30 @@ class Sample:
     switches: int | None = None
     """Voluntary context switches of that thread (proc(5), ``status``). Two samples with the same
     number show that it did not wake up in between, which neither stacks nor CPU time can show."""
+    faults: int | None = None
+    """Pages that it was first to touch, counted. One that works takes memory and gives it back."""
 
     @property
     def cpu(self) -> float | None:
         """CPU seconds of the thread, else of its process."""
         return self.dump.facts.cpu_seconds if self.cpu_seconds is None else self.cpu_seconds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surroundings:
+    """What is known of where a process is, besides its samples."""
+
+    source: Source | None = None
+    """At the line that matters."""
+    native: tuple[Frame, ...] = ()
+    """The stack of the thread that matters with its C frames, innermost first."""
+    gpu: bool = False
+    """Whether it has a GPU open."""
+    mpi: bool = False
+    """Whether it has a library of MPI loaded, which waits with the CPU busy."""
+
+
+NOTHING_KNOWN = Surroundings()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +110,7 @@ class WorkerView:
     descendants: tuple[Descendant, ...] = ()
     pace: Pace = Pace.UNKNOWN
     """What is known of it from elsewhere; used when the samples given here do not tell."""
+    surroundings: Surroundings = NOTHING_KNOWN
     recording: Recording | None = None
     """What its Flight Recorder says; None when it was not asked."""
 

@@ -48,7 +48,9 @@ def read(view: WorkerView) -> Reading:
             key=(condition,),
             family=(condition,),
         )
-    reading = read_process(view.samples, view.thread, view.scope_id, pace=view.pace)
+    reading = read_process(
+        view.samples, view.thread, view.scope_id, pace=view.pace, around=view.surroundings
+    )
     if reading.condition in (Condition.WAITING, Condition.BLIND) and view.descendants:
         return _blame_child(reading, view.descendants)
     return reading

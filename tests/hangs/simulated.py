@@ -47,7 +47,10 @@ def looking(
     others: Sequence[ThreadStack] = (),
 ) -> Sample:
     """One look at a process whose main thread is in ``frames``."""
-    main = ThreadStack(frames=tuple(frames), thread=pid, name="MainThread", active=active)
+    # Python code that runs holds the interpreter's lock.
+    main = ThreadStack(
+        frames=tuple(frames), thread=pid, name="MainThread", active=active, holds_gil=active
+    )
     return Sample(
         dump=StackDump(
             pid=pid,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from observability.hang import roll_call
+from observability.hang import roll_call, sampling
 from observability.hang.roll_call import RollCall
 from observability.samples.types import Sample
 from timers.events import Event, StackDumped, TimerInfo, WorkerInfo
@@ -57,8 +57,8 @@ class Rig:
             self.events.append, run_id="r", host="h", sample_from=0.0, timeout=30.0
         )
         self.roll_call.attach(cast("WatchdogServer", self.server))
-        monkeypatch.setattr(roll_call, "take_sample", self._take_sample)
-        monkeypatch.setattr(roll_call, "_ROUNDS", 1)
+        monkeypatch.setattr(sampling, "take_sample", self._take_sample)
+        monkeypatch.setattr(sampling, "_ROUNDS", 1)
         monkeypatch.setattr(roll_call, "_EPISODE_SECONDS", math.inf)
 
     def _take_sample(self, pid: int, **_options: Any) -> Sample:
@@ -122,4 +122,4 @@ def test_looks_at_those_that_are_gone_are_forgotten(
     for restart in range(3):
         rig.server.pids = [FIRST + restart, SECOND + restart]
         rig.expire(FIRST + restart)
-        assert {worker.pid for worker in rig.roll_call._samples} == set(rig.server.pids)
+        assert {worker.pid for worker in rig.roll_call._sampling._samples} == set(rig.server.pids)
