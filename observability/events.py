@@ -91,4 +91,4 @@ def event_names() -> list[str]:
     """Names of all events that may be logged, sorted: for ``--include`` and ``--exclude``."""
     found = [*vars(server_events).values(), *globals().values()]
     kinds = [value for value in found if isinstance(value, type) and issubclass(value, Event)]
-    return sorted({kind.name for kind in kinds if kind is not Event})
+    return sorted({kind.name for kind in kinds if hasattr(kind, "name")})

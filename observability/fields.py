@@ -13,7 +13,6 @@ from __future__ import annotations
 import dataclasses
 import enum
 import math
-import re
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -25,20 +24,11 @@ from .samples.threads import thread_that_matters
 from .sinks.trace_ids import trace_ids
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
 
     from timers.stacks.take import ThreadStack
 
-__all__ = ["clean", "number", "printable", "stack_fields", "timestamp", "to_fields"]
-
-# What moves a cursor, ends a line or cannot be encoded: C0, DEL, C1, line separators, surrogates;
-# and what is not seen but changes what is: marks of direction (UAX #9), of no width, byte order.
-_UNPRINTABLE = re.compile(
-    "[\\x00-\\x1f\\x7f-\\x9f\\xad\\u061c\\u200b-\\u200f\\u2028-\\u202e\\u2060-\\u206f\\ufeff"
-    "\\ud800-\\udfff]"
-)
-_LARGEST_NUMBER = 1e15
-"""No duration and no count is larger: thirty million years of seconds."""
+__all__ = ["stack_fields", "timestamp", "to_fields"]
 
 
 def to_fields(event: Event, *, run_id: str = "", host: str = "") -> dict[str, Any]:
@@ -97,34 +87,6 @@ def stack_fields(dump: StackDump, timer: TimerInfo | None) -> dict[str, Any]:
     }
 
 
-def number(value: object) -> float | None:
-    """Return ``value`` of a file when it is a number that could be seconds, or a count."""
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        return float(value) if abs(value) <= _LARGEST_NUMBER else None  # NaN is not, either
-    return None
-
-
-def printable(text: str) -> str:
-    """Write out what could mislead a reader, or break a line or a terminal."""
-    return _UNPRINTABLE.sub(_escape, text)
-
-
-def clean(value: Any, write: Callable[[str], str] = printable) -> Any:
-    """Apply ``write`` to each text in plain data: strings, lists and dictionaries' values."""
-    if isinstance(value, str):
-        return write(value)
-    if isinstance(value, list):
-        return [clean(item, write) for item in value]
-    if isinstance(value, dict):
-        return {name: clean(item, write) for name, item in value.items()}
-    return value
-
-
-def _escape(found: re.Match[str]) -> str:
-    code = ord(found[0])
-    return f"\\x{code:02x}" if code <= 0xFF else f"\\u{code:04x}"  # noqa: PLR2004 - two hex digits
-
-
 def _worker(worker: WorkerInfo) -> dict[str, Any]:
     return {
         "worker_pid": worker.pid,
@@ -135,7 +97,7 @@ def _worker(worker: WorkerInfo) -> dict[str, Any]:
 
 
 def _timer(timer: TimerInfo) -> dict[str, Any]:
-    trace = trace_ids(timer)
+    trace = trace_ids(timer.traceparent, timer.span_id)
     return {
         "scope_id": timer.scope_id,
         "after_seconds": timer.after_seconds,

@@ -10,6 +10,7 @@ import time
 from typing import TYPE_CHECKING
 
 from timers import FileTimerServer
+from timers.bounded import left
 from timers.errors import TimerError
 from timers.socket_timer import socket_source
 from timers.stacks import take as stacks
@@ -37,8 +38,6 @@ if TYPE_CHECKING:
 __all__ = ["Service", "write_line"]
 
 CLOSE_SECONDS = 2.0
-_DUMP_MARGIN_SECONDS = 0.25
-"""Taken off the bound of the step before the kill, so that what it knows by then is used."""
 
 
 class Service:
@@ -148,7 +147,7 @@ class Service:
         settings = self.settings
         self._roll_call: RollCall | None = None
         if not settings.hang_report:
-            return _take_stacks(policy.dump_timeout, native=settings.native)
+            return _take_stacks(native=settings.native)
         self._roll_call = RollCall(
             self.pipeline.emit,
             run_id=settings.run_id,
@@ -219,15 +218,14 @@ def write_line(message: str) -> None:
         os.write(2, f"timers: {message}\n".encode("utf-8", "backslashreplace"))
 
 
-def _take_stacks(timeout: float, *, native: bool) -> BeforeKill:
-    """Make a step before the kill that only looks, and leaves the telling to the events."""
-    bound = max(0.0, timeout - _DUMP_MARGIN_SECONDS)
+def _take_stacks(*, native: bool) -> BeforeKill:
+    """Make a step before the kill that only takes stacks; the events report them."""
 
     def take_stacks(
-        _run_id: str, expired_timers: dict[int, list[str]]
+        _run_id: str, expired_timers: dict[int, list[str]], *, until: float
     ) -> dict[int, stacks.StackDump]:
         return {
-            pid: add_open_files(stacks.take(pid, timeout=bound, native=native))
+            pid: add_open_files(stacks.take(pid, timeout=left(until), native=native))
             for pid in expired_timers
         }
 

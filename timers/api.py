@@ -9,30 +9,20 @@ from __future__ import annotations
 import abc
 import contextlib
 import logging
-import math
 import threading
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .events import (
-    Event,
-    Observer,
-    Outcome,
-    ReapFailed,
-    TimerExpired,
-    TimerInfo,
-    WatchdogStarted,
-    WatchdogStopped,
-    WorkerInfo,
-    WorkerKilled,
-)
+from .events import Event, Observer, Outcome, WatchdogStarted, WatchdogStopped, WorkerInfo
 from .server.logging_observer import log_events
+from .server.request_events import expired_event, reaped_event
 from .server.statistics import Statistics
+from .transport.source import RequestQueue
 from .worker.client import TimerClient, TimerRequest
 from .worker.scopes import configure, expires
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
 
 __all__ = [
     "RequestQueue",
@@ -48,24 +38,12 @@ _ERROR_PAUSE_SECONDS = 0.1
 """A loop that fails must neither end nor spin."""
 
 
-class RequestQueue(abc.ABC):
-    """Where a :class:`TimerServer` takes its requests from; it is the only consumer."""
-
-    @abc.abstractmethod
-    def size(self) -> int:
-        """How many requests wait. There may be more by the time of :meth:`get`, never fewer."""
-
-    @abc.abstractmethod
-    def get(self, size: int, timeout: float) -> list[TimerRequest]:
-        """Return up to ``size`` requests, waiting for them at most ``timeout`` seconds in all."""
-
-
 class _Retry(NamedTuple):
     """A worker whose reap failed and is tried again."""
 
     attempts: int
-    told: frozenset[tuple[str, float]]
-    """Scope and expiration time of its timers whose expiry has been told."""
+    reported: frozenset[tuple[str, float]]
+    """Scope and expiration time of its timers whose expiry has been reported."""
 
 
 _FIRST_TRY = _Retry(0, frozenset())
@@ -77,7 +55,7 @@ class TimerServer(abc.ABC):
     A subclass says how requests are kept (:meth:`register_timers`, :meth:`clear_timers`,
     :meth:`get_expired_timers`) and how a worker is ended (:meth:`_reap_worker`); this class calls
     them from one thread, at least every ``max_interval`` seconds. Expirations and reaps are
-    counted in :attr:`statistics` and told to :attr:`observer`.
+    counted in :attr:`statistics` and emitted to :attr:`observer`.
 
     :param request_queue: where requests come from; None in a subclass with a loop of its own.
     :param max_interval: seconds, at most, to wait for one request. In a subclass of somebody's own
@@ -110,7 +88,7 @@ class TimerServer(abc.ABC):
 
     @property
     def observer(self) -> Observer | None:
-        """Who is told of events; with None, the ``timers.events`` logger is.
+        """What receives the events; with None, the ``timers.events`` logger does.
 
         To be set before :meth:`start`.
         """
@@ -119,10 +97,10 @@ class TimerServer(abc.ABC):
     @observer.setter
     def observer(self, observer: Observer | None) -> None:
         self._observer = observer
-        self._tell(log_events() if observer is None else observer)
+        self._receive_with(log_events() if observer is None else observer)
 
-    def _tell(self, observer: Observer) -> None:
-        self._told = observer
+    def _receive_with(self, observer: Observer) -> None:
+        self._receiver = observer
 
     @property
     def statistics(self) -> Statistics:
@@ -178,82 +156,40 @@ class TimerServer(abc.ABC):
             raise TypeError(f"{type(self).__name__} has no request queue to take requests from")
         batch_size = max(1, self._request_queue.size())
         requests = self._request_queue.get(batch_size, self._max_interval)
-        self._count(requests)
+        for request in requests:
+            is_release = request.expiration_time < 0
+            self.statistics.scope(str(request.scope_id)).count(not is_release, is_release)
+        self.statistics.requested(len(requests))
         self.register_timers(requests)
         now = time.time()
-        self.statistics.last_sweep = now
+        self.statistics.swept(now)
         reaped = set()
         retries: dict[Any, _Retry] = {}
         for worker_id, timers in self.get_expired_timers(now).items():
             before = self._reap_retries.get(worker_id, _FIRST_TRY)
-            keys = frozenset((timer.scope_id, timer.expiration_time) for timer in timers)
-            self._tell_expired(worker_id, timers, now, before.told)
+            worker = WorkerInfo(pid=worker_id if isinstance(worker_id, int) else str(worker_id))
+            keys = [(timer.scope_id, timer.expiration_time) for timer in timers]
+            for key, timer in zip(keys, timers, strict=True):
+                if key not in before.reported:
+                    self._emit(expired_event(self.statistics, self._run_id, worker, timer))
             with contextlib.suppress(Exception):
-                self._told.flush(1.0)
+                self._receiver.flush(1.0)
             outcome = self._reap(worker_id)
-            self._tell_reaped(worker_id, timers, outcome, before.attempts + 1)
+            if timers:
+                retry = (before.attempts + 1, self._max_interval)
+                about = (self.statistics, self._run_id, worker, timers[0])
+                self._emit(reaped_event(*about, held=timers, outcome=outcome, retry=retry))
             if outcome.failed:
                 _logger.error("worker %s is still there; its reap is tried again", worker_id)
-                retries[worker_id] = _Retry(before.attempts + 1, keys)
+                retries[worker_id] = _Retry(before.attempts + 1, frozenset(keys))
             else:
                 reaped.add(worker_id)
         self._reap_retries = retries
         self.clear_timers(reaped)
 
-    def _count(self, requests: Iterable[TimerRequest]) -> None:
-        for request in requests:
-            self.statistics.requests += 1
-            scope = self.statistics.scope(str(request.scope_id))
-            if request.expiration_time < 0:
-                scope.releases += 1
-            else:
-                scope.acquires += 1
-
-    def _tell_expired(
-        self, worker_id: Any, timers: Sequence[Any], now: float, told: frozenset[tuple[str, float]]
-    ) -> None:
-        for timer in timers:
-            if (timer.scope_id, timer.expiration_time) in told:
-                continue
-            lateness = max(0.0, now - timer.expiration_time)
-            self.statistics.scope(str(timer.scope_id)).expirations += 1
-            self.statistics.lateness.observe(lateness)
-            self._emit(
-                TimerExpired(
-                    timestamp=now,
-                    run_id=self._run_id,
-                    worker=_worker_info(worker_id),
-                    timer=_timer_info(timer),
-                    elapsed_seconds=math.nan,
-                    lateness_seconds=lateness,
-                )
-            )
-
-    def _tell_reaped(
-        self, worker_id: Any, timers: Sequence[Any], outcome: Outcome, attempt: int
-    ) -> None:
-        if not timers:
-            return
-        self.statistics.scope(str(timers[0].scope_id)).reaps[outcome] += 1
-        now = time.time()
-        common: dict[str, Any] = {
-            "timestamp": now,
-            "run_id": self._run_id,
-            "worker": _worker_info(worker_id),
-            "timer": _timer_info(timers[0]),
-            "elapsed_seconds": math.nan,
-            "signal": 0,
-            "outcome": outcome,
-        }
-        if outcome.failed:
-            self._emit(ReapFailed(**common, attempt=attempt, retry_in_seconds=self._max_interval))
-        else:
-            held = tuple((_timer_info(timer), math.nan) for timer in timers)
-            self._emit(WorkerKilled(**common, timers=held))
-
     def _emit(self, event: Event) -> None:
-        with contextlib.suppress(Exception):  # telling cannot prevent doing
-            self._told.emit(event)
+        with contextlib.suppress(Exception):  # an observer that fails prevents nothing
+            self._receiver.emit(event)
 
     def _get_scopes(self, timer_requests: Iterable[Any]) -> list[str]:
         return [request.scope_id for request in timer_requests]
@@ -285,17 +221,4 @@ class TimerServer(abc.ABC):
             self._watchdog_thread = None
         self._emit(WatchdogStopped(timestamp=time.time(), run_id=self._run_id))
         with contextlib.suppress(Exception):
-            self._told.flush(1.0)
-
-
-def _worker_info(worker_id: Any) -> WorkerInfo:
-    return WorkerInfo(pid=worker_id if isinstance(worker_id, int) else str(worker_id))
-
-
-def _timer_info(request: Any) -> TimerInfo:
-    return TimerInfo(
-        scope_id=str(request.scope_id),
-        expiration_time=request.expiration_time,
-        after_seconds=math.nan,  # its requests do not say
-        signal=0,
-    )
+            self._receiver.flush(1.0)

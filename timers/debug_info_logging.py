@@ -11,12 +11,13 @@ import threading
 import time
 from collections import deque
 
-from .stacks.take import StackDump, take
+from .bounded import HANDOVER_SECONDS, left
+from .stacks.dump import StackDump
+from .stacks.take import take
 
 __all__ = ["log_debug_info_for_expired_timers"]
 
 _AT_ONCE = 8
-_GRACE_SECONDS = 0.2
 _SHOWN_TIMERS = 20
 
 logger = logging.getLogger(__name__)
@@ -41,7 +42,7 @@ def log_debug_info_for_expired_timers(
     :func:`timers.stacks.take.take`.
     Never raises: what is no worker's pid is logged without a stack and is not in the answer.
     """
-    deadline = time.monotonic() + max(0.0, timeout)
+    until = time.monotonic() + max(0.0, timeout)
     dumps: dict[int, StackDump] = {}
     try:
         waiting = deque(expired_timers.items())
@@ -60,8 +61,8 @@ def log_debug_info_for_expired_timers(
             if type(worker) is not int or worker <= 0:
                 _log(run_id, worker, timers, None)
                 continue
-            left = max(0.0, min(timeout / rounds, deadline - time.monotonic()))
-            dumps[worker] = dump = take(worker, timeout=left, native=native)
+            share = min(timeout / rounds, left(until))
+            dumps[worker] = dump = take(worker, timeout=share, native=native)
             _log(run_id, worker, timers, dump)
 
     pids = [worker for worker, _ in waiting if type(worker) is int and worker > 0]
@@ -74,7 +75,8 @@ def log_debug_info_for_expired_timers(
             thread.start()
     for thread in threads:
         if thread.ident is not None:
-            thread.join(max(0.0, deadline + _GRACE_SECONDS - time.monotonic()))
+            # Half of what the caller grants: this returns what it has before it is given up.
+            thread.join(left(until + HANDOVER_SECONDS / 2))
     finished = dict(dumps)
     return {
         pid: finished.get(pid)

@@ -1,4 +1,4 @@
-"""What a timer server says about itself: frozen event classes and the protocol of who listens.
+"""The events of a timer server: frozen classes, and the protocol of what receives them.
 
 The names and levels are part of the public contract (they appear in logs, spans and alerts); the
 ones torch has are torch's. An event carries plain values only, so that it can be kept, compared,
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
 if TYPE_CHECKING:
-    from .stacks.take import StackDump
+    from .stacks.dump import StackDump
 
 __all__ = [
     "Event",
@@ -106,11 +106,34 @@ class Event:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class _AboutWorker(Event):
+    worker: WorkerInfo
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _AboutTimer(_AboutWorker):
+    timer: TimerInfo
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _AboutElapsed(_AboutTimer):
+    elapsed_seconds: float
+    """Since the countdown began; NaN where that is not known."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _AboutReap(_AboutElapsed):
+    signal: int
+    """The first one that was sent; 0 where that is not known."""
+    outcome: Outcome
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WatchdogStarted(Event):
     """The server listens."""
 
-    name: ClassVar[str] = "watchdog started"
-    default_level: ClassVar[str] = "info"
+    name = "watchdog started"
+    default_level = "info"
 
     address: str = ""
     max_interval_seconds: float = 0.0
@@ -120,125 +143,102 @@ class WatchdogStarted(Event):
 class WatchdogStopped(Event):
     """The server no longer listens; ``timers`` were still open and are watched by nobody."""
 
-    name: ClassVar[str] = "watchdog stopped"
-    default_level: ClassVar[str] = "info"
+    name = "watchdog stopped"
+    default_level = "info"
 
     timers: tuple[tuple[WorkerInfo, TimerInfo, float], ...] = ()
     """Each open timer with its worker and the seconds since its block began."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TimerAcquired(Event):
+class TimerAcquired(_AboutTimer):
     """A worker entered a scope. Emitted only for observers that set ``wants_requests``."""
 
-    name: ClassVar[str] = "timer acquired"
-    default_level: ClassVar[str] = "debug"
-
-    worker: WorkerInfo
-    timer: TimerInfo
+    name = "timer acquired"
+    default_level = "debug"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TimerReleased(Event):
-    """A worker left a scope. Emitted only for observers that set ``wants_requests``."""
+class TimerReleased(_AboutElapsed):
+    """A worker left a scope. Emitted only for observers that set ``wants_requests``.
 
-    name: ClassVar[str] = "timer released"
-    default_level: ClassVar[str] = "debug"
+    ``elapsed_seconds`` are counted from the moment at which the block was entered.
+    """
 
-    worker: WorkerInfo
-    timer: TimerInfo
-    elapsed_seconds: float
-    """Since the block was entered."""
+    name = "timer released"
+    default_level = "debug"
+
     error: str | None = None
-    """Type name of the exception that left the block, when the client said so."""
+    """Type name of the exception that left the block, when the client sent it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TimerOverran(Event):
+class TimerOverran(_AboutElapsed):
     """A block takes longer than its worker expected (``warn_after``), and is not yet expired."""
 
-    name: ClassVar[str] = "timer warning"
-    default_level: ClassVar[str] = "warning"
-
-    worker: WorkerInfo
-    timer: TimerInfo
-    elapsed_seconds: float
+    name = "timer warning"
+    default_level = "warning"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TimerExpired(Event):
+class TimerExpired(_AboutElapsed):
     """A deadline passed: the worker is about to be reaped (or, with signal <= 0, observed)."""
 
-    name: ClassVar[str] = "timer expired"
-    default_level: ClassVar[str] = "warning"
+    name = "timer expired"
+    default_level = "warning"
 
-    worker: WorkerInfo
-    timer: TimerInfo
-    elapsed_seconds: float
     lateness_seconds: float
     """From the deadline to the moment the server noticed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StackDumped(Event):
+class StackDumped(_AboutWorker):
     """What the worker was doing when its timer expired, or why that is not known."""
 
-    name: ClassVar[str] = "stack dumped"
-    default_level: ClassVar[str] = "warning"
+    name = "stack dumped"
+    default_level = "warning"
 
-    worker: WorkerInfo
     timer: TimerInfo | None
-    """None for a worker that was looked at because another one expired, and holds no timer."""
+    """None for a worker that was sampled because another one expired, and holds no timer."""
     elapsed_seconds: float
     dump: StackDump
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class WorkerKilled(Event):
+class WorkerKilled(_AboutReap):
     """The worker is gone: after our signal, or on its own just before (``outcome`` says)."""
 
-    name: ClassVar[str] = "kill worker process"
-    default_level: ClassVar[str] = "error"
+    name = "kill worker process"
+    default_level = "error"
 
-    worker: WorkerInfo
-    timer: TimerInfo
-    elapsed_seconds: float
-    signal: int
-    outcome: Outcome
     timers: tuple[tuple[TimerInfo, float], ...] = ()
     """Every timer it held, ``timer`` included, each with the seconds since its block began."""
     descendants: tuple[int, ...] = ()
-    """Pids of its process tree that were killed with it, when that was asked for."""
+    """Pids of its process tree that were killed with it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ReapFailed(Event):
+class ReapFailed(_AboutReap):
     """The worker is still there; the timer stays registered and the reap is retried."""
 
-    name: ClassVar[str] = "reap failed"
-    default_level: ClassVar[str] = "error"
+    name = "reap failed"
+    default_level = "error"
 
-    worker: WorkerInfo
-    timer: TimerInfo
-    elapsed_seconds: float
-    signal: int
-    outcome: Outcome
     attempt: int
     retry_in_seconds: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class WorkerExited(Event):
+class WorkerExited(_AboutWorker):
     """A worker ended by itself. A warning when it did so inside one of its scopes."""
 
-    name: ClassVar[str] = "worker exited"
-    default_level: ClassVar[str] = "info"
+    name = "worker exited"
+    default_level = "info"
 
-    worker: WorkerInfo
     timers: tuple[tuple[TimerInfo, float], ...] = ()
     """The timers it still held, each with the seconds since its block began."""
     exit_code: int | None = None
-    """What it exited with; None when a signal ended it, or when the kernel does not tell."""
+    """What it exited with; None when a signal ended it, or when the kernel does not say."""
     exit_signal: int | None = None
     """The signal that ended it, sent by somebody else than this server."""
 
@@ -252,8 +252,8 @@ class WorkerExited(Event):
 class RequestRejected(Event):
     """A request was refused. Emitted at most once a second for each reason."""
 
-    name: ClassVar[str] = "request rejected"
-    default_level: ClassVar[str] = "warning"
+    name = "request rejected"
+    default_level = "warning"
 
     reason: str
     """A short, fixed word: the value of the ``reason`` label in metrics."""
@@ -265,7 +265,7 @@ class RequestRejected(Event):
 
 
 class Observer(Protocol):
-    """Who is told. A server is given one by constructor.
+    """Receives the events of a server, which is given one by constructor.
 
     The server calls it from its own threads, before a kill among others: an implementation must
     not block (queue the event, count what does not fit). Whatever it raises is swallowed.
@@ -273,7 +273,7 @@ class Observer(Protocol):
 
     @property
     def wants_requests(self) -> bool:
-        """Whether to be told of every acquire and release, which costs on the hot path."""
+        """Whether to receive every acquire and release, which costs on the hot path."""
         ...
 
     def emit(self, event: Event) -> None:

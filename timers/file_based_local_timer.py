@@ -7,15 +7,11 @@ client to torch's ``FileTimerServer``.
 from __future__ import annotations
 
 import os
-from functools import partial
 from typing import TYPE_CHECKING
 
 from .debug_info_logging import log_debug_info_for_expired_timers
 from .server.file_requests import FileRequestServer
-from .server.torch_callback import LogEvent, both
-from .transport.fifo import FifoReader
-from .transport.sources import Sources
-from .transport.wire import Decoder, Message, Rejection
+from .transport.fifo_reader import FifoSource
 from .worker.pipe_client import FileTimerClient, FileTimerRequest
 
 if TYPE_CHECKING:
@@ -24,24 +20,9 @@ if TYPE_CHECKING:
     from .clock import Clock
     from .events import Observer
     from .server.reaper import BeforeKill, ReapPolicy
-    from .transport.sources import OwnedSource
+    from .transport.source import OwnedSource
 
 __all__ = ["FileTimerClient", "FileTimerRequest", "FileTimerServer"]
-
-
-class _FifoSource:
-    """The pipe as a source of the watchdog."""
-
-    def __init__(self, reader: FifoReader) -> None:
-        self._reader = reader
-        self._decoder = Decoder()
-
-    def fileno(self) -> int:
-        return self._reader.fileno()
-
-    def read(self, timeout: float) -> tuple[Sequence[Message], Sequence[Rejection]]:
-        del timeout  # never waits: it has a descriptor to wait on
-        return self._decoder.feed(self._reader.read())
 
 
 class FileTimerServer(FileRequestServer):
@@ -52,10 +33,10 @@ class FileTimerServer(FileRequestServer):
     :param max_interval: seconds, more than 0: how often it wakes up when nothing happens. A reap
         does not wait for it: the server wakes up at each deadline.
     :param daemon: whether the watchdog thread lets the process exit.
-    :param log_event: ``log_event(name, request)`` is told of ``watchdog started``, ``watchdog
+    :param log_event: ``log_event(name, request)`` is called with ``watchdog started``, ``watchdog
         stopped`` (both with None), ``timer expired`` and ``kill worker process``, on a thread of
         its own: it may block or raise without consequence.
-    :param observer: is told of every event; see :mod:`timers.events`. By default, and when there
+    :param observer: receives every event; see :mod:`timers.events`. By default, and when there
         is no ``log_event`` either, the ``timers.events`` logger.
     :param before_kill: the step before a kill, called as torch calls
         ``log_debug_info_for_expired_timers``, which is the default.
@@ -87,27 +68,18 @@ class FileTimerServer(FileRequestServer):
         also: Sequence[OwnedSource] = (),
     ) -> None:
         self._file_path = os.fspath(file_path)
-        if log_event is not None:
-            observer = both(observer, LogEvent(log_event, FileTimerRequest))
-        self._reader = FifoReader(self._file_path)
-        fifo = _FifoSource(self._reader)
-        self._sources = Sources(fifo, *also) if also else None
-        self._also = also
-        try:
-            super().__init__(
-                self._sources or fifo,
-                address=self._file_path,
-                max_interval=max_interval,
-                daemon=daemon,
-                run_id=run_id,
-                observer=observer,
-                before_kill=before_kill,
-                policy=policy,
-                clock=clock,
-            )
-        except BaseException:
-            self._close_sources()
-            raise
+        super().__init__(
+            [FifoSource(self._file_path), *also],
+            address=self._file_path,
+            max_interval=max_interval,
+            daemon=daemon,
+            run_id=run_id,
+            log_event=log_event,
+            observer=observer,
+            before_kill=before_kill,
+            policy=policy,
+            clock=clock,
+        )
 
     def clear_timers(self, worker_pids: set[int]) -> None:
         """Forget every timer of these pids. Safe from any thread."""
@@ -115,15 +87,4 @@ class FileTimerServer(FileRequestServer):
 
     def _default_before_kill(self) -> BeforeKill:
         # The same as the base class's, by the name of this module: torch's users replace that one.
-        return partial(log_debug_info_for_expired_timers, timeout=self._policy.dump_timeout)
-
-    def _close(self) -> None:
-        super()._close()
-        self._close_sources()
-
-    def _close_sources(self) -> None:
-        if self._sources is not None:
-            self._sources.close()
-        self._reader.close()
-        for source in self._also:
-            source.close()
+        return log_debug_info_for_expired_timers

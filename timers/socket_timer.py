@@ -15,10 +15,8 @@ from typing import TYPE_CHECKING
 from .linux.process import require_linux
 from .server.file_requests import FileRequestServer
 from .server.reaper import ReapPolicy
-from .server.torch_callback import LogEvent, both
 from .transport.seqpacket import SocketSource
 from .transport.socket_path import Listener, listen
-from .worker.pipe_client import FileTimerRequest
 from .worker.socket_client import SocketTimerClient
 
 if TYPE_CHECKING:
@@ -27,6 +25,7 @@ if TYPE_CHECKING:
     from .clock import Clock
     from .events import Observer
     from .server.reaper import BeforeKill
+    from .worker.pipe_client import FileTimerRequest
 
 __all__ = ["SocketTimerClient", "SocketTimerServer", "socket_source"]
 
@@ -57,7 +56,7 @@ class SocketTimerServer(FileRequestServer):
     :param daemon: whether the watchdog thread lets the process exit.
     :param log_event: ``log_event(name, request)``, as of
         :class:`~timers.file_based_local_timer.FileTimerServer`.
-    :param observer: is told of every event; see :mod:`timers.events`. By default, and when there
+    :param observer: receives every event; see :mod:`timers.events`. By default, and when there
         is no ``log_event`` either, the ``timers.events`` logger.
     :param before_kill: the step before a kill, in place of the default one, which takes stacks.
     :param policy: bounds of the reap, escalation, process tree; who may connect and be reaped:
@@ -86,26 +85,17 @@ class SocketTimerServer(FileRequestServer):
         clock: Clock | None = None,
     ) -> None:
         require_linux(type(self).__name__)
-        if log_event is not None:
-            observer = both(observer, LogEvent(log_event, FileTimerRequest))
         policy = policy or ReapPolicy()
-        self._source = socket_source(path, policy)
-        try:
-            super().__init__(
-                self._source,
-                address=self._source.path,
-                max_interval=max_interval,
-                daemon=daemon,
-                run_id=run_id,
-                observer=observer,
-                before_kill=before_kill,
-                policy=policy,
-                clock=clock,
-            )
-        except BaseException:
-            self._source.close()
-            raise
-
-    def _close(self) -> None:
-        super()._close()
-        self._source.close()
+        source = socket_source(path, policy)
+        super().__init__(
+            [source],
+            address=source.path,
+            max_interval=max_interval,
+            daemon=daemon,
+            run_id=run_id,
+            log_event=log_event,
+            observer=observer,
+            before_kill=before_kill,
+            policy=policy,
+            clock=clock,
+        )

@@ -7,6 +7,7 @@ known about it.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import os
 import platform
@@ -15,17 +16,17 @@ import socket
 import subprocess
 import sys
 import tempfile
-import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from timers import FileTimerServer
-from timers.events import Event, StackDumped, TimerExpired, WorkerKilled
+from timers.events import StackDumped, TimerExpired, WorkerKilled
 from timers.linux import procfs
 from timers.server.reaper import ReapPolicy
 from timers.stacks import tools as stack_tools
 from timers.stacks.take import StackDump, take
+from timers.testing import RecordingObserver
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -159,26 +160,9 @@ def _port(address: Address | None) -> Result:
     return Result(name="http", status="ok", message=f"{address} is free")
 
 
-class _Recorder:
-    wants_requests = False
-
-    def __init__(self) -> None:
-        self.events: list[Event] = []
-        self.killed = threading.Event()
-
-    def emit(self, event: Event) -> None:
-        self.events.append(event)
-        if isinstance(event, WorkerKilled):
-            self.killed.set()
-
-    def flush(self, timeout: float) -> bool:
-        del timeout
-        return True
-
-
 def _rehearsal() -> Result:
     """A real worker, really stuck, really reaped."""
-    recorder = _Recorder()
+    recorder = RecordingObserver()
     with tempfile.TemporaryDirectory(prefix="timers-check-") as directory:
         path = os.path.join(directory, "timers.pipe")
         server = FileTimerServer(
@@ -191,11 +175,12 @@ def _rehearsal() -> Result:
         server.start()
         victim = subprocess.Popen([sys.executable, "-c", _VICTIM, path], stdin=subprocess.DEVNULL)
         try:
-            recorder.killed.wait(VICTIM_SECONDS)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                victim.wait(VICTIM_SECONDS)
         finally:
             victim.kill()
             code = victim.wait()
-            server.stop()
+            server.stop()  # which sees the reap through
     return _judge(recorder, code)
 
 
@@ -203,15 +188,15 @@ def _take_stacks(_run_id: str, expired_timers: dict[int, list[str]]) -> dict[int
     return {pid: take(pid) for pid in expired_timers}
 
 
-def _judge(recorder: _Recorder, code: int) -> Result:
-    expired = next((e for e in recorder.events if isinstance(e, TimerExpired)), None)
-    dumped = next((e for e in recorder.events if isinstance(e, StackDumped)), None)
-    if expired is None or not recorder.killed.is_set() or code != -signal.SIGKILL:
+def _judge(recorder: RecordingObserver, code: int) -> Result:
+    expired = next(iter(recorder.of(TimerExpired)), None)
+    dumped = next(iter(recorder.of(StackDumped)), None)
+    if expired is None or not recorder.of(WorkerKilled) or code != -signal.SIGKILL:
         return Result(
             name="rehearsal",
             status="failed",
             message=f"a stuck worker was not reaped within {VICTIM_SECONDS:g} s (it exited with"
-            f" {code}); events: {', '.join(event.name for event in recorder.events) or 'none'}",
+            f" {code}); events: {', '.join(recorder.names) or 'none'}",
             advice="see the other checks; a worker must share the user and the /proc of its server",
         )
     late = expired.lateness_seconds

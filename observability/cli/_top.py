@@ -16,7 +16,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from observability.fields import clean
+from observability.untrusted import printable, replaced
 from timers.server.statistics import NEAR_MISS
 
 from ._client import ServiceError
@@ -63,7 +63,7 @@ def render(answer: dict[str, Any]) -> Group:
     :raises ServiceError: it is not that of a timer service.
     """
     try:
-        return _render(clean(answer))
+        return _render(replaced(answer, str, printable))
     except (LookupError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as e:
         raise ServiceError(f"the answer is not that of a timer service: {e!r}") from None
 

@@ -25,7 +25,6 @@ from ._options import (
     to_interval,
     to_users,
 )
-from ._standard_streams import keep_standard_streams
 
 __all__ = ["main"]
 
@@ -232,7 +231,7 @@ def completion(*, shell: str) -> None:
 
 
 def _prepare_stderr(events: str, run_id: str) -> None:
-    from ._process_logging import log_to_stderr  # noqa: PLC0415  # as above
+    from ._own_process import keep_standard_streams, log_to_stderr  # noqa: PLC0415  # as above
 
     keep_standard_streams()
     log_to_stderr(as_json=events == "-" and not os.isatty(2), run_id=run_id)

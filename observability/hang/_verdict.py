@@ -26,8 +26,8 @@ from ._case import (
     sort,
     undecided,
 )
+from ._collectives import Collectives, Member, analyse_recordings
 from ._stacks import broken, by_stacks, left_early
-from .collectives import Collectives, Member, analyse_recordings
 from .graph import Evidence, Strength, WaitGraph
 from .text import listed, rank_ranges
 from .types import Confidence, Verdict
@@ -35,7 +35,7 @@ from .types import Confidence, Verdict
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from .collectives import Divergence
+    from ._collectives import Divergence
     from .graph import End
 
 __all__ = ["decide"]

@@ -13,8 +13,8 @@ from timers.events import WorkerInfo
 from timers.linux import procfs
 from timers.linux.ranks import ranks_of
 
+from ._sampling import Sampling, Watched
 from .report import analyse
-from .sampling import Sampling, Watched
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -18,9 +18,10 @@ import dataclasses
 import re
 from typing import Any
 
-from observability.fields import number, stack_fields
+from observability.fields import stack_fields
 from observability.samples.types import Descendant, Pace, Sample, WorkerView
 from observability.samples.worker import read
+from observability.untrusted import number
 from timers.events import WorkerInfo
 from timers.linux.procfs import ProcessFacts
 from timers.stacks.take import Frame, StackDump, ThreadStack

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from observability.samples.types import WorkerView
     from timers.stacks.take import Frame
 
-    from .collectives import Collectives
+    from ._collectives import Collectives
 
 __all__ = ["analyse"]
 

@@ -27,11 +27,12 @@ from observability.samples.members import unregistered, world_size
 from observability.samples.process_facts import add_open_files
 from observability.samples.types import WorkerView
 from observability.scope_durations import scope_durations
+from timers.bounded import left
 from timers.events import StackDumped, WorkerExited, WorkerInfo
 
+from ._sampling import Sampling, Watched
 from .json import extra_fields
 from .report import analyse
-from .sampling import Sampling, Watched
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -47,10 +48,10 @@ _logger = logging.getLogger(__name__)
 
 _MOST_WAITING = 64
 _KEPT_GONE = 256
-_MARGIN_SECONDS = 0.5
-"""Taken off the bound for the analysis and for handing the result over."""
 _SEARCH_SHARE = 0.1
 """Of the bound, for finding the ranks that never registered."""
+_ANALYSIS_SHARE = 0.1
+"""Of the time until the kill, for the report and for handing it over."""
 _EPISODE_SECONDS = 1.0
 """Who expires this soon after a roll call is part of the same hang."""
 
@@ -61,7 +62,7 @@ class RollCall:
     :param emit: is given the events: the stacks of the others, and the report. Must not block.
     :param run_id: names the job.
     :param host: this machine's name.
-    :param timeout: seconds, the bound of the whole step, as in ``ReapPolicy.dump_timeout``.
+    :param timeout: seconds, the bound of one sample.
     :param sample_at: shares of a timer's ``after`` at which to sample its worker beforehand.
     :param sample_from: seconds; timers shorter than this are not sampled. 0 turns sampling off.
     :param native: whether stacks have C frames, too.
@@ -83,7 +84,7 @@ class RollCall:
         self._emit = emit
         self._run_id = run_id
         self._host = host
-        self._timeout = max(0.0, timeout - _MARGIN_SECONDS)
+        self._timeout = timeout
         self._sample_at = tuple(sample_at) if sample_from > 0 else ()
         self._sample_from = sample_from
         self._sampling = Sampling(host=host, native=native)
@@ -151,10 +152,13 @@ class RollCall:
     # -- the roll call --------------------------------------------------------------------------
 
     def before_kill(
-        self, _run_id: str, expired_timers: dict[int, list[str]]
+        self, _run_id: str, expired_timers: dict[int, list[str]], *, until: float
     ) -> dict[int, StackDump]:
-        """Sample all workers, report, and return the stacks of the expired ones."""
-        until = time.monotonic() + self._timeout
+        """Sample all workers, report, and return the stacks of the expired ones.
+
+        :param until: the moment of time.monotonic() by which to be done.
+        """
+        sample_until = until - _ANALYSIS_SHARE * left(until)
         with self._lock:
             episode = self._episode
             recent = time.monotonic() - self._episode_ended < _EPISODE_SECONDS
@@ -164,13 +168,13 @@ class RollCall:
         if calling:
             found: dict[int, StackDump] = {}
             try:
-                found = self._call_the_roll(set(expired_timers), until)
+                found = self._call_the_roll(set(expired_timers), sample_until)
             except Exception:  # each is sampled on its own then
                 _logger.exception("could not call the roll of the workers")
             finally:
                 self._episode_ended = time.monotonic()
                 episode.set_result(found)  # those who wait must not wait for ever
-        dumps = episode.result(max(0.0, until - time.monotonic()))
+        dumps = episode.result(left(until))
         return {
             # What a worker did before it expired need not be what it is stuck in.
             pid: dumps[pid] if pid in dumps else self._sample_expired(pid, until)
@@ -178,21 +182,19 @@ class RollCall:
         }
 
     def _sample_expired(self, pid: int, until: float) -> StackDump:
-        left = max(0.0, until - time.monotonic())
         worker = next((each for each in self._known_workers() if each.pid == pid), None)
-        dump = self._sampling.sample(
-            Watched(worker=WorkerInfo(pid=pid) if worker is None else worker), left
-        ).dump
+        watched = Watched(worker=WorkerInfo(pid=pid) if worker is None else worker)
+        dump = self._sampling.sample(watched, left(until)).dump
         return dataclasses.replace(add_open_files(dump), extras=(("expired", True),))
 
     def _call_the_roll(self, expired: set[int], until: float) -> dict[int, StackDump]:
         """Sample all workers; return the stacks of those that had expired when it began."""
         known = self._known_workers()
         timers = _innermost([] if self._server is None else self._server.running_timers())
-        left = until - time.monotonic()
         # Under "timers run" the whole job descends from this process.
-        roots = [os.getpid()]
-        self._unregistered = unregistered(known, timeout=_SEARCH_SHARE * left, roots=roots)
+        self._unregistered = unregistered(
+            known, timeout=_SEARCH_SHARE * left(until), roots=[os.getpid()]
+        )
         workers = known + self._unregistered
         self._sampling.forget_others(set(workers))
         watched = [
@@ -231,8 +233,7 @@ class RollCall:
         ]
         report = analyse([*views, *gone], world_size=size)
         if self._server is not None:
-            counts = self._server.statistics.hang_reports
-            counts[report.verdict.value] = counts.get(report.verdict.value, 0) + 1
+            self._server.statistics.reported(report.verdict.value)
             for event in scope_durations(self._server.statistics, self._run_id):
                 self._emit(event)
         self._emit(HangReported(timestamp=time.time(), run_id=self._run_id, report=report))

@@ -5,9 +5,9 @@ from __future__ import annotations
 import textwrap
 from typing import TYPE_CHECKING
 
-from observability.fields import printable
 from observability.samples.frames import library_path
 from observability.samples.types import Pace
+from observability.untrusted import printable
 
 from .types import Verdict
 

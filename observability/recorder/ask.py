@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 from timers.auto import RECORDER_VARIABLE
 
-from .read import MOST_BYTES, from_json, from_pickle
+from ._read import MOST_BYTES, from_json, from_pickle
 from .types import Recording
 
 if TYPE_CHECKING:

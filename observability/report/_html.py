@@ -5,8 +5,8 @@ from __future__ import annotations
 from html import escape
 from typing import TYPE_CHECKING
 
-from observability.fields import printable
 from observability.hang.text import name, rank_ranges
+from observability.untrusted import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from observability.fields import printable
 from observability.hang.json import view_from
 from observability.hang.report import analyse
 from observability.samples.types import WorkerView
+from observability.untrusted import printable
 from timers.events import WorkerInfo
 
 from ._files import seconds

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from timers.linux import procfs
 from timers.stacks import take as stacks
 
+from ._source import source_at
 from .reading import Condition
-from .source import source_at
 from .threads import thread_that_matters
 from .types import Sample, Surroundings
 from .waits import Wait

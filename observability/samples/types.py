@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from timers.events import WorkerInfo
     from timers.stacks.take import Frame, StackDump
 
-    from .source import Source
+    from ._source import Source
 
 __all__ = ["NOTHING_KNOWN", "Descendant", "Pace", "Sample", "Surroundings", "WorkerView"]
 

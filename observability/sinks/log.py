@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from observability.fields import clean, printable, to_fields
+from observability.fields import to_fields
+from observability.untrusted import encodable, printable, replaced
 from timers.events import TimerAcquired, TimerReleased
 
 from ._dumps import DumpDirectory
@@ -167,11 +168,7 @@ def _in_order(_logger: Any, _method: str, fields: Fields) -> Fields:
 
 
 def _encodable(_logger: Any, _method: str, fields: Fields) -> Fields:
-    """Write out lone surrogates (``os.fsdecode`` makes them), which many JSON readers refuse."""
-    encodable: Fields = clean(
-        fields, lambda text: text.encode("utf-8", "backslashreplace").decode()
-    )
-    return encodable
+    return replaced(dict(fields), str, encodable)  # type: ignore[no-any-return]  # a dictionary stays one
 
 
 def _readable(_logger: Any, _method: str, fields: Fields) -> Fields:

@@ -7,7 +7,7 @@ import tempfile
 from typing import NamedTuple
 
 import timers
-from timers.transport.fifo import FifoReader
+from timers.transport.fifo_reader import FifoReader
 
 __all__ = ["Captured", "over_pipe", "over_socket"]
 

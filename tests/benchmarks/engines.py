@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from timers.clock import SYSTEM_CLOCK
 from timers.linux import procfs
-from timers.server.reaper import ReapPolicy
+from timers.server.reaper import ReapPolicy, Step
 from timers.server.server import WatchdogServer
 from timers.server.statistics import Statistics
 from timers.server.watchdog import Watchdog
@@ -83,13 +83,9 @@ class _Engine:
             policy=ReapPolicy(max_timers=2_000_000),
             clock=SYSTEM_CLOCK,
             observer=_Nobody(),
-            reap=self._reap,
-            before_kill=lambda: lambda _run_id, _timers: None,
+            before_kill=lambda _until: Step(lambda _run_id, _timers: None, keeps_bound=True),
             is_running=WatchdogServer.is_process_running,
         )
-
-    def _reap(self, pid: int, signal: int) -> bool:
-        return self._watchdog.terminate(pid, signal)
 
     def _next(self) -> dict[str, Any]:
         """Who sends the next request: another worker each time, then another scope and thread."""
@@ -156,7 +152,7 @@ class _Engine:
         self._watchdog.sweep()
         seconds = time.thread_time() - started
         assert sum(expired) == before + 1
-        assert self._watchdog.settle(60)
+        assert self._watchdog.wait_for_reaps(60)
         self.apply(self.release(who))
         return seconds
 

@@ -116,7 +116,7 @@ class EngineMachine(RuleBasedStateMachine):
 
 def _table() -> type[RuleBasedStateMachine]:
     # Not by import: its folder has the name of the package that it tests.
-    path = HERE.parent / "timers" / "test_table.py"
+    path = HERE.parent / "timers" / "server" / "test_table.py"
     spec = importlib.util.spec_from_file_location("table_against_dictionary", path)
     assert spec is not None
     assert spec.loader is not None

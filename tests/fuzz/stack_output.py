@@ -11,8 +11,7 @@ from observability.hang.json import view_from
 from observability.hang.report import analyse
 from observability.hang.text import render
 from timers.stacks._parsing import explain, parse_py_spy, parse_pystack
-from timers.stacks._text import render_dump, summarize
-from timers.stacks.take import StackDump, ThreadStack
+from timers.stacks.dump import StackDump, ThreadStack
 
 from .target import Target
 
@@ -49,8 +48,8 @@ def _check_threads(threads: tuple[ThreadStack, ...]) -> None:
 
 
 def _check_dump(dump: StackDump) -> None:
-    text = render_dump(dump, max_frames=20, max_threads=10)
-    for line in (summarize(dump, 1), *text.split("\n")):
+    text = dump.render(max_frames=20, max_threads=10)
+    for line in (dump.summary(1), *text.split("\n")):
         assert line.isprintable(), line
         line.encode()
     fields = stack_fields(dump, None)

@@ -14,7 +14,7 @@ from fuzz.families import GOOD, TEXTS, families
 from fuzz.reference import of_line
 from fuzz.wire_lines import check_bytes, cut, read
 from timers import FileTimerClient, FileTimerRequest
-from timers.transport.fifo import FifoReader
+from timers.transport.fifo_reader import FifoReader
 from timers.transport.wire import MAX_LINE_BYTES, Decoder, Message
 
 CI = settings(max_examples=100, deadline=None, derandomize=True, database=None)

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from observability.fields import printable, timestamp, to_fields
+from observability.fields import timestamp, to_fields
 from support.samples import (
     PARENT_ID,
     SPAN_ID,
@@ -203,10 +203,3 @@ def test_trace_and_span_ids() -> None:
 def test_timestamps_are_rfc_3339_with_microseconds() -> None:
     assert timestamp(0.0) == "1970-01-01T00:00:00.000000Z"
     assert timestamp(1_700_000_000.000_001) == "2023-11-14T22:13:20.000001Z"
-
-
-def test_printable_writes_out_what_moves_a_cursor() -> None:
-    assert printable("größe 漢字 ok") == "größe 漢字 ok"
-    assert (
-        printable("\x1b[2J\n\r\x00\x9b\u2028\udc80") == "\\x1b[2J\\x0a\\x0d\\x00\\x9b\\u2028\\udc80"
-    )

@@ -13,7 +13,7 @@ import pytest
 from support.command import SUPERVISED, Cli, get, json_lines
 from support.log_lines import read
 from support.waiting import eventually
-from timers.transport.fifo import FifoWriter
+from timers.transport.fifo_writer import FifoWriter
 
 if TYPE_CHECKING:
     from pathlib import Path

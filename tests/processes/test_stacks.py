@@ -16,10 +16,12 @@ from support.waiting import eventually
 from timers.debug_info_logging import log_debug_info_for_expired_timers
 from timers.linux.procfs import stat, thread_states
 from timers.stacks import tools as stack_tools
-from timers.stacks.take import StackDump, ThreadStack, take
+from timers.stacks.take import take
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from timers.stacks.dump import StackDump, ThreadStack
 
 PYTHON = Path(sys.executable).resolve().name
 FILE = str(VICTIMS / "stuck.py")

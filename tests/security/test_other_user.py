@@ -23,7 +23,7 @@ from timers import FileTimerClient, ReapPolicy
 from timers.errors import InsecurePathError, ServerRunningError
 from timers.events import RequestRejected
 from timers.transport import socket_path
-from timers.transport.fifo import FifoReader
+from timers.transport.fifo_reader import FifoReader
 from timers.transport.socket_path import listen, remove
 from victims.attacker import become, request
 

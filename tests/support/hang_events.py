@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from observability.fields import to_fields
 from observability.hang.json import extra_fields
 from timers.events import Event, StackDumped, TimerExpired, TimerInfo, TimerReleased, WorkerExited
-from timers.stacks.take import StackDump
+from timers.stacks.dump import StackDump
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from observability.recorder.read import from_json
+from observability.recorder._read import from_json
 from observability.samples.types import Sample, WorkerView
 from timers.events import WorkerInfo
 from timers.linux.procfs import ProcessFacts

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from timers.server.reaper import ReapPolicy
+from timers.server.reaper import ReapPolicy, Step
 from timers.server.server import WatchdogServer
 from timers.server.statistics import Statistics
 from timers.server.watchdog import Watchdog
@@ -14,7 +14,10 @@ from timers.transport.wire import Message
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from timers.events import Outcome
+    from timers.server._reaping import Reap
     from timers.server.reaper import BeforeKill
+    from timers.server.workers import Worker
 
 __all__ = ["Rig"]
 
@@ -53,14 +56,23 @@ class Rig:
             policy=policy or ReapPolicy(),
             clock=self.clock,
             observer=self.observer,
-            reap=self._note_reap,
-            before_kill=lambda: before_kill,
+            replaced_reap=lambda: None if reap is None else self._note_reap,
+            before_kill=lambda _until: Step(before_kill),
             is_running=is_running,
         )
+        reaping = self.watchdog._reaping
+        self._kill = reaping._terminate
+        reaping._terminate = self._note_kill  # type: ignore[method-assign]  # to see each kill
 
     def _note_reap(self, pid: int, signal: int) -> bool:
+        """Stand in for a ``_reap_worker`` that was replaced."""
         self.reaped.append((pid, signal))
-        return (self._reap or self.watchdog.terminate)(pid, signal)
+        assert self._reap is not None
+        return self._reap(pid, signal)
+
+    def _note_kill(self, worker: Worker, signal: int, reap: Reap | None) -> Outcome:
+        self.reaped.append((worker.pid, signal))
+        return self._kill(worker, signal, reap)
 
     def acquire(
         self,
@@ -111,8 +123,8 @@ class Rig:
         self.watchdog.step(self.clock.monotonic_ns())
 
     def settle(self) -> None:
-        """Wait for the reaps under way, and take up what they came to."""
-        assert self.watchdog.settle(60)
+        """Wait for the reaps under way, and take their results."""
+        assert self.watchdog.wait_for_reaps(60)
 
     def pass_time(self, seconds: float) -> None:
         """Let time pass, expire what is due, and see the reaps through."""

@@ -20,7 +20,7 @@ from timers.events import (
     WorkerKilled,
 )
 from timers.linux.procfs import ProcessFacts
-from timers.stacks.take import Frame, StackDump, ThreadStack
+from timers.stacks.dump import Frame, StackDump, ThreadStack
 
 __all__ = [
     "DUMP",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 import inspect
 import json
 import pkgutil
@@ -79,8 +80,18 @@ def test_what_a_worker_seldom_needs_is_not_loaded_for_it() -> None:
         "xml",
     }
     assert roots(loaded) & heavy == set()
-    # What only servers' stack dumps and users' tests need.
-    assert not {"timers.stacks._ladder", "timers.stacks.tools", "timers.testing"} & set(loaded)
+    # What only servers and users' tests need.
+    ours = {name for name in loaded if name.startswith("timers.")}
+    assert not {name for name in ours if name.split(".")[1] in ("server", "stacks", "testing")}
+    ends = {name for name in ours if name.startswith("timers.transport.")}
+    assert ends == {"timers.transport.wire", "timers.transport.fifo_writer"}
+
+
+def test_the_version_is_that_of_what_is_installed() -> None:
+    assert timers.__version__ == importlib.metadata.version("expiration-timers")
+    assert "__version__" in dir(timers)
+    assert "importlib.metadata" not in loaded_by("import timers")
+    assert "importlib.metadata" in loaded_by("import timers; timers.__version__")
 
 
 def test_importing_starts_no_thread_and_says_nothing() -> None:

@@ -22,17 +22,16 @@ from timers.events import (
     WatchdogStarted,
     WorkerKilled,
 )
-from timers.file_based_local_timer import _FifoSource
 from timers.server.event_queue import Dispatcher
 from timers.testing import Call, FakeClock, FakeSource, RecordingClient, RecordingObserver
-from timers.transport.fifo import FifoReader
+from timers.transport.fifo_reader import FifoSource
 from timers.transport.wire import Message, Rejection
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from timers.server.watchdog import Source
+    from timers.transport.source import Source
 
 
 # -- clocks ---------------------------------------------------------------------------------------
@@ -97,15 +96,15 @@ def test_a_fake_clock_may_be_moved_from_several_threads() -> None:
 
 
 @pytest.fixture
-def pipe(tmp_path: Path) -> Iterator[FifoReader]:
-    reader = FifoReader(str(tmp_path / "pipe"))
+def pipe(tmp_path: Path) -> Iterator[FifoSource]:
+    reader = FifoSource(str(tmp_path / "pipe"))
     yield reader
     reader.close()
 
 
 @pytest.mark.parametrize("kind", ["fake", "file"])
-def test_a_client_takes_requests_in_any_order(kind: str, pipe: FifoReader) -> None:
-    client: TimerClient = RecordingClient() if kind == "fake" else FileTimerClient(pipe.path)
+def test_a_client_takes_requests_in_any_order(kind: str, pipe: FifoSource) -> None:
+    client: TimerClient = RecordingClient() if kind == "fake" else FileTimerClient(pipe.reader.path)
     client.release("never acquired")
     client.acquire("x", 1.5)
     client.acquire("x", 2.5)
@@ -114,7 +113,7 @@ def test_a_client_takes_requests_in_any_order(kind: str, pipe: FifoReader) -> No
     if isinstance(client, RecordingClient):
         told = client.names
     else:
-        messages, _ = _FifoSource(pipe).read(0.0)
+        messages, _ = pipe.read(0.0)
         told = [("release" if m.expiration_time < 0 else "acquire", m.scope_id) for m in messages]
     assert told == [
         ("release", "never acquired"),
@@ -180,14 +179,14 @@ REQUESTS: list[Message | Rejection] = [
 
 
 @pytest.mark.parametrize("kind", ["fake", "file"])
-def test_a_source_gives_each_request_once(kind: str, pipe: FifoReader) -> None:
+def test_a_source_gives_each_request_once(kind: str, pipe: FifoSource) -> None:
     source: Source
     if kind == "fake":
         source = fake = FakeSource()
         fake.put(*REQUESTS)
     else:
-        source = _FifoSource(pipe)
-        client = FileTimerClient(pipe.path)
+        source = pipe
+        client = FileTimerClient(pipe.reader.path)
         client.acquire("x", 1.5)
         client._send(b"\n")
         client.release("x")

@@ -1,6 +1,8 @@
 """What a worker gets from ``timers run`` besides its timers. Standard library only.
 
-``_worker_server``  start torch's own worker server, so that the Flight Recorder can be asked
+The map::
+
+    _worker_server.py    start torch's worker server, so that the flight recorder can be asked
 """
 
 from __future__ import annotations

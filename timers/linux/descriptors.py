@@ -1,29 +1,104 @@
-"""The last descriptors of this process are for what is needed for a moment only.
+"""Keep some descriptors free for what is needed for a moment only.
 
 A server holds up to two descriptors for each worker as long as that lives, so its limit of open
-files (RLIMIT_NOFILE) bounds how many it can have. Taking a stack and answering a scrape need some
-for a moment; without them the workers that are known could not be explained any more. So nothing
-that stays open is made of the last ones.
+files (RLIMIT_NOFILE) bounds how many it can have. Taking a stack, reading /proc and answering a
+scrape need some for a moment; without them the workers that are known could not be explained any
+more. So nothing that stays open is made of the last ones (:func:`is_reserved`), and one is kept
+back for when somebody else has taken even those (:class:`Reserve`).
 """
 
 from __future__ import annotations
 
-import resource
+import contextlib
+import errno
+import os
+import threading
+import weakref
+from typing import TYPE_CHECKING, TypeVar
 
-__all__ = ["is_reserved"]
+from timers.forks import reset_in_child
 
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+__all__ = ["EXHAUSTED", "Reserve", "is_reserved", "with_reserve"]
+
+EXHAUSTED = (errno.EMFILE, errno.ENFILE)
+"""The error numbers that mean: no descriptor is left, for this process or for the whole system."""
 _MOST = 64
 """Enough for the stacks that are taken at the same time, each by a subprocess with its pipes."""
+_Answer = TypeVar("_Answer")
 
 
 def is_reserved(descriptor: int) -> bool:
-    """Whether ``descriptor`` is among the last 64 (of few: the last quarter) that there can be.
+    """Return whether ``descriptor`` is among the last 64 (of few: the last quarter) possible ones.
 
     The kernel gives the lowest free number (open(2)): when it gives one of the last, nearly all
-    others are in use. The limit is asked for each time, since it may be changed. Safe from any
-    thread.
+    others are in use. The limit is read each time, since it may be changed. Safe from any thread.
     """
-    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if limit == resource.RLIM_INFINITY:
-        return False
-    return descriptor >= limit - min(_MOST, limit // 4)
+    limit = os.sysconf("SC_OPEN_MAX")  # RLIMIT_NOFILE as it is now
+    return limit >= 0 and descriptor >= limit - min(_MOST, limit // 4)
+
+
+class Reserve:
+    """One descriptor kept back, lent for a moment when this process has no others left.
+
+    Safe from any thread; closed in a forked child.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._fd = _spare()
+        _reserves.add(self)
+        reset_in_child(self)
+
+    @contextlib.contextmanager
+    def lent(self) -> Iterator[None]:
+        """Give the descriptor free, to one thread at a time, and take one back afterwards."""
+        with self._lock:
+            self._close()
+            try:
+                yield
+            finally:
+                # Another thread may have been quicker: then it is tried again next time.
+                with contextlib.suppress(OSError):
+                    self._fd = _spare()
+
+    def close(self) -> None:
+        """Give it up. Idempotent."""
+        _reserves.discard(self)
+        self._close()
+
+    after_fork = close
+
+    def _close(self) -> None:
+        fd, self._fd = self._fd, -1  # first: a number that is closed may be another file's at once
+        if fd >= 0:
+            os.close(fd)
+
+    def __del__(self) -> None:
+        with contextlib.suppress(Exception):
+            self.close()
+
+
+_reserves: weakref.WeakSet[Reserve] = weakref.WeakSet()
+
+
+def _spare() -> int:
+    return os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+
+
+def with_reserve(call: Callable[[], _Answer]) -> _Answer:
+    """Return ``call()``, which takes a descriptor; if none is left, with a reserve lent.
+
+    :raises OSError: what ``call`` raises, or raises again although every reserve was lent.
+    """
+    try:
+        return call()
+    except OSError as error:
+        if error.errno not in EXHAUSTED:
+            raise
+        for reserve in list(_reserves):
+            with reserve.lent(), contextlib.suppress(OSError):
+                return call()
+        raise

@@ -1,30 +1,28 @@
 """What Linux says about another process, read from ``/proc`` with the standard library alone.
 
-Every function answers ``None`` (or an empty value) when the process is gone, hidden (``hidepid``)
+Every function returns ``None`` (or an empty value) when the process is gone, hidden (``hidepid``)
 or not ours to read: a watchdog asks about processes that die at any moment, so "unknown" is an
 ordinary answer here and never an exception. Field numbers and formats are those of proc(5).
 
-Reading takes a descriptor. Where this process has none left, a :class:`Reserve` that it holds lends
-one: a watchdog must not take a worker for gone because it cannot look.
+Reading takes a descriptor. Where this process has none left, one is lent by a
+:class:`~timers.linux.descriptors.Reserve`: a watchdog must not take a worker for gone because it
+cannot read.
 
 Safe from any thread, before and after fork: nothing is cached.
 """
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import os
-import threading
-import weakref
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
+from .descriptors import with_reserve
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
 __all__ = [
     "ProcessFacts",
-    "Reserve",
     "Stat",
     "ancestors",
     "children",
@@ -47,7 +45,6 @@ _READ_BYTES = 1 << 16
 _MOST_BYTES = 6 << 20
 """Of one file; the kernel gives no program more arguments and environment (execve(2)). But a
 process can declare any part of its memory to be its environment (prctl(2), PR_SET_MM)."""
-_NO_DESCRIPTORS = (errno.EMFILE, errno.ENFILE)
 _Answer = TypeVar("_Answer")
 
 _STATE_NAMES = {
@@ -95,65 +92,12 @@ class ProcessFacts(NamedTuple):
     """Peers of its sockets, as ``host:port STATUS`` or a path; left empty here likewise."""
 
 
-class Reserve:
-    """A descriptor kept back, lent to whoever reads ``/proc`` when this process has no others left.
-
-    Safe from any thread; closed in a forked child.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._fd = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
-        _reserves.add(self)
-
-    @contextlib.contextmanager
-    def lent(self) -> Iterator[None]:
-        """Give the descriptor free, to one at a time, and take one back afterwards."""
-        with self._lock:
-            fd, self._fd = self._fd, -1
-            if fd >= 0:
-                os.close(fd)
-            try:
-                yield
-            finally:
-                # Another thread may have been quicker: then it is tried again next time.
-                with contextlib.suppress(OSError):
-                    self._fd = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
-
-    def close(self) -> None:
-        """Give it up. Idempotent."""
-        _reserves.discard(self)
-        fd, self._fd = self._fd, -1
-        if fd >= 0:
-            os.close(fd)
-
-    def __del__(self) -> None:
-        with contextlib.suppress(Exception):
-            self.close()
-
-
-_reserves: weakref.WeakSet[Reserve] = weakref.WeakSet()
-
-
-def _close_in_child() -> None:
-    for reserve in list(_reserves):
-        reserve.close()
-
-
-os.register_at_fork(after_in_child=_close_in_child)
-
-
 def _ask(question: Callable[[str], _Answer], path: str) -> _Answer | None:
-    """Answer ``question(path)``, which takes a descriptor; None when the kernel refuses."""
+    """Return ``question(path)``, which takes a descriptor; None when the kernel refuses."""
     try:
-        return question(path)
-    except OSError as error:
-        if error.errno not in _NO_DESCRIPTORS:
-            return None
-    for reserve in list(_reserves):
-        with reserve.lent(), contextlib.suppress(OSError):
-            return question(path)
-    return None
+        return with_reserve(lambda: question(path))
+    except OSError:
+        return None
 
 
 def _contents(path: str) -> bytes:

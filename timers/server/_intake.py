@@ -1,4 +1,4 @@
-"""Requests as they come in: checked against who sent them, counted, and turned into timers."""
+"""Apply requests as they come in: check who sent them, count them, turn them into timers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from timers.events import RequestRejected, TimerAcquired
 
-from ._ledger import NS, timer_info
+from ._state import NS, timer_info
 from ._table import Timer, TooManyTimersError
 
 if TYPE_CHECKING:
@@ -15,10 +15,9 @@ if TYPE_CHECKING:
 
     from timers.transport.wire import Message, Rejection
 
-    from ._ledger import Ledger
-    from .roster import Roster
+    from ._state import State
     from .statistics import ScopeStatistics
-    from .workers import Worker
+    from .workers import Worker, Workers
 
 __all__ = ["HOLD_NS", "Intake"]
 
@@ -29,44 +28,51 @@ HOLD_NS = NS // 2
 """How long releases that were held up get to arrive before anything expires."""
 _HELD_UP_NS = NS // 10
 """An acquire that arrives this much after its own deadline was held up, and gets that time."""
+_ONE_ACQUIRE, _ONE_RELEASE = (1, 0), (0, 1)
 
 
 class Intake:
-    """Takes up the requests of one server, in the order in which they come.
+    """Applies the requests of one server, in the order in which they come.
 
-    :param ledger: where they go.
-    :param roster: tells who sent them.
+    :param state: whose timers and counts they change.
+    :param workers: identifies who sent them.
     """
 
-    def __init__(self, ledger: Ledger, roster: Roster) -> None:
-        self._ledger = ledger
-        self._roster = roster
-        self._by_pid = roster.workers.by_pid
+    def __init__(self, state: State, workers: Workers) -> None:
+        self._state = state
+        self._workers = workers
+        self._by_pid = workers.by_pid
+        self._table = state.table
+        self._statistics = state.statistics
         self._moments: Callable[[float], tuple[float, ...]] | None = None
         self._offsets: dict[int, tuple[int, ...]] = {}
-        """By nanoseconds of a timer: when to look at it, in nanoseconds after its acquire."""
+        """By nanoseconds of a timer: when to sample it, in nanoseconds after its acquire."""
         self._unread: Iterator[Message] = iter(())
-        """What has been read and not been taken up, should something fail in between."""
+        """What has been read and not been applied, should something fail in between."""
+        self._accepted = 0
+        """How many valid requests were not counted yet: that is done once for many."""
         self.disturbed = False
         """Whether something failed in the middle: gauges need to be counted anew."""
         self._logged_rejections: dict[str, tuple[int, int]] = {}
 
-    def look_at(self, moments: Callable[[float], tuple[float, ...]] | None) -> None:
+    def sample_at(self, moments: Callable[[float], tuple[float, ...]] | None) -> None:
         """Set when timers are sampled: see :class:`timers.server.watchdog.Sampler`."""
         self._moments = moments
         self._offsets.clear()
 
     def apply(self, messages: Iterable[Message], rejections: Iterable[Rejection] = ()) -> None:
-        """Take up requests; count what was refused before it got here."""
-        with self._ledger.lock:
+        """Apply requests; count what was refused before it got here."""
+        with self._state.lock:
             self._unread = chain(self._unread, messages)
-            now_ns = self._ledger.clock.monotonic_ns()
+            now_ns = self._state.clock.monotonic_ns()
             for message in self._unread:
                 try:
                     self._apply(message, now_ns)
                 except Exception as error:  # noqa: BLE001  # one request costs that request at most
                     self._try_again(message, now_ns, error)
             self._unread = iter(())
+            self._statistics.requested(self._accepted)
+            self._accepted = 0
             for rejection in rejections:
                 self._reject(rejection.reason, rejection.detail, None)
 
@@ -80,11 +86,11 @@ class Intake:
         except Exception as lasting:  # noqa: BLE001  # as above
             self._reject("internal_error", f"{lasting!r} on {message}", message.pid)
 
-    def _apply(self, message: Message, now_ns: int) -> None:  # noqa: C901  # hot path
+    def _apply(self, message: Message, now_ns: int) -> None:
         pid, scope_id, start_time = message.pid, message.scope_id, message.start_time
         worker = self._by_pid.get(pid)
         if worker is None or (start_time is not None and start_time != worker.start_time):
-            found = self._roster.identify(pid, start_time)
+            found = self._workers.identify(pid, start_time)
             if found is None:
                 detail = f"the process with pid {pid} is not the one that sent the request"
                 self._reject("identity_mismatch", detail, pid)
@@ -93,40 +99,34 @@ class Intake:
         if worker.refusal is not None:
             self._reject(worker.refusal, _REFUSALS[worker.refusal].format(pid=pid), pid)
             return
-        ledger = self._ledger
-        statistics = ledger.statistics
-        statistics.requests += 1
-        scope = statistics.scopes.get(scope_id) or statistics.scope(scope_id)
-        told = True
-        if message.missed is not None:
-            told = False  # how things stand; what happened is counted by its own figures
-            scope.acquires += message.missed[0]
-            scope.releases += message.missed[1]
+        self._accepted += 1
+        scope = self._statistics.scopes.get(scope_id) or self._statistics.scope(scope_id)
         if message.expiration_time < 0:
-            scope.releases += told
-            released = ledger.table.release(worker, message.thread, scope_id)
-            if released is not None:
-                scope.active -= 1
-                scope.overdue -= released.expired
-                ledger.ended(released, scope, now_ns, message.error)
+            acquires, releases = message.missed or _ONE_RELEASE
+            released = self._table.release(worker, message.thread, scope_id)
+            if released is None:
+                scope.count(acquires, releases)
+                return
+            scope.count(acquires, releases, -1, -released.expired)
+            self._state.block_ended(released, scope, now_ns, message.error)
             return
+        acquires, releases = message.missed or (_ONE_RELEASE if message.leave else _ONE_ACQUIRE)
         timer = self._timer(worker, scope, message, now_ns)
         try:
-            replaced = ledger.table.acquire(timer)
+            replaced = self._table.acquire(timer)
         except TooManyTimersError:
-            scope.acquires += told
+            scope.count(acquires, releases)
             self._reject("too_many", f"process {pid} has too many open timers", pid)
             return
         if replaced is None:
-            scope.active += 1
+            scope.count(acquires, releases, 1)
         else:
+            scope.count(acquires, releases, 0, -replaced.expired)
             self._replaced(replaced, timer, scope, message, now_ns)
-        if message.leave:
-            scope.releases += told
+        if not self._state.observer.wants_requests or message.leave:
             return
-        scope.acquires += told
-        if ledger.observer.wants_requests and (told or replaced is None):
-            ledger.emit(TimerAcquired, worker=worker.info, timer=timer_info(timer))
+        if replaced is None or message.missed is None:
+            self._state.emit(TimerAcquired, worker=worker.info, timer=timer_info(timer))
 
     def _replaced(
         self,
@@ -136,8 +136,7 @@ class Intake:
         message: Message,
         now_ns: int,
     ) -> None:
-        """Say how ``timer`` goes on from the one in whose place it is."""
-        scope.overdue -= replaced.expired
+        """Continue, in ``timer``, the block of the one that it replaces."""
         if message.nested:
             timer.outer = replaced
         elif message.missed is not None:
@@ -145,7 +144,7 @@ class Intake:
         elif not message.leave:  # a heartbeat: the same block goes on
             timer.continues(replaced)
         else:
-            self._ledger.ended(replaced, scope, now_ns, message.error)
+            self._state.block_ended(replaced, scope, now_ns, message.error)
             if replaced.outer is not None:
                 timer.continues(replaced.outer)
 
@@ -156,7 +155,7 @@ class Intake:
         started_ns = None
         if deadline_ns is None:
             # Converted once, here: whatever happens to the wall clock later moves nothing.
-            remaining = int((message.expiration_time - self._ledger.clock.time()) * NS)
+            remaining = int((message.expiration_time - self._state.clock.time()) * NS)
             deadline_ns = now_ns + remaining
             acquired_ns = now_ns if remaining > 0 else deadline_ns
         elif after is None:
@@ -210,15 +209,14 @@ class Intake:
         timer.checkpoints = tuple([acquired_ns + offset for offset in offsets])
 
     def _reject(self, reason: str, detail: str, pid: int | None) -> None:
-        statistics = self._ledger.statistics
-        statistics.rejected[reason] = statistics.rejected.get(reason, 0) + 1
-        now_ns = self._ledger.clock.monotonic_ns()
+        self._statistics.rejected_for(reason)
+        now_ns = self._state.clock.monotonic_ns()
         last_ns, suppressed = self._logged_rejections.get(reason, (-_FOREVER, 0))
         if now_ns - last_ns < _REJECTIONS_LOGGED_EVERY_NS:
             self._logged_rejections[reason] = (last_ns, suppressed + 1)
             return
         self._logged_rejections[reason] = (now_ns, 0)
-        self._ledger.emit(
+        self._state.emit(
             RequestRejected, reason=reason, detail=detail, worker_pid=pid, suppressed=suppressed
         )
 

@@ -15,14 +15,13 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import threading
 import time
-import weakref
 from collections import deque
 from typing import TYPE_CHECKING
 
 from timers.events import TimerAcquired, TimerReleased
+from timers.forks import reset_in_child
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -73,10 +72,11 @@ class Dispatcher:
         self._ignored = ignored
         self._request_capacity = capacity - capacity // 10
         self._closed = False
-        self._reset()
-        _living.add(self)
+        self.after_fork()
+        reset_in_child(self)
 
-    def _reset(self) -> None:
+    def after_fork(self) -> None:
+        """Begin anew in a forked child: the parent delivers what was queued by then."""
         self._lock = threading.RLock()
         self._work = threading.Condition(self._lock)
         self._progress = threading.Condition(self._lock)
@@ -276,14 +276,3 @@ class Observers:
                 continue
             done = False
         return done
-
-
-_living: weakref.WeakSet[Dispatcher] = weakref.WeakSet()
-
-
-def _after_fork_in_child() -> None:
-    for dispatcher in list(_living):
-        dispatcher._reset()  # noqa: SLF001 - this hook is a part of the class
-
-
-os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -7,9 +7,15 @@ from typing import TYPE_CHECKING, Any
 from timers.transport.wire import Message
 from timers.worker.pipe_client import FileTimerRequest
 
+from ._torch_callback import LogEvent, both
 from .server import WatchdogServer
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from timers.events import Observer
+    from timers.transport.source import OwnedSource
+
     from ._table import Timer
     from .workers import Worker
 
@@ -17,7 +23,25 @@ __all__ = ["FileRequestServer"]
 
 
 class FileRequestServer(WatchdogServer):
-    """A server whose requests are :class:`~timers.worker.pipe_client.FileTimerRequest`, torch's."""
+    """A server whose requests are :class:`~timers.worker.pipe_client.FileTimerRequest`, torch's.
+
+    :param log_event: ``log_event(name, request)`` is called with ``watchdog started``, ``watchdog
+        stopped`` (both with None), ``timer expired`` and ``kill worker process``, on a thread of
+        its own: it may block or raise without consequence.
+    :param options: further ones of :class:`~timers.server.server.WatchdogServer`.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[OwnedSource],
+        *,
+        log_event: Callable[[str, FileTimerRequest | None], None] | None,
+        observer: Observer | None,
+        **options: Any,
+    ) -> None:
+        if log_event is not None:
+            observer = both(observer, LogEvent(log_event, FileTimerRequest))
+        super().__init__(sources, observer=observer, **options)
 
     def _request(self, timer: Timer[Worker]) -> FileTimerRequest:
         return FileTimerRequest(

@@ -11,8 +11,9 @@ import signal as signals
 import threading
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
+from timers.bounded import HANDOVER_SECONDS, left
 from timers.events import Outcome
 from timers.linux import procfs
 from timers.linux.process import Process
@@ -22,15 +23,27 @@ if TYPE_CHECKING:
 
     from ._table import Timer
 
-    BeforeKill: TypeAlias = Callable[[str, dict[int, list[str]]], object]
+    BeforeKill: TypeAlias = Callable[..., object]
     """The step before a kill, with the arguments of torch's ``log_debug_info_for_expired_timers``:
-    the run id, and for each worker its expired timers as JSON. When it returns a dictionary from
-    pid to :class:`~timers.stacks.take.StackDump`, that becomes the ``stack dumped`` event."""
+    the run id, and for each worker its expired timers as JSON. One that has a parameter ``until``
+    is given the moment of time.monotonic() by which it has to be done. When it returns a dictionary
+    from pid to :class:`~timers.stacks.dump.StackDump`, that becomes the ``stack dumped`` event."""
 
-__all__ = ["ReapPolicy", "call_bounded", "choose", "escalation", "retry_delay", "terminate"]
+__all__ = ["ReapPolicy", "Step", "choose", "escalation", "retry_delay", "terminate"]
 
 
 _CONFIRM_SECONDS = 1.0
+"""How long after SIGKILL a process is given to end, at least."""
+_SLACK_SECONDS = 1.5
+"""For a machine that is busy: the bound of a whole reap is for those who give it up."""
+
+
+class Step(NamedTuple):
+    """The step before a kill, ready to be called with the run id and the expired timers."""
+
+    call: Callable[[str, dict[int, list[str]]], object]
+    keeps_bound: bool = False
+    """Whether it returns in time by itself, whatever happens: then it needs no thread."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,9 +72,16 @@ class ReapPolicy:
             if not 0 <= value < threading.TIMEOUT_MAX:
                 raise ValueError(f"ReapPolicy.{name} must be at least 0 seconds, got {value!r}")
 
+    @property
+    def reap_timeout(self) -> float:
+        """Seconds that one whole reap takes at most: explain, signal, escalate, confirm."""
+        explain = self.dump_timeout + HANDOVER_SECONDS + self.flush_timeout
+        waits = sum(wait for _, wait in escalation(signals.SIGTERM, self.grace))
+        return explain + waits + _CONFIRM_SECONDS + _SLACK_SECONDS
+
 
 def choose(timers: Sequence[Timer[Any]]) -> tuple[Timer[Any], int]:
-    """Which of the expired ``timers`` decides, and the signal: the first by deadline that has one.
+    """Return which expired timer decides, and its signal: the first by deadline that has one.
 
     As in torch: when none has a signal above 0, the first timer and 0, which means observe only.
     """
@@ -73,40 +93,15 @@ def choose(timers: Sequence[Timer[Any]]) -> tuple[Timer[Any], int]:
 
 
 def escalation(signal: int, grace: float) -> list[tuple[int, float]]:
-    """The signals to send, each with the seconds to wait for the worker's end after it."""
+    """Return the signals to send, each with the seconds to wait for the worker's end after it."""
     # Nobody is gone the moment SIGKILL is sent: without some time every reap would look failed.
     last = (int(signals.SIGKILL), max(grace, _CONFIRM_SECONDS))
     return [last] if signal == signals.SIGKILL else [(signal, grace), last]
 
 
 def retry_delay(attempt: int) -> float:
-    """Seconds until a failed reap is tried again, ``attempt`` counted from 1: 1, 2, 4, ... 60."""
+    """Return the seconds to wait after failed ``attempt`` 1, 2, 3...: 1, 2, 4, ... 60."""
     return float(min(60, 2 ** min(attempt - 1, 6)))
-
-
-def call_bounded(step: Callable[[], Any], timeout: float, name: str) -> Any:
-    """Return what ``step()`` returns, on a thread that is abandoned after ``timeout`` seconds.
-
-    Raises TimeoutError then, and whatever ``step`` raises. A thread cannot be ended from outside:
-    an abandoned one goes on as a daemon and its result is ignored.
-    """
-    result: list[Any] = []
-    failure: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            result.append(step())
-        except BaseException as error:  # noqa: BLE001  # handed to the caller below
-            failure.append(error)
-
-    thread = threading.Thread(target=run, name=name, daemon=True)
-    thread.start()
-    thread.join(timeout)
-    if failure:
-        raise failure[0]
-    if not result:
-        raise TimeoutError(f"not finished within {timeout:g} s")
-    return result[0]
 
 
 def terminate(
@@ -181,9 +176,9 @@ class _Tree:
         for pid, process in self._found.items():
             if _send_quietly(process, signals.SIGKILL):
                 killed.append(pid)
-        deadline = time.monotonic() + 1.0
+        until = time.monotonic() + _CONFIRM_SECONDS
         for process in self._found.values():
-            process.exited(deadline - time.monotonic())
+            process.exited(left(until))
         return killed
 
     def close(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import inspect
 import logging
 import os
 import signal as signals
@@ -12,17 +13,21 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from timers.api import RequestQueue, TimerRequest, TimerServer
+from timers.bounded import left
 from timers.clock import SYSTEM_CLOCK, Clock
 from timers.debug_info_logging import log_debug_info_for_expired_timers
 from timers.linux import procfs
 from timers.linux.process import require_linux
 from timers.transport.wire import Message
 
-from .reaper import ReapPolicy
-from .watchdog import RunningTimer, Sampler, Source, Watchdog
+from .reaper import ReapPolicy, Step
+from .watchdog import RunningTimer, Sampler, Watchdog
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from timers.events import Observer, WorkerInfo
+    from timers.transport.source import OwnedSource
 
     from ._table import Timer
     from .reaper import BeforeKill
@@ -32,9 +37,6 @@ __all__ = ["WatchdogServer"]
 
 _logger = logging.getLogger(__name__)
 _NS = 1_000_000_000
-_REAP_MARGIN_SECONDS = 4.0
-"""What a reap may take beyond the policy's bounds: a dump that gives up, SIGKILL and a process tree
-being confirmed."""
 
 
 class WatchdogServer(TimerServer):
@@ -42,11 +44,11 @@ class WatchdogServer(TimerServer):
 
     Parameters beyond those of :class:`~timers.api.TimerServer`:
 
-    :param source: where requests come from.
+    :param sources: where requests come from; closed with the server, or when it cannot be made.
     :param request_queue: the same as torch's kind of queue, where there is one.
     :param address: what clients connect to, for events.
     :param run_id: names the job in events and dumps.
-    :param observer: who is told of events; by default the ``timers.events`` logger.
+    :param observer: receives every event; by default the ``timers.events`` logger.
     :param before_kill: the step before a kill, in place of the default one, which takes stacks.
     :param policy: how stuck workers are ended.
     :param clock: where the time comes from.
@@ -54,7 +56,7 @@ class WatchdogServer(TimerServer):
 
     def __init__(
         self,
-        source: Source,
+        sources: Sequence[OwnedSource],
         request_queue: RequestQueue | None = None,
         *,
         address: str,
@@ -66,38 +68,43 @@ class WatchdogServer(TimerServer):
         policy: ReapPolicy | None,
         clock: Clock | None,
     ) -> None:
-        require_linux(type(self).__name__)
-        # Nothing shall have to be imported at the moment of a hang; workers never need this.
-        importlib.import_module("timers.stacks._ladder")
-        if not 0 < max_interval < threading.TIMEOUT_MAX:
-            raise ValueError(f"max_interval must be more than 0 seconds, got {max_interval!r}")
-        super().__init__(request_queue, max_interval, daemon)
-        self._run_id = run_id
-        self._address = address
-        self._clock = clock or SYSTEM_CLOCK
-        self._policy = policy or ReapPolicy()
-        self._user_before_kill = before_kill
-        self._run_once_signaled = False
-        self._owner = os.getpid()
-        self._last_progress = self._clock.time()
-        self._watchdog = Watchdog(
-            source,
-            run_id=run_id,
-            statistics=self.statistics,
-            policy=self._policy,
-            clock=self._clock,
-            observer=self._told,
-            # Both are looked up at each call: torch's users (and tests) replace them on the class.
-            reap=lambda pid, signal: self._reap_worker(pid, signal),  # noqa: PLW0108  # see above
-            before_kill=lambda: self._user_before_kill or self._default_before_kill(),
-            is_running=lambda pid: self.is_process_running(pid),  # noqa: PLW0108  # see above
-        )
-        self.observer = observer
+        with contextlib.ExitStack() as failed:
+            for source in sources:
+                failed.callback(source.close)
+            require_linux(type(self).__name__)
+            # Nothing shall have to be imported at the moment of a hang; workers never need this.
+            importlib.import_module("timers.stacks._ladder")
+            if not 0 < max_interval < threading.TIMEOUT_MAX:
+                raise ValueError(f"max_interval must be more than 0 seconds, got {max_interval!r}")
+            super().__init__(request_queue, max_interval, daemon)
+            self._run_id = run_id
+            self._address = address
+            self._clock = clock or SYSTEM_CLOCK
+            self._policy = policy or ReapPolicy()
+            self._user_before_kill = before_kill
+            self._run_once_signaled = False
+            self._owner = os.getpid()
+            self._last_progress = self._clock.time()
+            self._watchdog = Watchdog(
+                *sources,
+                run_id=run_id,
+                statistics=self.statistics,
+                policy=self._policy,
+                clock=self._clock,
+                observer=self._receiver,
+                # All are looked up at each call: torch's users (and tests) replace them.
+                replaced_reap=self._replaced_reap,
+                before_kill=self._step_before_kill,
+                is_running=lambda pid: self.is_process_running(pid),  # noqa: PLW0108  # see above
+            )
+            self.observer = observer
+            failed.callback(self._watchdog.close)
+            self._release_sources = failed.pop_all()
 
-    def _tell(self, observer: Observer) -> None:
-        super()._tell(observer)
+    def _receive_with(self, observer: Observer) -> None:
+        super()._receive_with(observer)
         if "_watchdog" in vars(self):  # not yet in the base class's constructor
-            self._watchdog.observer = observer
+            self._watchdog.state.observer = observer
 
     # -- what torch's servers have, by the same names --------------------------------------------
 
@@ -150,12 +157,25 @@ class WatchdogServer(TimerServer):
         """End a worker and see it end, as the policy says. May be overridden."""
         return self._watchdog.terminate(worker_id, int(signal))
 
+    def _replaced_reap(self) -> Callable[[int, int], bool] | None:
+        """Return :meth:`_reap_worker` where it was overridden or patched."""
+        found = self._reap_worker
+        return None if getattr(found, "__func__", None) is _our_reap_worker else found
+
     def _default_before_kill(self) -> BeforeKill:
-        return partial(log_debug_info_for_expired_timers, timeout=self._policy.dump_timeout)
+        return log_debug_info_for_expired_timers
+
+    def _step_before_kill(self, until: float) -> Step:
+        step = self._user_before_kill
+        if step is not None:
+            return Step(partial(step, until=until) if _takes_until(step) else step)
+        step = self._default_before_kill()
+        ours = step is log_debug_info_for_expired_timers
+        return Step(partial(step, timeout=left(until)), keeps_bound=ours)
 
     @staticmethod
     def is_process_running(pid: int) -> bool:
-        """Whether ``pid`` is a process that has not ended.
+        """Return whether ``pid`` is a process that has not ended.
 
         Differs from torch: a zombie has ended, and a process of another user is running.
         """
@@ -185,7 +205,7 @@ class WatchdogServer(TimerServer):
 
     @property
     def sampler(self) -> Sampler | None:
-        """Who looks at workers before their deadline; to be set before :meth:`start`."""
+        """What samples workers before their deadline; to be set before :meth:`start`."""
         return self._watchdog.sampler
 
     @sampler.setter
@@ -198,7 +218,7 @@ class WatchdogServer(TimerServer):
         return self._address
 
     def wake(self) -> None:
-        """Have the watchdog look at its deadlines now. Safe from any thread.
+        """Have the watchdog check its deadlines now. Safe from any thread.
 
         It needs no waking to be on time; that it answers shows that it is alive
         (``statistics.last_sweep`` changes).
@@ -239,7 +259,7 @@ class WatchdogServer(TimerServer):
             if self._clock.monotonic_ns() >= end_ns:
                 break
         if threading.current_thread() is not self._watchdog_thread:
-            self._watchdog.settle(self._reap_bound())
+            self._watchdog.wait_for_reaps(self._policy.reap_timeout)
 
     def run_once(self) -> None:
         """Process every request that has been sent, reap what is due, and end, as in torch.
@@ -251,7 +271,7 @@ class WatchdogServer(TimerServer):
         self._run_once_signaled = True
         self._join()
         self._watchdog.step(self._clock.monotonic_ns())
-        self._watchdog.settle(self._reap_bound())
+        self._watchdog.wait_for_reaps(self._policy.reap_timeout)
         self._close()
 
     def stop(self) -> None:
@@ -263,11 +283,11 @@ class WatchdogServer(TimerServer):
             return
         self._stop_signaled = True
         self._join()
-        self._watchdog.settle(self._reap_bound())
+        self._watchdog.wait_for_reaps(self._policy.reap_timeout)
         self._watchdog.stopped()
         self._close()
         with contextlib.suppress(Exception):
-            self._told.flush(self._policy.flush_timeout)
+            self._receiver.flush(self._policy.flush_timeout)
 
     def _join(self) -> None:
         self._watchdog.wake()
@@ -275,15 +295,21 @@ class WatchdogServer(TimerServer):
             self._watchdog_thread.join()
             self._watchdog_thread = None
 
-    def _reap_bound(self) -> float:
-        policy = self._policy
-        return policy.dump_timeout + policy.flush_timeout + 2 * policy.grace + _REAP_MARGIN_SECONDS
-
     def _close(self) -> None:
         """Give back what the constructor took; called once the thread has ended."""
-        self._watchdog.close()
+        self._release_sources.close()
 
     def get_last_progress_time(self) -> int:
         """Wall-clock second at which the watchdog last completed a step; now, before it runs."""
         running = self._watchdog_thread is not None
         return int(self._last_progress if running else self._clock.time())
+
+
+_our_reap_worker = WatchdogServer._reap_worker  # noqa: SLF001  # this module's own
+
+
+def _takes_until(step: BeforeKill) -> bool:
+    try:
+        return "until" in inspect.signature(step).parameters
+    except (TypeError, ValueError):  # a callable without a signature
+        return False

@@ -1,17 +1,21 @@
-"""Exact counts of what a server did, kept as plain integers where it does it.
+"""Exact counts of what a server did. Written by the methods of this module, and by nothing else.
 
-The watchdog thread (and, for reaps, the reaping threads, under the server's lock) write; any
-thread may read at any time. Reading takes no lock: every value is one integer or float, and a
-reader that comes between two increments sees a state that was true a moment ago. Nothing here
-goes through a queue, so nothing can be dropped.
+The watchdog thread (and, for reaps, the reaping threads, under the server's lock) call those that
+count; any thread may read the attributes at any time. Reading takes no lock: every value is one
+integer or float, and a reader that comes between two increments sees a state that was true a
+moment ago. Nothing here goes through a queue, so nothing can be dropped.
 """
 
 from __future__ import annotations
 
 import time
 from bisect import bisect_left
+from typing import TYPE_CHECKING
 
 from timers.events import Outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 __all__ = [
     "DUMP_LABELS",
@@ -126,6 +130,16 @@ class ScopeStatistics:
         self.after_seconds = 0.0
         """The last deadline asked for."""
 
+    def count(self, acquires: int, releases: int, active: int = 0, overdue: int = 0) -> None:
+        """Count acquires and releases, and by how much the open timers have become more or less.
+
+        :param overdue: of the ``active`` ones, those whose deadline has passed.
+        """
+        self.acquires += acquires
+        self.releases += releases
+        self.active += active
+        self.overdue += overdue
+
     def took(self, elapsed: float, *, first: bool, traceparent: str | None) -> None:
         """Count the duration of a block that has ended; ``first`` for a worker's warm-up."""
         self.durations.observe(elapsed, traceparent)
@@ -161,7 +175,41 @@ class Statistics:
         self.dumps = {labels: Histogram(LATENESS_BUCKETS) for labels in DUMP_LABELS}
         """Times of stack dumps, in seconds, by (method, outcome)."""
         self.last_sweep = 0.0
-        """Wall clock of the last time the watchdog looked at its deadlines."""
+        """Wall clock of the last time the watchdog checked its deadlines."""
+
+    def requested(self, count: int) -> None:
+        """Count valid requests."""
+        self.requests += count
+
+    def rejected_for(self, reason: str) -> None:
+        """Count a request that was refused."""
+        self.rejected[reason] = self.rejected.get(reason, 0) + 1
+
+    def watching(self, workers: int) -> None:
+        """Set how many workers there are."""
+        self.workers = workers
+
+    def swept(self, timestamp: float) -> None:
+        """Set when the watchdog last checked its deadlines (wall clock, seconds)."""
+        self.last_sweep = timestamp
+
+    def expired(self, scope_id: str, lateness: float, *, active: bool = True) -> None:
+        """Count an expiry that was noticed ``lateness`` seconds after the deadline.
+
+        :param active: whether the timer is one of its scope's ``active`` ones.
+        """
+        self.lateness.observe(lateness)
+        scope = self.scope(scope_id)
+        scope.expirations += 1
+        scope.overdue += active
+
+    def reaped(self, scope_id: str, outcome: Outcome) -> None:
+        """Count how an attempt to end a worker came out, for the scope that it was stuck in."""
+        self.scope(scope_id).reaps[outcome] += 1
+
+    def reported(self, verdict: str) -> None:
+        """Count a hang report by its verdict."""
+        self.hang_reports[verdict] = self.hang_reports.get(verdict, 0) + 1
 
     def dumped(
         self, method: str, *, ok: bool, seconds: float, traceparent: str | None = None
@@ -172,8 +220,20 @@ class Statistics:
             self.dumps = {**self.dumps, key: Histogram(LATENESS_BUCKETS)}
         self.dumps[key].observe(seconds, traceparent)
 
+    def recount(self, timers: Iterable[tuple[str, bool]]) -> None:
+        """Count ``active`` and ``overdue`` anew.
+
+        :param timers: the scope of each open timer, and whether it has expired.
+        """
+        for scope in self.scopes.values():
+            scope.active = scope.overdue = 0
+        for scope_id, expired in timers:
+            scope = self.scope(scope_id)
+            scope.active += 1
+            scope.overdue += expired
+
     def scope(self, scope_id: str) -> ScopeStatistics:
-        """Find the counts of ``scope_id``, or those of ``other`` once there are too many names."""
+        """Return the counts of ``scope_id``, or of ``other`` once there are too many names."""
         found = self.scopes.get(scope_id)
         if found is None:
             if len(self.scopes) >= self._max_scopes and scope_id != OTHER:

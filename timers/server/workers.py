@@ -1,28 +1,28 @@
-"""Who the workers of a server are, and which of them it may ever signal.
+"""The workers of a server: which processes they are, when they exit, which of them it may signal.
 
-A worker is registered by its first request and held, as a
-:class:`~timers.linux.process.Process`, until its exit has been handled. What a request may not
-name (init, the server and its ancestors, another user's process, under ``timers run`` anything
-outside the command) is registered too, with the reason, so that refusing its next request costs no
-system call.
+A worker is registered by its first request, held as a :class:`~timers.linux.process.Process`
+(pidfd) and watched by epoll(7) until its exit has been handled. What a request may not name (init,
+the server and its ancestors, another user's process, under ``timers run`` anything outside the
+command) is registered too, with the reason, so that refusing its next request costs no system call.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
+import select
 from typing import TYPE_CHECKING
 
 from timers.events import WorkerInfo
 from timers.linux import procfs
+from timers.linux.descriptors import Reserve
 from timers.linux.process import Process
 from timers.linux.ranks import ranks_of
 
-from .statistics import WARM_UP_USES
+from .statistics import WARM_UP_USES, Statistics
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from timers.events import Outcome
+    from collections.abc import Callable, Iterable, Iterator
 
     from ._table import Timer
 
@@ -31,6 +31,8 @@ __all__ = ["Worker", "Workers", "worker_info"]
 _MAX_PID = 2**31 - 1  # pid_t is a signed 32-bit integer
 _MOST_SCOPES = 1000
 """Of how many scopes the uses by one worker are counted; further ones count as warm-up."""
+_LONGEST_SECONDS = 86_400.0
+"""epoll_wait(2) takes milliseconds as an int."""
 
 
 class Worker:
@@ -39,10 +41,8 @@ class Worker:
     __slots__ = (
         "_uses",
         "attempts",
-        "descendants",
         "forgotten",
         "info",
-        "outcome",
         "owners",
         "pending",
         "pid",
@@ -57,7 +57,7 @@ class Worker:
         """None when it had ended before its first request was read."""
         self.start_time = process.start_time if process else None
         self.owners: frozenset[int] | None = None
-        """Whose it was when it sent its first request; None when that was not told."""
+        """Its user ids when it sent its first request; None when they could not be read."""
         self.refusal = refusal
         """Why its requests are rejected; None for a worker proper."""
         known = process is not None and refusal is None
@@ -65,16 +65,25 @@ class Worker:
         self.pending: list[Timer[Worker]] = []
         """Expired timers that no reap has taken up yet."""
         self.attempts = 0
-        self.outcome: Outcome | None = None
-        """What the last attempt to end it came to."""
-        self.descendants: list[int] = []
-        """Which of its descendants that attempt killed."""
         self.forgotten = False
         """Whether its end has been handled."""
         self._uses: dict[str, int] = {}
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether the process has exited."""
+        return self.process is None or self.process.exited()
+
+    def exit_fields(self) -> dict[str, int]:
+        """Return what it exited with, or the signal that ended it, where the kernel says so."""
+        status = None if self.process is None else self.process.exit_status()
+        if status is None:
+            return {}
+        code = os.waitstatus_to_exitcode(status)
+        return {"exit_code": code} if code >= 0 else {"exit_signal": -code}
+
     def is_warming_up(self, scope_id: str) -> bool:
-        """Count one use of a scope; whether it is among the first, which take longer."""
+        """Count one use of a scope; return whether it is among the first, which take longer."""
         uses = self._uses.get(scope_id, 0)
         if uses >= WARM_UP_USES:
             return False
@@ -96,28 +105,80 @@ def worker_info(pid: int, start_time: int | None) -> WorkerInfo:
 
 
 class Workers:
-    """The registry. Not thread-safe: the watchdog serializes the calls.
+    """The registered workers of one server, each watched until its exit has been handled.
 
     :param descendants_of: when given, only descendants of this process are accepted.
     :param users: whose processes are accepted besides those of this process's own user.
+    :param sources: descriptors that :meth:`wait` waits for as well: where requests come from.
+    :param statistics: counts them.
+    :param on_exit: is called with a worker whose pid is found to belong to another process.
+
+    For the watchdog's thread, or under its lock; :meth:`wake` is for any thread.
     """
 
     def __init__(
-        self, descendants_of: int | None = None, users: frozenset[int] = frozenset()
+        self,
+        descendants_of: int | None = None,
+        users: frozenset[int] = frozenset(),
+        *,
+        sources: Iterable[int] = (),
+        statistics: Statistics | None = None,
+        on_exit: Callable[[Worker], None] = lambda _: None,
     ) -> None:
         self._users = {frozenset({uid}) for uid in users | {os.geteuid()}}
         self._descendants_of = descendants_of
+        self._statistics = statistics or Statistics()
+        self._on_exit = on_exit
         self.by_pid: dict[int, Worker] = {}
         """The registered workers, alive or not. To be read only."""
-        self._reserve = procfs.Reserve()
         self.watched = 0
-        """How many workers proper there are."""
+        """How many workers there are whose requests are not refused."""
+        self._gone: list[Worker] = []
+        """Those found to have ended otherwise than by waiting for it."""
+        self._pidfds: dict[int, Worker] = {}
+        self._without_pidfd: set[Worker] = set()
+        """Those whose exit epoll cannot report, for want of descriptors: checked each time."""
+        self._reserve = Reserve()
+        self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._epoll = select.epoll()
+        for fd in (self._wake_fd, *sources):
+            self._epoll.register(fd, select.EPOLLIN)
 
     def __iter__(self) -> Iterator[Worker]:
         return iter(list(self.by_pid.values()))
 
-    def open(self, pid: int) -> Worker:
-        """Register ``pid``, which must not be registered.
+    # -- which process it is ------------------------------------------------------------------
+
+    def identify(self, pid: int, start_time: int | None) -> Worker | None:
+        """Find or register who sent a request; None when that process is gone and replaced."""
+        worker = self.by_pid.get(pid)
+        if worker is not None:
+            if worker.process is None:
+                if worker.start_time is None:
+                    worker.start_time = start_time
+                    return worker
+            elif not worker.process.exited():
+                return None
+            self._on_exit(worker)
+            self._unlist(worker)  # one that is being reaped keeps all but its place
+        worker = self.register(pid)
+        try:
+            if worker.process is None:
+                if worker.refusal is None:
+                    worker.start_time = start_time
+                    self.note_gone(worker)
+            elif start_time is not None and start_time != worker.start_time:
+                self.forget(worker)
+                return None
+            else:
+                self._watch(worker, worker.process)
+        except BaseException:
+            self.forget(worker)  # or nobody would notice its exit
+            raise
+        return worker
+
+    def register(self, pid: int) -> Worker:
+        """Register ``pid``, which must not be registered. Its exit is not watched yet.
 
         What cannot be a process (0 and negative numbers mean groups to kill(2)) and init are
         refused without being registered, so that requests with made-up pids occupy nothing.
@@ -134,56 +195,24 @@ class Workers:
             worker = Worker(pid, None)
         else:
             try:
-                worker = self._look_at(process)
+                worker = self._check(process)
             except BaseException:
                 process.close()
                 raise
         self.by_pid[pid] = worker
         self.watched += not worker.refusal
+        self._statistics.watching(self.watched)
         return worker
 
-    def _look_at(self, process: Process) -> Worker:
+    def _check(self, process: Process) -> Worker:
         owners = procfs.owners(process.pid)
         refusal = self._refusal(process.pid, owners)
         if refusal is not None and process.exited():
-            # It ended while it was looked at, and nobody's owners and parents were read.
+            # It ended while it was read about, and nobody's owners and parents were read.
             refusal = None
         worker = Worker(process.pid, process, refusal)
         worker.owners = owners
         return worker
-
-    def unlist(self, worker: Worker) -> None:
-        """Make room for another process with the same pid."""
-        if self.by_pid.get(worker.pid) is worker:
-            del self.by_pid[worker.pid]
-            self.watched -= not worker.refusal
-
-    def close(self, worker: Worker) -> None:
-        """Forget a worker whose exit has been handled."""
-        if worker.process is not None:
-            worker.process.close()
-        self.unlist(worker)
-
-    def has_changed_user(self, worker: Worker) -> bool:
-        """Whether it has become another user's process since its first request.
-
-        By a set-user-ID program (execve(2)): same pid, same start time. To be asked before it is
-        signalled, by a server that could signal that user's processes and is not to. One of root's
-        that gave its rights up is still who it was.
-        """
-        if worker.owners is None or 0 in worker.owners:
-            return False
-        owners = procfs.owners(worker.pid)
-        # Read of the process that is meant, if that has not ended since.
-        ended = worker.process is None or worker.process.exited()
-        return owners not in (None, worker.owners) and not ended
-
-    def close_all(self) -> None:
-        """Let go of every worker, and of what is kept back to look at them. Idempotent."""
-        for worker in self:
-            if worker.process is not None:
-                worker.process.close()
-        self._reserve.close()
 
     def _refusal(self, pid: int, owners: frozenset[int] | None) -> str | None:
         me = os.getpid()
@@ -195,3 +224,92 @@ class Workers:
         if self._descendants_of not in (None, pid, *procfs.ancestors(pid)):
             return "outside_job"
         return None
+
+    def has_changed_user(self, worker: Worker) -> bool:
+        """Return whether it has become another user's process since its first request.
+
+        By a set-user-ID program (execve(2)): same pid, same start time. To be asked before it is
+        signalled, by a server that could signal that user's processes and is not to. One of root's
+        that gave its rights up is still who it was.
+        """
+        if worker.owners is None or 0 in worker.owners:
+            return False
+        owners = procfs.owners(worker.pid)
+        # Read of the process that is meant, if that has not ended since.
+        return owners not in (None, worker.owners) and not worker.has_ended
+
+    def forget(self, worker: Worker) -> None:
+        """Let go of a worker whose exit has been handled. Idempotent."""
+        self.unwatch(worker)
+        if worker.process is not None:
+            worker.process.close()
+        self._unlist(worker)
+        worker.forgotten = True
+
+    def _unlist(self, worker: Worker) -> None:
+        """Make room for another process with the same pid."""
+        if self.by_pid.get(worker.pid) is worker:
+            del self.by_pid[worker.pid]
+            self.watched -= not worker.refusal
+            self._statistics.watching(self.watched)
+
+    # -- when it exits ------------------------------------------------------------------------
+
+    def wait(self, timeout: float) -> list[Worker]:
+        """Sleep until a request waits, a worker exits or :meth:`wake`; return who exited.
+
+        :param timeout: seconds to sleep at most.
+        """
+        exited = []
+        for fd, _ in self._epoll.poll(min(timeout, _LONGEST_SECONDS)):
+            if fd == self._wake_fd:
+                with contextlib.suppress(BlockingIOError):
+                    os.eventfd_read(fd)
+            elif worker := self._pidfds.get(fd):
+                exited.append(worker)
+        return exited + [worker for worker in list(self._without_pidfd) if worker.has_ended]
+
+    def wake(self) -> None:
+        """Make a sleeping :meth:`wait` return. Safe from any thread and after :meth:`close`."""
+        fd = self._wake_fd
+        if fd >= 0:
+            with contextlib.suppress(OSError):
+                os.eventfd_write(fd, 1)
+
+    def note_gone(self, worker: Worker) -> None:
+        """Have the exit of ``worker`` handled by the next step, after the requests read then."""
+        self._gone.append(worker)
+        self.wake()
+
+    def take_gone(self) -> list[Worker]:
+        """Return those of :meth:`note_gone`, since the last call."""
+        gone, self._gone = self._gone, []
+        return gone
+
+    def _watch(self, worker: Worker, process: Process) -> None:
+        fd = process.fileno()
+        if fd is not None:
+            with contextlib.suppress(OSError):
+                self._epoll.register(fd, select.EPOLLIN)
+                self._pidfds[fd] = worker
+                return
+        self._without_pidfd.add(worker)
+
+    def unwatch(self, worker: Worker) -> None:
+        """Do not report the exit of ``worker`` again."""
+        self._without_pidfd.discard(worker)
+        fd = worker.process.fileno() if worker.process else None
+        if fd is not None and self._pidfds.pop(fd, None) is not None:
+            self._epoll.unregister(fd)
+
+    def close(self) -> None:
+        """Give back every descriptor. Idempotent."""
+        for worker in self:
+            if worker.process is not None:
+                worker.process.close()
+        self._reserve.close()
+        self._epoll.close()
+        fd, self._wake_fd = self._wake_fd, -1
+        if fd >= 0:
+            with contextlib.suppress(OSError):
+                os.close(fd)

@@ -16,6 +16,7 @@ import os
 import time
 from typing import TYPE_CHECKING
 
+from timers.bounded import left
 from timers.linux import procfs
 
 from ._parsing import Failure, explain, parse_py_spy, parse_pystack
@@ -24,7 +25,8 @@ from .tools import find, run
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from .take import Attempt, ThreadStack
+    from ._attempt import Attempt
+    from .dump import ThreadStack
 
     Parser = Callable[[bytes], tuple[ThreadStack, ...] | None]
 
@@ -32,7 +34,8 @@ __all__ = ["climb"]
 
 _PY_SPY_SHARE = 0.6
 _NATIVE_SHARE = 0.5
-_PYSTACK_SHARE = 0.9
+_PYSTACK_SHARE = 0.8
+"""Of what is left then; the rest is for ending it, so that its failure is reported in time."""
 _UNPAUSABLE = frozenset("DTtZX")
 """States (proc(5)) in which attaching to a thread fails or waits until it leaves the state."""
 
@@ -40,7 +43,7 @@ _UNPAUSABLE = frozenset("DTtZX")
 def climb(attempt: Attempt) -> None:
     """Fill ``attempt`` with the facts and, from the first rung that works, the stacks.
 
-    Keeps to its deadline as long as the kernel answers;
+    Keeps to its bound as long as the kernel answers;
     :func:`timers.stacks.take.take` guards the rest.
     """
     pid = attempt.pid
@@ -96,17 +99,17 @@ def _py_spy(attempt: Attempt) -> tuple[ThreadStack, ...] | None:
     if path is None:
         attempt.errors.append(f"py-spy: {problem}")
         return None
-    deadline = time.monotonic() + _PY_SPY_SHARE * _left(attempt.deadline)
+    until = time.monotonic() + _PY_SPY_SHARE * left(attempt.until)
     command = [path, "dump", "--json", "--pid", str(attempt.pid)]
     if attempt.native:
-        threads = _py_spy_native(attempt, command, _NATIVE_SHARE * _left(deadline))
+        threads = _py_spy_native(attempt, command, _NATIVE_SHARE * left(until))
         if threads is not None:
             return threads
     failure = Failure("no time left")
     for options in _py_spy_tries(attempt.pid):
-        if _left(deadline) == 0:
+        if left(until) == 0:
             break
-        result = _ask(attempt.pid, [*command, *options], parse_py_spy, _left(deadline))
+        result = _ask(attempt.pid, [*command, *options], parse_py_spy, left(until))
         if not isinstance(result, Failure):
             return result
         failure = result
@@ -152,7 +155,7 @@ def _pystack(attempt: Attempt) -> tuple[ThreadStack, ...] | None:
         attempt.errors.append(f"pystack (optional): {problem}")
         return None
     command = [path, "remote", "--no-block", str(attempt.pid)]
-    timeout = _PYSTACK_SHARE * _left(attempt.deadline)
+    timeout = _PYSTACK_SHARE * left(attempt.until)
     result = _ask(attempt.pid, command, parse_pystack, timeout)
     if not isinstance(result, Failure):
         return result
@@ -175,7 +178,3 @@ def _ask(
     if not any(stack.frames for stack in threads):
         return Failure("found no Python frames", transient=True)
     return threads
-
-
-def _left(deadline: float) -> float:
-    return max(0.0, deadline - time.monotonic())

@@ -14,7 +14,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from .take import Frame, ThreadStack
+from .dump import Frame, ThreadStack
 
 __all__ = ["Failure", "explain", "parse_py_spy", "parse_pystack"]
 

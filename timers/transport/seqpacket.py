@@ -13,16 +13,15 @@ half a message of a worker that died does not exist.
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import select
 import socket
-import weakref
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from timers.forks import reset_in_child
 from timers.linux import procfs
-from timers.linux.descriptors import is_reserved
+from timers.linux.descriptors import EXHAUSTED, Reserve, is_reserved
 
 from .socket_path import Listener, peer_credentials, remove
 from .wire import MAX_LINE_BYTES, Decoder, Message, Rejection
@@ -101,10 +100,10 @@ class SocketSource:
         # Inherited by what is accepted (Linux 6.16) or set again there. Packets of connections
         # that were not accepted yet carry credentials in any case.
         listener.connections.setsockopt(socket.SOL_SOCKET, _SO_PASSCRED, 1)
-        self._spare = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+        self._reserve = Reserve()
         self._epoll = select.epoll()
         self._epoll.register(listener.connections, select.EPOLLIN)
-        _sources.add(self)
+        reset_in_child(self)
 
     def fileno(self) -> int:
         """A descriptor that is readable when there is something to read or to accept."""
@@ -137,7 +136,7 @@ class SocketSource:
             try:
                 connection, _ = self._listener.connections.accept()
             except OSError as error:
-                if error.errno not in (errno.EMFILE, errno.ENFILE):
+                if error.errno not in EXHAUSTED:
                     return accepted  # none is left, or who it was has gone
                 self._turn_away(rejections)
                 return accepted
@@ -188,12 +187,12 @@ class SocketSource:
 
     def _turn_away(self, rejections: list[Rejection]) -> None:
         """Without descriptors: let one client know, or it would wait and this server spin."""
-        os.close(self._spare)
+        self._reserve.close()
         try:
             with contextlib.suppress(OSError):
                 self._listener.connections.accept()[0].close()
         finally:
-            self._spare = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+            self._reserve = Reserve()
         rejections.append(self._no_room())
 
     def _no_room(self) -> Rejection:
@@ -249,15 +248,18 @@ class SocketSource:
         """Hang up on everybody and close the socket. Idempotent."""
         if self._epoll.closed:
             return
-        _sources.discard(self)
         if remove_path and self._listener.inode is not None:
             remove(self._listener)
         self._epoll.close()
-        os.close(self._spare)
+        self._reserve.close()
         for peer in self._peers.values():
             peer.connection.close()
         self._peers.clear()
         self._listener.connections.close()
+
+    def after_fork(self) -> None:
+        """Close it in a forked child, or clients would not notice the death of their server."""
+        self.close(remove_path=False)
 
 
 def _vouched(peer: _Peer, message: Message) -> Message:
@@ -270,15 +272,3 @@ def _passed_on(peer: _Peer, sender: int) -> Rejection:
     who = f"process {sender}" if sender else "somebody"
     detail = f"{who} sent a request over the connection of process {peer.credentials.pid}"
     return Rejection("identity_mismatch", detail)
-
-
-_sources: weakref.WeakSet[SocketSource] = weakref.WeakSet()
-
-
-def _close_in_child() -> None:
-    # Or clients would not notice that their server has died as long as a child of it lives.
-    for source in list(_sources):
-        source.close(remove_path=False)
-
-
-os.register_at_fork(after_in_child=_close_in_child)

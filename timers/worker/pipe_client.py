@@ -10,7 +10,7 @@ import signal as signals
 import weakref
 from typing import Any, SupportsInt
 
-from timers.transport.fifo import FifoWriter
+from timers.transport.fifo_writer import FifoWriter
 from timers.transport.wire import VERSION, request_json
 
 from ._request_lines import RequestLines

@@ -24,9 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
 
-    from timers.api import TimerClient
-
     from ._trace_context import ScopeSpan
+    from .client import TimerClient
 
 __all__ = ["Deadline", "Special", "calling", "configure", "expires", "plain_deadline"]
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import time
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from observability.hang import roll_call, sampling
+from observability.hang import _sampling as sampling
+from observability.hang import roll_call
 from observability.hang.roll_call import RollCall
 from observability.samples.types import Sample
 from timers.events import Event, StackDumped, TimerInfo, WorkerInfo
@@ -70,7 +72,8 @@ class Rig:
     def expire(self, pid: int) -> StackDump:
         """What the step before the kill answers for a worker that has expired."""
         self.server.expired.add(pid)
-        (dump,) = self.roll_call.before_kill("r", {pid: ["{}"]}).values()
+        until = time.monotonic() + 60
+        (dump,) = self.roll_call.before_kill("r", {pid: ["{}"]}, until=until).values()
         return dump
 
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from observability.recorder._pickles import load_plain
-from observability.recorder.read import from_json, from_pickle
+from observability.recorder._read import from_json, from_pickle
 from observability.recorder.types import Operation, Progress
 from support.recorded import recorder_dump
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 
 import pytest
@@ -15,7 +16,7 @@ from timers.linux.descriptors import is_reserved
 def test_the_last_ones_are_reserved(
     monkeypatch: pytest.MonkeyPatch, limit: int, first: int
 ) -> None:
-    monkeypatch.setattr(resource, "getrlimit", lambda _what: (limit, limit))
+    monkeypatch.setattr(os, "sysconf", lambda _what: limit)
     assert not is_reserved(0)
     assert not is_reserved(first - 1)
     assert is_reserved(first)
@@ -23,8 +24,17 @@ def test_the_last_ones_are_reserved(
 
 
 def test_without_a_limit_there_are_no_last_ones(monkeypatch: pytest.MonkeyPatch) -> None:
-    unlimited = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
-    monkeypatch.setattr(resource, "getrlimit", lambda _what: unlimited)
+    monkeypatch.setattr(os, "sysconf", lambda _what: -1)
     assert not is_reserved(10**6)
-    monkeypatch.setattr(resource, "getrlimit", lambda _what: (1, 1))
+    monkeypatch.setattr(os, "sysconf", lambda _what: 1)
     assert is_reserved(10**6)
+
+
+def test_the_limit_is_the_one_that_holds_now() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+        assert not is_reserved(191)
+        assert is_reserved(192)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

@@ -14,7 +14,9 @@ import pytest
 
 from support.children import FORKS, descriptors, in_child, no_descriptors
 from support.waiting import eventually
+from timers.linux import descriptors as descriptors_module
 from timers.linux import procfs
+from timers.linux.descriptors import Reserve
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,7 +42,7 @@ def child() -> Iterator[subprocess.Popen[bytes]]:
 @pytest.fixture
 def no_reserve(monkeypatch: pytest.MonkeyPatch) -> None:
     """There is none but what the test makes."""
-    monkeypatch.setattr(procfs, "_reserves", weakref.WeakSet())
+    monkeypatch.setattr(descriptors_module, "_reserves", weakref.WeakSet())
 
 
 @pytest.fixture
@@ -156,7 +158,7 @@ def test_an_endless_file_is_not_read_to_its_end(
 def test_a_reserve_lends_a_descriptor_when_there_is_none() -> None:
     with no_descriptors():
         assert procfs.stat(os.getpid()) is None
-    reserve = procfs.Reserve()
+    reserve = Reserve()
     with no_descriptors():
         for _ in range(3):
             assert procfs.stat(os.getpid()) is not None
@@ -169,7 +171,7 @@ def test_a_reserve_lends_a_descriptor_when_there_is_none() -> None:
 
 @pytest.mark.usefixtures("no_reserve")
 def test_a_reserve_that_was_lost_to_another_thread_is_had_again() -> None:
-    reserve = procfs.Reserve()
+    reserve = Reserve()
     with no_descriptors():
         with reserve.lent():
             quicker = os.open("/dev/null", os.O_RDONLY)
@@ -183,7 +185,7 @@ def test_a_reserve_that_was_lost_to_another_thread_is_had_again() -> None:
 @FORKS
 def test_a_reserve_is_not_inherited() -> None:
     before = len(descriptors())
-    reserve = procfs.Reserve()
+    reserve = Reserve()
     assert len(descriptors()) == before + 1
     assert in_child(lambda: len(descriptors()) == before)
     reserve.close()

@@ -6,7 +6,6 @@ import math
 import os
 import signal
 import subprocess
-import threading
 from typing import TYPE_CHECKING
 
 import pytest
@@ -20,7 +19,7 @@ from timers.events import Outcome
 from timers.linux import procfs
 from timers.linux.process import Process
 from timers.server._table import Timer
-from timers.server.reaper import _Tree, call_bounded, choose, escalation, retry_delay, terminate
+from timers.server.reaper import _Tree, choose, escalation, retry_delay, terminate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -86,40 +85,6 @@ def test_a_policy_refuses_impossible_times(name: str, value: float) -> None:
     assert getattr(make(**{name: 0.5}), name) == 0.5
     with pytest.raises(ValueError, match=rf"ReapPolicy\.{name} must be at least 0.*{value!r}"):
         make(**{name: value})
-
-
-# -- a bounded step -------------------------------------------------------------------------------
-
-
-def test_a_step_returns_what_it_returns() -> None:
-    assert call_bounded(lambda: 42, 30, "step") == 42
-    assert call_bounded(lambda: None, 30, "step") is None
-
-
-@pytest.mark.parametrize("error", [KeyError("mine"), SystemExit(3), KeyboardInterrupt()])
-def test_a_step_raises_what_it_raises(error: BaseException) -> None:
-    def step() -> None:
-        raise error
-
-    with pytest.raises(type(error)) as raised:
-        call_bounded(step, 30, "step")
-    assert raised.value is error
-
-
-def test_a_step_that_hangs_is_left_behind() -> None:
-    release, left = threading.Event(), threading.Event()
-
-    def step() -> None:
-        release.wait()
-        left.set()
-
-    with pytest.raises(TimeoutError, match=r"not finished within 0\.01 s"):
-        call_bounded(step, 0.01, "step that hangs")
-    (thread,) = [t for t in threading.enumerate() if t.name == "step that hangs"]
-    assert thread.daemon
-    release.set()
-    thread.join()
-    assert left.is_set()
 
 
 # -- signals --------------------------------------------------------------------------------------

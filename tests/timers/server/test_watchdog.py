@@ -29,7 +29,7 @@ from timers.events import (
 )
 from timers.linux import procfs
 from timers.linux.process import Process
-from timers.stacks.take import Frame, StackDump, ThreadStack
+from timers.stacks.dump import Frame, StackDump, ThreadStack
 from timers.transport.wire import Message, Rejection
 
 if TYPE_CHECKING:
@@ -883,7 +883,7 @@ def test_requests_are_served_during_a_reap(make: Callable[..., Rig], worker: int
         rig.acquire(other, "y", after=10)
         rig.release(other, "y")
         assert counts(rig, "y") == (1, 1, 0, 0)
-        assert rig.watchdog.settle(0) is False
+        assert rig.watchdog.wait_for_reaps(0) is False
         go_on.set()
         rig.settle()
     assert counts(rig, "x") == (1, 0, 1, 0)

@@ -40,12 +40,12 @@ root_only = pytest.mark.skipif(os.geteuid() != 0, reason="only root may become a
 def workers() -> Iterator[Workers]:
     workers = Workers()
     yield workers
-    workers.close_all()
+    workers.close()
 
 
 def test_a_child_is_a_worker(workers: Workers) -> None:
     with waiting() as pid:
-        worker = workers.open(pid)
+        worker = workers.register(pid)
         assert worker.refusal is None
         assert workers.by_pid.get(pid) is worker
         assert list(workers) == [worker]
@@ -53,8 +53,8 @@ def test_a_child_is_a_worker(workers: Workers) -> None:
         assert worker.info.pid == pid
         assert worker.info.start_time == worker.start_time == procfs.start_time(pid)
         before = descriptors()
-        workers.close(worker)
-        workers.close(worker)
+        workers.forget(worker)
+        workers.forget(worker)
         assert (workers.by_pid.get(pid), workers.watched) == (None, 0)
         assert descriptors() < before
 
@@ -72,7 +72,7 @@ def test_the_ranks_come_from_its_environment(workers: Workers) -> None:
         with subprocess.Popen(["cat"], stdin=subprocess.PIPE, env=environment) as process:
             # exec(3) closes what Popen waits for a moment before the environment can be read.
             eventually(functools.partial(procfs.environment, process.pid))
-            info = workers.open(process.pid).info
+            info = workers.register(process.pid).info
             assert (info.rank, info.local_rank, info.restart_count) == expected
             process.kill()
 
@@ -80,10 +80,10 @@ def test_the_ranks_come_from_its_environment(workers: Workers) -> None:
 def test_a_process_that_has_ended_is_registered_without_one(workers: Workers) -> None:
     with waiting() as pid:
         dropped(pid)
-        worker = workers.open(pid)
+        worker = workers.register(pid)
     assert (worker.process, worker.refusal, worker.start_time) == (None, None, None)
     assert workers.by_pid.get(pid) is worker
-    workers.close(worker)
+    workers.forget(worker)
     assert workers.watched == 0
 
 
@@ -95,21 +95,21 @@ def test_a_worker_that_cannot_be_looked_at_is_not_registered_and_costs_nothing(
         with monkeypatch.context() as patch:
             patch.setattr(procfs, "start_time", lambda _pid: None)
             with pytest.raises(PermissionError, match=f"/proc/{pid}/stat"):
-                workers.open(pid)
+                workers.register(pid)
             patch.undo()
             patch.setattr(procfs, "environment", lambda _pid: 1 / 0)
             with pytest.raises(ZeroDivisionError):
-                workers.open(pid)
+                workers.register(pid)
         assert (list(workers), workers.watched) == ([], 0)
         assert descriptors() == before
-        assert workers.open(pid).process is not None
+        assert workers.register(pid).process is not None
 
 
 def test_a_worker_is_looked_at_although_no_descriptor_is_left(workers: Workers) -> None:
     with waiting() as pid:
         expected = procfs.start_time(pid)
         with no_descriptors():
-            worker = workers.open(pid)
+            worker = workers.register(pid)
             assert worker.process is not None
             assert worker.process.fileno() is None
             assert not worker.process.exited()
@@ -120,10 +120,10 @@ def test_all_that_is_held_is_given_back() -> None:
     before = descriptors()
     workers = Workers()
     with waiting() as pid:
-        workers.open(pid)
+        workers.register(pid)
         assert descriptors() > before
-        workers.close_all()
-        workers.close_all()
+        workers.close()
+        workers.close()
     assert descriptors() == before
 
 
@@ -131,7 +131,7 @@ def test_all_that_is_held_is_given_back() -> None:
 def test_what_cannot_be_a_worker_is_refused_and_occupies_nothing(
     workers: Workers, pid: int
 ) -> None:
-    assert workers.open(pid).refusal == "protected_process"
+    assert workers.register(pid).refusal == "protected_process"
     assert list(workers) == []
     assert workers.watched == 0
 
@@ -139,14 +139,14 @@ def test_what_cannot_be_a_worker_is_refused_and_occupies_nothing(
 def test_the_server_and_its_ancestors_are_protected(workers: Workers) -> None:
     family = [os.getpid(), os.getppid(), *procfs.ancestors(os.getpid())]
     for pid in dict.fromkeys(family):
-        assert workers.open(pid).refusal == "protected_process"
+        assert workers.register(pid).refusal == "protected_process"
     assert workers.watched == 0
 
 
 @root_only
 def test_another_users_process_is_refused(workers: Workers) -> None:
     with waiting(uid=OTHER_UID) as pid:
-        assert workers.open(pid).refusal == "other_user"
+        assert workers.register(pid).refusal == "other_user"
         assert workers.watched == 0
 
 
@@ -174,7 +174,7 @@ def test_a_worker_that_becomes_roots_is_found_out(others_may_enter: Path) -> Non
         group=OTHER_UID,
         extra_groups=[],
     ) as process:
-        worker = workers.open(process.pid)
+        worker = workers.register(process.pid)
         assert worker.refusal is None
         assert not workers.has_changed_user(worker)
         assert process.stdin is not None
@@ -184,14 +184,14 @@ def test_a_worker_that_becomes_roots_is_found_out(others_may_enter: Path) -> Non
         process.kill()
         process.wait()
         assert not workers.has_changed_user(worker)
-    workers.close_all()
+    workers.close()
 
 
 @root_only
 def test_a_worker_of_roots_that_gives_its_rights_up_stays_a_worker(workers: Workers) -> None:
     script = "import os, sys; sys.stdin.readline(); os.setuid(65534); sys.stdin.read()"
     with subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE) as process:
-        worker = workers.open(process.pid)
+        worker = workers.register(process.pid)
         assert worker.owners == frozenset({0})
         assert process.stdin is not None
         process.stdin.write(b"\n")
@@ -217,19 +217,19 @@ def test_a_worker_that_ends_while_it_is_looked_at_is_none_to_refuse(
     with waiting() as worker_pid:
         monkeypatch.setattr(procfs, asked, ask_too_late)
         workers = Workers(descendants_of=os.getpid())
-        worker = workers.open(worker_pid)
+        worker = workers.register(worker_pid)
         assert worker.refusal is None
-        workers.close(worker)
+        workers.forget(worker)
 
 
 def test_outside_the_job(workers: Workers) -> None:
     with waiting() as job, waiting() as other:
         only = Workers(descendants_of=job)
-        assert only.open(job).refusal is None
-        assert only.open(other).refusal == "outside_job"
-        assert workers.open(other).refusal is None
+        assert only.register(job).refusal is None
+        assert only.register(other).refusal == "outside_job"
+        assert workers.register(other).refusal is None
         for worker in only:
-            only.close(worker)
+            only.forget(worker)
 
 
 def test_a_grandchild_belongs_to_the_job() -> None:
@@ -239,25 +239,25 @@ def test_a_grandchild_belongs_to_the_job() -> None:
         assert job.stdout is not None
         grandchild = int(job.stdout.readline())
         workers = Workers(descendants_of=job.pid)
-        assert workers.open(grandchild).refusal is None
-        assert Workers(descendants_of=grandchild).open(job.pid).refusal == "outside_job"
+        assert workers.register(grandchild).refusal is None
+        assert Workers(descendants_of=grandchild).register(job.pid).refusal == "outside_job"
         for worker in workers:
             assert worker.process is not None
             worker.process.send(9)
-            workers.close(worker)
+            workers.forget(worker)
         job.kill()
 
 
 def test_the_count_survives_a_pid_that_is_registered_again(workers: Workers) -> None:
     with waiting() as pid:
-        first = workers.open(pid)
-        workers.unlist(first)
+        first = workers.register(pid)
+        workers._unlist(first)
         assert workers.watched == 0
-        second = workers.open(pid)
+        second = workers.register(pid)
         assert workers.watched == 1
-        workers.close(first)  # its reap has ended: the other one stays
+        workers.forget(first)  # its reap has ended: the other one stays
         assert (workers.by_pid.get(pid), workers.watched) == (second, 1)
-        workers.close(second)
+        workers.forget(second)
         assert workers.watched == 0
 
 

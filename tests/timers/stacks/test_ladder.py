@@ -22,7 +22,8 @@ from timers import debug_info_logging
 from timers.debug_info_logging import log_debug_info_for_expired_timers
 from timers.linux import procfs
 from timers.stacks import _ladder as stack_ladder
-from timers.stacks.take import Frame, StackDump, take
+from timers.stacks.dump import Frame, StackDump
+from timers.stacks.take import take
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

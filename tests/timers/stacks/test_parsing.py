@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from timers.stacks._parsing import explain, parse_py_spy, parse_pystack
-from timers.stacks.take import Frame, StackDump, ThreadStack
+from timers.stacks.dump import Frame, StackDump, ThreadStack
 
 FRAME: dict[str, Any] = {"name": "fit", "filename": "/job/train.py", "line": 12}
 THREAD: dict[str, Any] = {

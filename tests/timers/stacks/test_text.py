@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from timers.linux.procfs import ProcessFacts
-from timers.stacks.take import Frame, StackDump, ThreadStack
+from timers.stacks.dump import Frame, StackDump, ThreadStack
 
 FIT = Frame("fit", "/job/train.py", 12)
 MODULE = Frame("<module>", "/job/train.py", 40)

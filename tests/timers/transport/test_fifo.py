@@ -25,13 +25,8 @@ from timers.errors import (
     ServerRunningError,
     TimerError,
 )
-from timers.transport.fifo import (
-    _DEFAULT_CAPACITY,
-    _F_GETPIPE_SZ,
-    _F_SETPIPE_SZ,
-    FifoReader,
-    FifoWriter,
-)
+from timers.transport.fifo_reader import _F_SETPIPE_SZ, FifoReader
+from timers.transport.fifo_writer import _F_GETPIPE_SZ, DEFAULT_CAPACITY, FifoWriter
 from timers.transport.wire import Decoder
 
 if TYPE_CHECKING:
@@ -100,7 +95,7 @@ def test_closing_twice_is_closing_once(reader: FifoReader, path: str) -> None:
 def test_the_pipe_of_a_dead_server_is_taken_over(path: str) -> None:
     script = (
         "import os, sys\n"
-        "from timers.transport.fifo import FifoReader\n"
+        "from timers.transport.fifo_reader import FifoReader\n"
         "reader = FifoReader(sys.argv[1])\n"
         "os.kill(os.getpid(), 9)\n"
     )
@@ -331,7 +326,7 @@ def test_a_client_of_a_killed_server_is_told_although_a_forked_child_lives(path:
 
 
 def test_with_a_server_of_ours_the_descriptor_is_kept(reader: FifoReader, path: str) -> None:
-    assert fcntl.fcntl(reader.fileno(), _F_GETPIPE_SZ) != _DEFAULT_CAPACITY
+    assert fcntl.fcntl(reader.fileno(), _F_GETPIPE_SZ) != DEFAULT_CAPACITY
     writer = FifoWriter(path)
     before = descriptors()
     writer.send(b"x\n")
@@ -602,7 +597,7 @@ def test_a_stopped_server_loses_no_request_of_several_threads(path: str) -> None
     # A real server process, stopped in the middle, that says at its end what it has read.
     script = (
         "import os, select, sys\n"
-        "from timers.transport.fifo import FifoReader\n"
+        "from timers.transport.fifo_reader import FifoReader\n"
         "reader = FifoReader(sys.argv[1])\n"
         "print('ready', flush=True)\n"
         "found = b''\n"
@@ -814,7 +809,7 @@ def test_servers_come_and_go_under_the_threads_of_a_client(path: str) -> None:
 
 ENDING = """
 import sys
-from timers.transport.fifo import FifoWriter
+from timers.transport.fifo_writer import FifoWriter
 
 writer = FifoWriter(sys.argv[1], full_timeout=0.05)
 for number in range(9000):

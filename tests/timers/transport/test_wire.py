@@ -23,9 +23,9 @@ from timers import (
 )
 from timers.errors import RequestTooLargeError
 from timers.linux.procfs import start_time
-from timers.local_timer import _QueueSource
 from timers.server.statistics import REJECTION_REASONS
-from timers.transport.fifo import FifoReader
+from timers.transport.fifo_reader import FifoReader
+from timers.transport.mp_queue import QueueSource
 from timers.transport.wire import (
     MAX_LINE_BYTES,
     Decoder,
@@ -479,7 +479,7 @@ def test_writable_text_can_be_written(text: str) -> None:
 
 def test_a_request_in_a_queue_is_made_writable_too() -> None:
     queue: mp.queues.SimpleQueue[object] = mp.get_context("spawn").SimpleQueue()
-    source = _QueueSource(MultiprocessingRequestQueue(queue))
+    source = QueueSource(MultiprocessingRequestQueue(queue))
     LocalTimerClient(queue).acquire("caf\udce9", 1.0)
     queue.put("not a request")
     LocalTimerClient(queue).release("caf\udce9")

@@ -9,7 +9,7 @@ import pytest
 
 import timers
 from timers import FileTimerClient
-from timers.transport.fifo import FifoReader
+from timers.transport.fifo_reader import FifoReader
 from timers.transport.wire import Decoder
 from timers.worker import scopes
 from timers.worker.environment import FILE_VARIABLES, SOCKET_VARIABLE, NoTimers

@@ -9,7 +9,7 @@ import pytest
 
 import timers
 from timers import FileTimerClient, LocalTimerClient, expires
-from timers.transport.fifo import FifoReader
+from timers.transport.fifo_reader import FifoReader
 from timers.worker.on_error import ErrorPolicy
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ import pytest
 
 from timers import FileTimerClient, LocalTimerClient, expires
 from timers.linux import procfs
-from timers.transport.fifo import FifoReader
+from timers.transport.fifo_reader import FifoReader
 from timers.transport.wire import Decoder
 from timers.worker import queue_client as local_client
 

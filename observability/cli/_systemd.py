@@ -1,10 +1,15 @@
-"""The socket that systemd hands over (sd_listen_fds(3)): it outlives the service.
+"""What systemd and a service say to each other: sd_listen_fds(3), sd_notify(3).
 
-While the service is restarted, workers connect and send; the next one reads it.
+A socket that systemd hands over outlives the service: while the service is restarted, workers
+connect and send; the next one reads it.
+
+Decision: by hand. The protocols are three variables and one datagram, and the package for them has
+had no release in years.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 from typing import TYPE_CHECKING
@@ -15,7 +20,7 @@ from timers.transport.socket_path import Listener
 if TYPE_CHECKING:
     from collections.abc import MutableMapping
 
-__all__ = ["activated_socket"]
+__all__ = ["activated_socket", "notify", "watchdog_seconds"]
 
 _FIRST_FD = 3
 _VARIABLES = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
@@ -55,3 +60,30 @@ def _fits(listener: socket.socket) -> bool:
         and listener.type == socket.SOCK_SEQPACKET
         and listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) == 1
     )
+
+
+def notify(state: str) -> None:
+    """Send ``state``, such as ``READY=1``, to systemd, if it started this process.
+
+    Never blocks, never raises.
+    """
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if not address.startswith(("/", "@")):
+        return
+    with (
+        contextlib.suppress(OSError, ValueError),
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender,
+    ):
+        sender.setblocking(False)
+        # unix(7): an abstract name, which systemd writes with "@", begins with a zero byte.
+        sender.connect("\0" + address[1:] if address.startswith("@") else address)
+        sender.send(state.encode())
+
+
+def watchdog_seconds() -> float | None:
+    """Return how often systemd wants to hear of this process (sd_watchdog_enabled(3)), or None."""
+    period = os.environ.get("WATCHDOG_USEC", "")
+    process = os.environ.get("WATCHDOG_PID", str(os.getpid()))
+    if not (period.isascii() and period.isdigit() and int(period) > 0):
+        return None
+    return int(period) / 1e6 if process == str(os.getpid()) else None

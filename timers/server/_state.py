@@ -1,7 +1,7 @@
-"""What a server knows and says: its timers, its counts and its events, kept in agreement.
+"""What the parts of one server share: its lock, clock, timers, counts and observer.
 
-Everything that takes a timer out of the table, counts it or tells of it goes through here, so
-that a scope's ``active`` is the number of its timers in the table whatever else happens.
+Whatever takes a timer out of the table goes through here, so that a scope's ``active`` is the
+number of its timers in the table whatever else happens.
 """
 
 from __future__ import annotations
@@ -9,21 +9,22 @@ from __future__ import annotations
 import contextlib
 import heapq
 import threading
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from timers.events import TimerInfo, TimerReleased, WorkerInfo
-from timers.transport.wire import request_json
 
 from ._table import Timer, TimerTable
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from timers.clock import Clock
     from timers.events import Event, Observer
 
     from .statistics import ScopeStatistics, Statistics
     from .workers import Worker
 
-__all__ = ["NS", "Ledger", "RunningTimer", "running", "timer_info", "torch_json"]
+__all__ = ["NS", "Deadlines", "RunningTimer", "State", "running", "timer_info"]
 
 NS = 1_000_000_000
 
@@ -38,11 +39,11 @@ class RunningTimer(NamedTuple):
     remaining_seconds: float
     """Until its deadline; negative once that has passed."""
     expired: bool
-    """Whether the server has taken note of that."""
+    """Whether the server has noticed that."""
 
 
 def timer_info(timer: Timer[Worker]) -> TimerInfo:
-    """``timer`` as events tell of it."""
+    """Return ``timer`` as events have it."""
     return TimerInfo(
         scope_id=timer.scope_id,
         expiration_time=timer.expiration_time,
@@ -55,7 +56,7 @@ def timer_info(timer: Timer[Worker]) -> TimerInfo:
 
 
 def running(timer: Timer[Worker], now_ns: int) -> RunningTimer:
-    """``timer`` as it stands at ``now_ns``."""
+    """Return ``timer`` as it stands at ``now_ns``."""
     return RunningTimer(
         worker=timer.worker.info,
         timer=timer_info(timer),
@@ -65,21 +66,47 @@ def running(timer: Timer[Worker], now_ns: int) -> RunningTimer:
     )
 
 
-def torch_json(timer: Timer[Worker]) -> str:
-    """``timer`` as torch's debug step is told of it."""
-    return request_json(timer.worker.pid, timer.scope_id, timer.expiration_time, timer.signal)
+class Deadlines(Protocol):
+    """Where open timers are kept: the table, for those that are sent as requests.
+
+    All methods are called under :attr:`State.lock`.
+    """
+
+    def __iter__(self) -> Iterator[Timer[Worker]]:
+        """Return every open timer, in any order."""
+        ...
+
+    def next_deadline(self) -> int | None:
+        """Return when :meth:`expired` next has something to do; None when nothing runs."""
+        ...
+
+    def expired(self, now_ns: int) -> list[Timer[Worker]]:
+        """Return each timer that is due at ``now_ns``, once, marked ``expired``, by deadline."""
+        ...
+
+    def take_reached(self) -> list[Timer[Worker]]:
+        """Return the timers of which :meth:`expired` passed a checkpoint since the last call."""
+        ...
+
+    def remove_worker(self, worker: Worker) -> list[Timer[Worker]]:
+        """Forget the timers of ``worker``, and return them."""
+        ...
+
+    def rebuild(self) -> None:
+        """Be consistent again, after a call that was cut short by an error."""
+        ...
 
 
-class Ledger:
-    """Timers, counts and events of one server.
+class State:
+    """What the parts of one server share.
 
     :param run_id: names the job in every event.
-    :param statistics: counts what happens here.
+    :param statistics: counts what happens.
     :param clock: where the time comes from.
-    :param observer: who is told; may be replaced until the first event.
+    :param observer: receives the events; may be replaced until the first one.
     :param max_timers: how many timers one worker may have.
 
-    Whoever changes timers or counts holds :attr:`lock`; telling needs no lock and never raises.
+    Whoever changes timers or counts holds :attr:`lock`; emitting needs no lock and never raises.
     """
 
     def __init__(
@@ -96,22 +123,36 @@ class Ledger:
         self.clock = clock
         self.observer = observer
         self.table: TimerTable[Worker] = TimerTable(max_timers)
+        self.deadlines: list[Deadlines] = [self.table]
+        """Everywhere that timers are kept."""
         self.lock = threading.RLock()
         """Held while timers or workers change; never while waiting."""
 
     def emit(self, kind: type[Event], **fields: Any) -> None:
-        """Tell the observer of an event that happens now."""
-        with contextlib.suppress(Exception):  # telling cannot prevent doing
+        """Emit an event that happens now."""
+        with contextlib.suppress(Exception):  # an observer that fails prevents nothing
             self.observer.emit(kind(timestamp=self.clock.time(), run_id=self.run_id, **fields))
 
-    def elapsed(self, timer: Timer[Worker]) -> float:
-        """Seconds since the countdown of ``timer`` began."""
-        return (self.clock.monotonic_ns() - timer.acquired_ns) / NS
+    def emit_timer(self, kind: type[Event], timer: Timer[Worker], **fields: Any) -> None:
+        """Emit an event about ``timer``, with the seconds since its countdown began."""
+        elapsed_ns = self.clock.monotonic_ns() - timer.acquired_ns
+        about: dict[str, Any] = {"elapsed_seconds": elapsed_ns / NS, **fields}
+        self.emit(kind, worker=timer.worker.info, timer=timer_info(timer), **about)
 
-    def ended(
+    def timers(self) -> Iterator[Timer[Worker]]:
+        """Return every open timer. To be used under :attr:`lock`."""
+        for each in self.deadlines:
+            yield from each
+
+    def next_deadline(self) -> int | None:
+        """Return the nanosecond at which a timer is due first; None when nothing runs."""
+        found = [due for each in self.deadlines if (due := each.next_deadline()) is not None]
+        return min(found, default=None)
+
+    def block_ended(
         self, timer: Timer[Worker], scope: ScopeStatistics, now_ns: int, error: str | None
     ) -> None:
-        """Count and tell that the block of ``timer`` was left."""
+        """Count and report that the block of ``timer`` was left."""
         acquired_ns, span = timer.acquired_ns, timer.span
         traceparent = None if span is None else span[0]
         elapsed_ns = now_ns - timer.started_ns
@@ -123,37 +164,20 @@ class Ledger:
             used_ns = now_ns - acquired_ns
             scope.used(used_ns / after_ns if used_ns > 0 else 0.0, after_ns / NS, traceparent)
         if self.observer.wants_requests:
-            self.emit(
-                TimerReleased,
-                worker=timer.worker.info,
-                timer=timer_info(timer),
-                elapsed_seconds=elapsed,
-                error=error,
-            )
+            self.emit_timer(TimerReleased, timer, elapsed_seconds=elapsed, error=error)
 
     def clear(self, worker: Worker) -> tuple[tuple[TimerInfo, float], ...]:
         """Drop every timer of ``worker``; return them with the seconds since their block began."""
         now_ns = self.clock.monotonic_ns()
-        cleared = self.table.remove_worker(worker)
+        cleared = [timer for each in self.deadlines for timer in each.remove_worker(worker)]
         for timer in cleared:
-            scope = self.statistics.scope(timer.scope_id)
-            scope.active -= 1
-            scope.overdue -= timer.expired
+            self.statistics.scope(timer.scope_id).count(0, 0, -1, -timer.expired)
         return tuple((timer_info(timer), (now_ns - timer.started_ns) / NS) for timer in cleared)
 
-    def recount(self) -> None:
-        """Make ``active`` and ``overdue`` of every scope what the table says they are."""
-        for scope in self.statistics.scopes.values():
-            scope.active = scope.overdue = 0
-        for timer in self.table:
-            scope = self.statistics.scope(timer.scope_id)
-            scope.active += 1
-            scope.overdue += timer.expired
-
     def running(self, limit: int | None = None) -> list[RunningTimer]:
-        """The ``limit`` most urgent of the timers that run, or that expired and are still open."""
+        """Return the ``limit`` most urgent timers that are open, expired ones included."""
         with self.lock:  # only for the copy: the watchdog waits for it
-            timers = list(self.table)
+            timers = list(self.timers())
         now_ns = self.clock.monotonic_ns()
         most = len(timers) if limit is None else limit
         urgent = heapq.nsmallest(most, timers, key=lambda timer: timer.deadline_ns)

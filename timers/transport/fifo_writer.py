@@ -1,10 +1,6 @@
-"""The two ends of the named pipe (fifo(7), pipe(7)): whole lines in, raw bytes out.
+"""The worker's end of the named pipe (fifo(7), pipe(7)): one atomic write for each line.
 
-How the two ends know each other: torch's server blocks in ``readline`` for as long as any writer
-holds the pipe open, so a client has to open, write and close for each request there. Ours reads
-without blocking, so a client may keep its descriptor, which is what makes a request cheap. A
-server of ours gives its pipe a capacity other than the default of 16 pages (F_SETPIPE_SZ), which
-torch's never does; a client that finds such a capacity keeps its descriptor.
+It keeps its descriptor where the server is one of ours: see :mod:`timers.transport.fifo_reader`.
 """
 
 from __future__ import annotations
@@ -17,149 +13,24 @@ import select
 import stat
 import threading
 import time
-import weakref
 from collections import deque
 from functools import partial
 
-from timers.errors import InsecurePathError, NoServerError, PathOccupiedError, ServerRunningError
+from timers.errors import InsecurePathError, NoServerError
+from timers.forks import reset_in_child
 
 from .wire import MAX_LINE_BYTES, bounded
 
-__all__ = ["FifoReader", "FifoWriter"]
+__all__ = ["DEFAULT_CAPACITY", "PAGE_BYTES", "FifoWriter"]
 
-_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
-_DEFAULT_CAPACITY = 16 * _PAGE_BYTES
-_READ_BYTES = 1 << 20
-"""At least the largest capacity we ask for: one read takes everything that lay in the pipe."""
+PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+DEFAULT_CAPACITY = 16 * PAGE_BYTES
 _DRAIN_SECONDS = 0.25
 _EXIT_SECONDS = 10.0
 """How long a process that ends waits for a server that is stopped. The lines count; the timers in
 them end with the process, whether the server reads of it or not."""
 _MOST_MS = 2**31 - 1  # poll(2) takes an int: 24.8 days
-_F_SETPIPE_SZ = getattr(fcntl, "F_SETPIPE_SZ", 1031)
 _F_GETPIPE_SZ = getattr(fcntl, "F_GETPIPE_SZ", 1032)
-
-
-class FifoReader:
-    """The server's end. Creates the pipe, or takes over one that its server left behind.
-
-    :param path: where; its directory must exist.
-    :raises PathOccupiedError: something that is not a FIFO of this user is there; it is left alone.
-    :raises ServerRunningError: a live server reads from it.
-    :raises OSError: the path cannot be created (no such directory, no permission, read-only).
-
-    The pipe is readable and writable by its owner only. It is held open for writing as well, so
-    that it neither reports end-of-file when the last worker leaves nor refuses the next one.
-    """
-
-    def __init__(self, path: str) -> None:
-        self.path = path
-        self._fd = _open_as_server(path)
-        self._inode = os.fstat(self._fd).st_ino
-        _enlarge(self._fd)
-        _readers.add(self)
-
-    def fileno(self) -> int:
-        """The descriptor, readable when requests wait."""
-        return self._fd
-
-    def read(self) -> bytes:
-        """Everything that lies in the pipe now; empty when nothing does. Never blocks."""
-        try:
-            return os.read(self._fd, _READ_BYTES)
-        except BlockingIOError:
-            return b""
-
-    def close(self, *, remove: bool = True) -> None:
-        """Close the pipe and, if it is still the one at its path, remove it. Idempotent."""
-        fd, self._fd = self._fd, -1
-        if fd < 0:
-            return
-        _readers.discard(self)
-        if remove:
-            with contextlib.suppress(OSError):
-                if os.lstat(self.path).st_ino == self._inode:
-                    os.unlink(self.path)
-        os.close(fd)
-
-
-def _open_as_server(path: str) -> int:
-    for _ in range(3):  # another server may create or remove it between our steps
-        with contextlib.suppress(FileExistsError):
-            os.mkfifo(path, 0o600)
-        try:
-            _check_fifo(path)
-            # Succeeds only when somebody reads: a server, ours or torch's.
-            os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW))
-        except OSError as error:
-            if error.errno == errno.ENOENT:
-                continue
-            if error.errno != errno.ENXIO:
-                raise
-        else:
-            raise _running(path)
-        try:
-            fd = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
-        except FileNotFoundError:
-            continue
-        try:
-            # Two servers that start at once both find no reader; the lock decides.
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.fstat(fd).st_ino == os.lstat(path).st_ino:
-                os.fchmod(fd, 0o600)
-                return fd
-        except BlockingIOError:
-            os.close(fd)
-            raise _running(path) from None
-        except FileNotFoundError:
-            pass
-        os.close(fd)
-    raise _running(path)
-
-
-def _check_fifo(path: str) -> None:
-    found = os.lstat(path)
-    if not stat.S_ISFIFO(found.st_mode):
-        what = (
-            "a directory" if stat.S_ISDIR(found.st_mode) else "something that is not a named pipe"
-        )
-        raise PathOccupiedError(
-            errno.EEXIST, f"{what} is at the timer server's path; remove it or use another", path
-        )
-    if found.st_uid != os.geteuid():
-        raise PathOccupiedError(
-            errno.EEXIST,
-            f"the named pipe belongs to user {found.st_uid}, not to {os.geteuid()}; "
-            "use another path",
-            path,
-        )
-
-
-def _running(path: str) -> ServerRunningError:
-    return ServerRunningError(
-        errno.EEXIST,
-        "a live timer server reads from this path; stop it or use another path",
-        path,
-    )
-
-
-def _enlarge(fd: int) -> None:
-    # The largest that an unprivileged user gets by default is 1 MiB (/proc/sys/fs/pipe-max-size).
-    # Where no enlargement is granted, a smaller pipe is still recognizable.
-    for capacity in (_READ_BYTES, 8 * _DEFAULT_CAPACITY, 2 * _DEFAULT_CAPACITY, 8 * _PAGE_BYTES):
-        if capacity != _DEFAULT_CAPACITY and capacity <= _READ_BYTES:
-            with contextlib.suppress(OSError):
-                fcntl.fcntl(fd, _F_SETPIPE_SZ, capacity)
-                return
-
-
-def _keeps_descriptors(fd: int) -> bool:
-    try:
-        capacity = fcntl.fcntl(fd, _F_GETPIPE_SZ)
-    except OSError:
-        return False
-    # A user with very many pipes gets ones of one or two pages (pipe(7), pipe-user-pages-soft).
-    return capacity != _DEFAULT_CAPACITY and capacity >= 4 * _PAGE_BYTES
 
 
 class FifoWriter:
@@ -186,7 +57,7 @@ class FifoWriter:
         self._full_timeout = full_timeout
         self._fd = -1
         self._reset()
-        _writers.add(self)
+        reset_in_child(self)
 
     def __reduce__(self) -> tuple[object, ...]:
         make = partial(
@@ -345,7 +216,8 @@ class FifoWriter:
         with contextlib.suppress(OSError):
             self.close()
 
-    def _after_fork(self) -> None:
+    def after_fork(self) -> None:
+        """Open another descriptor in a forked child, where nothing is kept either."""
         self._reset()
         with contextlib.suppress(OSError):
             self.close()
@@ -374,15 +246,10 @@ def _wait_writable(fd: int, timeout: float) -> bool:
     return not any(events & ~select.POLLOUT for _, events in found)
 
 
-_readers: weakref.WeakSet[FifoReader] = weakref.WeakSet()
-_writers: weakref.WeakSet[FifoWriter] = weakref.WeakSet()
-
-
-def _after_fork_in_child() -> None:
-    for reader in list(_readers):
-        reader.close(remove=False)  # or the pipe would outlive the server in its children
-    for writer in list(_writers):
-        writer._after_fork()  # noqa: SLF001  # this module's own
-
-
-os.register_at_fork(after_in_child=_after_fork_in_child)
+def _keeps_descriptors(fd: int) -> bool:
+    try:
+        capacity = fcntl.fcntl(fd, _F_GETPIPE_SZ)
+    except OSError:
+        return False
+    # A user with very many pipes gets ones of one or two pages (pipe(7), pipe-user-pages-soft).
+    return capacity != DEFAULT_CAPACITY and capacity >= 4 * PAGE_BYTES

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from support.waiting import eventually
-from timers import LocalTimerClient, MultiprocessingRequestQueue, TimerRequest, local_timer
-from timers.local_timer import _QueuePipe, _QueueSource
+from timers import LocalTimerClient, MultiprocessingRequestQueue, TimerRequest
+from timers.transport import mp_queue
+from timers.transport.mp_queue import QueueSource, _QueuePipe
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -44,8 +45,8 @@ def raw(queue: Any, data: bytes) -> None:
 
 def test_a_burst_is_read_to_its_last_request(queue: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     # The descriptor does not tell of what has been read from it and not been taken.
-    monkeypatch.setattr(local_timer, "_BATCH", 10)
-    source = _QueueSource(MultiprocessingRequestQueue(queue))
+    monkeypatch.setattr(mp_queue, "_BATCH", 10)
+    source = QueueSource(MultiprocessingRequestQueue(queue))
     client = LocalTimerClient(queue)
     for number in range(50):
         client.acquire(f"scope {number}", 1.0)
@@ -115,8 +116,8 @@ def test_messages_come_whole_however_they_are_cut() -> None:
 def test_half_a_message_holds_up_nothing_and_is_told_once(
     simple_queue: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(local_timer, "_TORN_SECONDS", 0.0)
-    source = _QueueSource(MultiprocessingRequestQueue(simple_queue))
+    monkeypatch.setattr(mp_queue, "_TORN_SECONDS", 0.0)
+    source = QueueSource(MultiprocessingRequestQueue(simple_queue))
     LocalTimerClient(simple_queue).acquire("whole", 1.0)
     torn = framed(pickle.dumps(TimerRequest(1, "torn", 1.0)))
     raw(simple_queue, torn[:-1])
@@ -133,7 +134,7 @@ def test_half_a_message_holds_up_nothing_and_is_told_once(
 
 
 def test_nonsense_in_the_pipe_costs_itself(simple_queue: Any) -> None:
-    source = _QueueSource(MultiprocessingRequestQueue(simple_queue))
+    source = QueueSource(MultiprocessingRequestQueue(simple_queue))
     raw(simple_queue, framed(b"no pickle") + framed(b"") + struct.pack("!iQ", -7, 2) + b"ab")
     LocalTimerClient(simple_queue).acquire("good", 1.0)
     messages, rejections = source.read(0.0)

@@ -18,6 +18,7 @@ from observability.samples.reading import Condition, needs_more_samples
 from observability.samples.sample import processes_below, surroundings, take_sample
 from observability.samples.types import Descendant, Sample, WorkerView
 from observability.samples.worker import read
+from timers.bounded import left
 from timers.linux import procfs
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ class Sampling:
 
         :param until: the moment of ``time.monotonic()`` by which to be done.
         """
-        asked = self._pool.submit(_ask, all_watched, min(_ASK_SECONDS, _left(until)))
+        asked = self._pool.submit(_ask, all_watched, min(_ASK_SECONDS, left(until)))
         for number in range(_ROUNDS):
             if number:
                 time.sleep(_BETWEEN_ROUNDS_SECONDS)
@@ -132,8 +133,8 @@ class Sampling:
 
     def _sample_all(self, all_watched: Sequence[Watched], until: float) -> bool:
         """Sample each of them once; return whether there is time for more."""
-        wait([self.submit(each, _left(until)) for each in all_watched], _left(until))
-        return _left(until) > 2 * _BETWEEN_ROUNDS_SECONDS
+        wait([self.submit(each, left(until)) for each in all_watched], left(until))
+        return left(until) > 2 * _BETWEEN_ROUNDS_SECONDS
 
     def _kept(self, watched: Watched) -> tuple[Sample, ...]:
         with self._lock:
@@ -169,7 +170,7 @@ class Sampling:
             watched.pid,
             reading,
             thread=watched.thread,
-            timeout=_left(until),
+            timeout=left(until),
             native=not pending and reading.condition is Condition.RUNNING,
         )
         return replace(view, surroundings=around)
@@ -181,7 +182,7 @@ class Sampling:
             (
                 child,
                 parent,
-                self._pool.submit(take_sample, child, thread=None, timeout=_left(until)),
+                self._pool.submit(take_sample, child, thread=None, timeout=left(until)),
             )
             for child, parent in processes_below(pid, without=members)
         ]
@@ -191,7 +192,7 @@ def _descendants(
     below: Iterable[tuple[int, int, Future[Sample]]], until: float
 ) -> Iterable[Descendant]:
     for child, parent, sampled in below:
-        wait([sampled], _left(until))
+        wait([sampled], left(until))
         if sampled.done() and sampled.exception() is None:
             command = procfs.thread_names(child).get(child, "")
             yield Descendant(pid=child, parent=parent, samples=(sampled.result(),), command=command)
@@ -206,10 +207,6 @@ def _ask(all_watched: Sequence[Watched], timeout: float) -> dict[int, Recording]
 
 def _result(future: Future[T], until: float, otherwise: T) -> T:
     try:
-        return future.result(_left(until))
+        return future.result(left(until))
     except Exception:  # noqa: BLE001  # what is known by then is used
         return otherwise
-
-
-def _left(until: float) -> float:
-    return max(0.0, until - time.monotonic())
