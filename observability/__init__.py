@@ -29,8 +29,9 @@ This package may import :mod:`timers`; never the other way round. The map::
     fields.py             an event as one flat dictionary
     untrusted.py          what strangers wrote, made safe to show and to encode
     scope_durations.py    how long the scopes of a run took, as events
-    samples/              what one sample of one worker shows
-    hang/                 who holds up the others
+    samples/              what the samples of one worker show
+    recorder/             what PyTorch's flight recorder says
+    hang/                 who waits for whom
     report/               timers report
     http/                 what the service answers over HTTP
     cli/                  the timers command

@@ -13,30 +13,22 @@ from __future__ import annotations
 import dataclasses
 import enum
 import math
-import re
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from timers.events import Event, TimerInfo, WorkerInfo
 from timers.stacks.take import StackDump
 
+from .samples.frames import frame_line, innermost_own, process_frames
+from .samples.threads import thread_that_matters
 from .sinks.trace_ids import trace_ids
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from timers.stacks.take import Frame, ThreadStack
+    from timers.stacks.take import ThreadStack
 
-__all__ = [
-    "frame_line",
-    "stack_fields",
-    "stuck_thread",
-    "timestamp",
-    "to_fields",
-]
-
-_LIBRARY = re.compile(r"<frozen |(?:^|/)lib(?:32|64)?/python\d|/(?:site|dist)-packages/")
-_SOURCE = re.compile(r"\.(?:py|pyw|pyx|ipynb)$|^<[^>]+>$")
+__all__ = ["stack_fields", "timestamp", "to_fields"]
 
 
 def to_fields(event: Event, *, run_id: str = "", host: str = "") -> dict[str, Any]:
@@ -77,28 +69,11 @@ def timestamp(seconds: float) -> str:
     return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
-def frame_line(frame: Frame) -> str:
-    """One call as ``file:line function``, which editors and ``grep`` understand."""
-    return f"{frame.file}:{frame.line} {frame.function}"
-
-
-def stuck_thread(dump: StackDump, timer: TimerInfo | None) -> ThreadStack | None:
-    """Choose the thread to look at: who acquired the timer, else the main one, else the first."""
-    wanted = (timer.thread if timer else None, dump.pid)
-    for native_id in wanted:
-        for thread in dump.threads:
-            if native_id is not None and thread.thread == native_id:
-                return thread
-    return next((thread for thread in dump.threads if thread.name == "MainThread"), None) or next(
-        iter(dump.threads), None
-    )
-
-
 def stack_fields(dump: StackDump, timer: TimerInfo | None) -> dict[str, Any]:
-    """Flatten a stack dump: all threads in ``stack``, the one to look at first."""
-    stuck = stuck_thread(dump, timer)
-    frames = stuck.frames if stuck else ()
-    own = next((frame for frame in frames if _is_users(frame)), frames[0] if frames else None)
+    """Flatten a stack dump: all threads in ``stack``, the one that holds the timer first."""
+    stuck = thread_that_matters(dump, timer.thread if timer else None)
+    frames = process_frames(stuck.frames) if stuck else ()
+    own = innermost_own(frames)
     ordered = sorted(dump.threads, key=lambda thread: thread is not stuck)
     return {
         "frame": frame_line(own) if own else None,
@@ -110,10 +85,6 @@ def stack_fields(dump: StackDump, timer: TimerInfo | None) -> dict[str, Any]:
         **dict(dump.extras),
         "stack": [_thread(thread) for thread in ordered] or None,
     }
-
-
-def _is_users(frame: Frame) -> bool:
-    return _SOURCE.search(frame.file) is not None and _LIBRARY.search(frame.file) is None
 
 
 def _worker(worker: WorkerInfo) -> dict[str, Any]:

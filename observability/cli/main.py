@@ -56,6 +56,11 @@ def main() -> None:
     type=click.Path(),
     help="Path of the Unix socket, or 'off'. By default in a private temporary directory.",
 )
+@option(
+    "--nccl-timing/--no-nccl-timing",
+    help="Have NCCL record when an operation starts (TORCH_NCCL_ENABLE_TIMING): tells a rank whose"
+    " GPU is busy from those that wait for it, and costs each operation two CUDA events.",
+)
 @click.argument(
     "command", metavar="COMMAND [ARG]...", nargs=-1, required=True, type=click.UNPROCESSED
 )
@@ -79,7 +84,14 @@ def run(context: click.Context, /, command: tuple[str, ...], **_: object) -> Non
     _prepare_stderr(settings.events, settings.run_id)
     try:
         given = context.params
-        code = run_command(command, given["timer_file"], settings, policy, given["timer_socket"])
+        code = run_command(
+            command,
+            given["timer_file"],
+            settings,
+            policy,
+            given["timer_socket"],
+            nccl_timing=given["nccl_timing"],
+        )
     except SettingsError as error:
         raise click.UsageError(str(error), context) from None
     sys.exit(code)

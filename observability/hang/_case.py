@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from observability.samples.reading import Condition, Reading
+from observability.samples.types import Pace
 from observability.samples.waits import Peers, Wait
 
-from .types import Confidence, Pace, Verdict
+from .graph import Evidence
+from .types import Confidence, Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterable, Sequence
+    from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 
-    from .input import WorkerView
+    from observability.samples.types import WorkerView
 
 __all__ = [
     "Case",
@@ -41,6 +43,8 @@ class Case:
 
     view: WorkerView
     reading: Reading
+    index: int = 0
+    """Position among the cases of the run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +60,10 @@ class Decision:
     """Those the others wait for, without being accused."""
     waiting: tuple[Case, ...] = ()
     """Those who wait for them, or together."""
+    evidence: tuple[Evidence, ...] = (Evidence.STACKS,)
+    """What decided, the surest first."""
+    holds_up: Mapping[int, str] = field(default_factory=dict)
+    """What the others miss of one, by its position: ``has not joined all_reduce #26``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +143,7 @@ def accuse(
     elif certain:
         confidence = Confidence.MEDIUM
         reason = (
-            "the others are in an operation that needs every rank; it was looked at too rarely to "
+            "the others are in an operation that needs every rank; it was sampled too rarely to "
             "know that it does not move"
         )
     else:
@@ -203,7 +211,7 @@ def slow(moving: tuple[Case, ...], waiting: tuple[Case, ...]) -> Decision:
     return Decision(
         Verdict.SLOW,
         Confidence.HIGH if waiting else Confidence.MEDIUM,
-        "it moved between the looks at it, so perhaps the deadline is too short",
+        "it moved between the samples of it, so perhaps the deadline is too short",
         lagging=moving,
         waiting=waiting,
     )
@@ -214,7 +222,7 @@ def undecided(lagging: tuple[Case, ...], waiting: tuple[Case, ...]) -> Decision:
     return Decision(
         Verdict.INCONCLUSIVE,
         Confidence.LOW,
-        "it computes, and was looked at too rarely to tell whether it gets anywhere",
+        "it computes, and was sampled too rarely to tell whether it gets anywhere",
         lagging=lagging,
         waiting=waiting,
     )

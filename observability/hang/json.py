@@ -1,7 +1,7 @@
 """What a hang report needs to know of a worker, to and from the fields of ``stack dumped``.
 
-The event as it is has one look at a worker. Two more fields let reports of several hosts be merged
-without the earlier looks, which would not fit into a line:
+The event as it is has one sample of a worker. Two more fields let reports of several hosts be
+merged without the earlier samples, which would not fit into a line:
 
 ``pace``
     what they showed, one of :class:`~observability.hang.types.Pace`;
@@ -19,14 +19,12 @@ import re
 from typing import Any
 
 from observability.fields import stack_fields
+from observability.samples.types import Descendant, Pace, Sample, WorkerView
 from observability.samples.worker import read
 from observability.untrusted import number
 from timers.events import WorkerInfo
 from timers.linux.procfs import ProcessFacts
 from timers.stacks.take import Frame, StackDump, ThreadStack
-
-from .input import Descendant, Look, WorkerView
-from .types import Pace
 
 __all__ = ["extra_fields", "view_from"]
 
@@ -38,24 +36,24 @@ MAX_CHILD_FRAMES = 12
 def extra_fields(view: WorkerView) -> dict[str, Any]:
     """The fields to add to the ``stack dumped`` of a worker; those without a value are left out."""
     fields: dict[str, Any] = {}
-    if view.looks:
+    if view.samples:
         pace = read(view).pace
         if pace is not Pace.UNKNOWN:
             fields["pace"] = pace.value
-    children = [_child_fields(child) for child in view.descendants[:MAX_CHILDREN] if child.looks]
+    children = [_child_fields(child) for child in view.descendants[:MAX_CHILDREN] if child.samples]
     if children:
         fields["children"] = children
     return fields
 
 
 def _child_fields(child: Descendant) -> dict[str, Any]:
-    dump = child.looks[-1].dump
+    dump = child.samples[-1].dump
     # The main thread says what it waits for; of a deep stack the innermost calls do.
     threads = tuple(
         dataclasses.replace(thread, frames=thread.frames[:MAX_CHILD_FRAMES])
         for thread in dump.threads[:1]
     )
-    view = WorkerView(worker=WorkerInfo(pid=child.pid), looks=child.looks, pace=child.pace)
+    view = WorkerView(worker=WorkerInfo(pid=child.pid), samples=child.samples, pace=child.pace)
     pace = read(view).pace
     known = {
         "pid": child.pid,
@@ -81,7 +79,7 @@ def view_from(fields: dict[str, Any]) -> WorkerView:
             restart_count=_integer(fields.get("restart_count")),
         ),
         host=_text(fields.get("host")) or "",
-        looks=(Look(dump=_dump(fields, _integer(pid) or 0)),),
+        samples=(Sample(dump=_dump(fields, _integer(pid) or 0)),),
         scope_id=_text(fields.get("scope_id")),
         thread=_integer(fields.get("thread")),
         expired=expired if isinstance(expired, bool) else "scope_id" in fields,
@@ -101,7 +99,7 @@ def _child(fields: dict[str, Any]) -> Descendant:
     return Descendant(
         pid=pid,
         parent=_integer(fields.get("parent")) or 0,
-        looks=(Look(dump=_dump(fields, pid)),),
+        samples=(Sample(dump=_dump(fields, pid)),),
         command=_text(fields.get("command")) or "",
         pace=_pace(fields.get("pace")),
     )

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import re
 import textwrap
 from typing import TYPE_CHECKING
 
+from observability.samples.frames import library_path
+from observability.samples.types import Pace
 from observability.untrusted import printable
 
-from .types import Pace, Verdict
+from .types import Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from .report import HangReport
-    from .types import Group, Suspect
+    from .types import Group, HangReport, Suspect
 
 __all__ = ["listed", "name", "rank_ranges", "render", "sentence"]
 
@@ -22,7 +22,6 @@ MAX_SUSPECTS = 5
 MAX_GROUPS = 8
 MAX_FRAMES = 6
 LONGEST = 160
-_LIBRARIES = re.compile(r"^.*/(?:(?:site|dist)-packages|lib(?:32|64)?/python\d[^/]*)/")
 
 
 def rank_ranges(ranks: Iterable[int], *, most: int = 6) -> str:
@@ -57,7 +56,8 @@ def listed(words: Sequence[str], most: int = MAX_SUSPECTS) -> str:
 def sentence(report: HangReport) -> str:
     """Say it in one sentence."""
     named = report.suspects or report.lagging
-    meanwhile = _meanwhile(report.groups, set(_workers_named(named)))
+    said = " ".join(suspect.holds_up for suspect in named)
+    meanwhile = _meanwhile(report.groups, set(_workers_named(named)), said)
     if report.suspects:
         who = listed([_clause(suspect) for suspect in report.suspects], 3)
         return _finish(f"{who}{meanwhile}")
@@ -82,7 +82,8 @@ def _finish(text: str) -> str:
 
 def _clause(suspect: Suspect) -> str:
     at = f" at {suspect.frame}" if suspect.frame else ""
-    return f"{name(suspect)} {suspect.why}{at}"
+    missed = f" and {suspect.holds_up}" if suspect.holds_up else ""
+    return f"{name(suspect)} {suspect.why}{at}{missed}"
 
 
 def _workers_named(suspects: Iterable[Suspect]) -> Iterable[str]:
@@ -97,7 +98,7 @@ def worker_name(rank: int | None, pid: int | str, host: str) -> str:
     return f"pid {pid} on {host}" if host else f"pid {pid}"
 
 
-def _meanwhile(groups: Sequence[Group], named: set[str]) -> str:
+def _meanwhile(groups: Sequence[Group], named: set[str], said: str) -> str:
     others = [group for group in groups if not named.issuperset(group.workers)]
     if not others:
         return ""
@@ -106,7 +107,10 @@ def _meanwhile(groups: Sequence[Group], named: set[str]) -> str:
     count = f"{size}" if size == total else f"{size} of the {total} others"
     who = "the other rank" if size == total == 1 else f"{count} ranks" if size == total else count
     at = f" at {others[0].frame}" if others[0].frame else ""
-    return f" while {who} {'is' if size == 1 else 'are'} {others[0].what}{at}"
+    what = others[0].what
+    if what.removeprefix("waiting in ") in said:
+        what = "waiting in it"
+    return f" while {who} {'is' if size == 1 else 'are'} {what}{at}"
 
 
 def _where(groups: Sequence[Group]) -> str:
@@ -144,7 +148,8 @@ def render(report: HangReport, *, width: int = LONGEST) -> str:
         f"verdict: {report.verdict} (confidence {report.confidence}); "
         f"{report.workers} worker{'' if report.workers == 1 else 's'}{hosts}"
     )
-    lines += _wrapped(f"because: {report.reason}", width)
+    by = f" (by {listed(report.evidence)})" if report.evidence else ""
+    lines += _wrapped(f"because: {report.reason}{by}", width)
     if report.missing_ranks:
         lines.append(f"unknown: ranks {rank_ranges(report.missing_ranks)} were not seen")
     for title, suspects in (("suspect", report.suspects), ("held up by", report.lagging)):
@@ -176,7 +181,7 @@ def _group_lines(groups: Sequence[Group]) -> Iterable[str]:
         mark = "*" if group.suspected else " "
         pace = "" if group.pace is Pace.UNKNOWN else f" [{group.pace}]"
         yield f"{mark} {group.size} x {group.what}{pace}: {_who(group)}"
-        yield from (f"      {_LIBRARIES.sub('', frame)}" for frame in group.frames[:depth])
+        yield from (f"      {library_path(frame) or frame}" for frame in group.frames[:depth])
         if len(group.frames) > depth:
             yield f"      ... {len(group.frames) - depth} more calls"
     if len(groups) > len(shown):

@@ -11,8 +11,7 @@ from observability.untrusted import printable
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from observability.hang.report import HangReport
-    from observability.hang.types import Group, Node, Suspect
+    from observability.hang.types import Group, HangReport, Node, Suspect
 
     from ._incidents import Incident
 

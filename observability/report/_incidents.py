@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from observability.hang.input import WorkerView
 from observability.hang.json import view_from
-from observability.hang.report import HangReport, analyse
+from observability.hang.report import analyse
+from observability.samples.types import WorkerView
 from observability.untrusted import printable
 from timers.events import WorkerInfo
 
@@ -15,6 +15,8 @@ from ._files import seconds
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+
+    from observability.hang.types import HangReport
 
 __all__ = ["Incident", "incidents"]
 

@@ -30,6 +30,7 @@ __all__ = [
     "exit_status",
     "facts",
     "owners",
+    "page_faults",
     "start_time",
     "stat",
     "thread_cpu_seconds",
@@ -171,6 +172,15 @@ def thread_cpu_seconds(pid: int, thread: int) -> float | None:
     """Tell the user plus system time of one thread of ``pid``; None when it is gone."""
     text = _read(pid, f"task/{thread}/stat")
     return _parse_stat(text).cpu_seconds if text else None
+
+
+def page_faults(pid: int, thread: int) -> int | None:
+    """Count the pages that one thread of ``pid`` was first to touch; None when it is gone.
+
+    Minor faults (proc(5), ``minflt``): memory that grows, or is given back and taken again.
+    """
+    text = _read(pid, f"task/{thread}/stat")
+    return int(text[text.rindex(")") + 2 :].split()[7]) if text else None
 
 
 def voluntary_switches(pid: int, thread: int) -> int | None:

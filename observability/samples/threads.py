@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from observability.fields import frame_line
-
-from .frames import innermost_own, is_own, process_frames
+from .frames import frame_line, innermost_own, is_own, process_frames
 from .waits import Reason, Wait, judge
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from observability.hang.input import Look
     from timers.stacks.take import StackDump, ThreadStack
+
+    from .types import Sample
 
 __all__ = [
     "computes",
@@ -50,22 +49,23 @@ def judge_thread(dump: StackDump, stack: ThreadStack, scope_id: str | None = Non
     )
 
 
-def computes(look: Look, thread: int | None) -> bool:
+def computes(sample: Sample, thread: int | None) -> bool:
     """Whether the thread that matters was on a CPU."""
-    stack = thread_that_matters(look.dump, thread)
-    return stack is not None and judge_thread(look.dump, stack).wait is Wait.COMPUTE
+    stack = thread_that_matters(sample.dump, thread)
+    return stack is not None and judge_thread(sample.dump, stack).wait is Wait.COMPUTE
 
 
-def gil_holder(looks: Sequence[Look], stack: ThreadStack) -> ThreadStack | None:
-    """Another thread than ``stack`` that had the GIL at both of the last looks.
+def gil_holder(samples: Sequence[Sample], stack: ThreadStack) -> ThreadStack | None:
+    """Another thread than ``stack`` that had the GIL at both of the last samples.
 
-    While it keeps it, nobody else in the process gets to run. At one look it may be chance:
+    While it keeps it, nobody else in the process gets to run. At one sample it may be chance:
     threads take turns.
     """
-    if stack.holds_gil or len(looks) < 2:  # noqa: PLR2004  # takes two
+    if stack.holds_gil or len(samples) < 2:  # noqa: PLR2004  # takes two
         return None
     first, last = (
-        next((other for other in look.dump.threads if other.holds_gil), None) for look in looks[-2:]
+        next((other for other in sample.dump.threads if other.holds_gil), None)
+        for sample in samples[-2:]
     )
     if first is None or last is None or first.thread != last.thread:
         return None

@@ -1,25 +1,43 @@
-"""What the hang report is made from: each worker of a run, and how it looked at some moments.
+"""What the hang report is made from: each worker of a run, and its samples.
 
 Plain data. Where a thing is not known it is None, and the analysis then says less, never more.
 """
 
 from __future__ import annotations
 
+import enum
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .types import Pace
-
 if TYPE_CHECKING:
+    from observability.recorder.types import Recording
     from timers.events import WorkerInfo
-    from timers.stacks.take import StackDump
+    from timers.stacks.take import Frame, StackDump
 
-__all__ = ["Descendant", "Look", "WorkerView"]
+    from ._source import Source
+
+__all__ = ["NOTHING_KNOWN", "Descendant", "Pace", "Sample", "Surroundings", "WorkerView"]
+
+
+class Pace(enum.StrEnum):
+    """Whether a worker got anywhere between several samples of it."""
+
+    STUCK = "stuck"
+    """The same frames and no CPU time."""
+    SPINNING = "spinning"
+    """The same function, with the CPU busy."""
+    REPEATING = "repeating"
+    """It sleeps in the same place, but not the same sleep: it asks for something again and again,
+    or moves in small steps."""
+    SLOW = "slow"
+    """It moved."""
+    UNKNOWN = "unknown"
+    """Sampled once only, or the samples do not decide."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Look:
-    """One look at a process."""
+class Sample:
+    """A sample of a process."""
 
     dump: StackDump
     at_seconds: float = 0.0
@@ -27,8 +45,10 @@ class Look:
     cpu_seconds: float | None = None
     """CPU time of the thread that matters; without it that of the process is used."""
     switches: int | None = None
-    """Voluntary context switches of that thread (proc(5), ``status``). Two looks with the same
+    """Voluntary context switches of that thread (proc(5), ``status``). Two samples with the same
     number show that it did not wake up in between, which neither stacks nor CPU time can show."""
+    faults: int | None = None
+    """Pages that it was first to touch, counted. One that works takes memory and gives it back."""
 
     @property
     def cpu(self) -> float | None:
@@ -37,12 +57,29 @@ class Look:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Surroundings:
+    """What is known of where a process is, besides its samples."""
+
+    source: Source | None = None
+    """At the line that matters."""
+    native: tuple[Frame, ...] = ()
+    """The stack of the thread that matters with its C frames, innermost first."""
+    gpu: bool = False
+    """Whether it has a GPU open."""
+    mpi: bool = False
+    """Whether it has a library of MPI loaded, which waits with the CPU busy."""
+
+
+NOTHING_KNOWN = Surroundings()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Descendant:
     """A process that a worker started, or that one of those started."""
 
     pid: int
     parent: int
-    looks: tuple[Look, ...] = ()
+    samples: tuple[Sample, ...] = ()
     """The oldest first."""
     command: str = ""
     """The kernel's name for it (``/proc/PID/comm``)."""
@@ -56,7 +93,7 @@ class WorkerView:
 
     worker: WorkerInfo
     host: str = ""
-    looks: tuple[Look, ...] = ()
+    samples: tuple[Sample, ...] = ()
     """The oldest first; the last one was taken at the expiry. Empty for a worker that is gone."""
     gone: str | None = None
     """For a worker that has ended: how, as words after "it": ``was killed by SIGKILL``."""
@@ -72,9 +109,12 @@ class WorkerView:
     elapsed_seconds: float | None = None
     descendants: tuple[Descendant, ...] = ()
     pace: Pace = Pace.UNKNOWN
-    """What is known of it from elsewhere; used when the looks given here do not tell."""
+    """What is known of it from elsewhere; used when the samples given here do not tell."""
+    surroundings: Surroundings = NOTHING_KNOWN
+    recording: Recording | None = None
+    """What its Flight Recorder says; None when it was not asked."""
 
     @property
     def dump(self) -> StackDump | None:
         """The stacks at the expiry."""
-        return self.looks[-1].dump if self.looks else None
+        return self.samples[-1].dump if self.samples else None
