@@ -61,6 +61,7 @@ _FOREVER = 2**63
 _OVERSLEPT_NS = 2 * NS
 """A server that wakes up this much too late was stopped (SIGSTOP, a frozen cgroup). The releases
 that its workers could not send meanwhile get some time to arrive before anything expires."""
+_COUNT_SECONDS = 0.25
 _HOLD_AT_MOST_NS = 5 * HOLD_NS
 """As long as requests keep coming in it is still catching up, and holds on for up to this long."""
 
@@ -282,14 +283,21 @@ class Watchdog:
 
     def _collect(self) -> None:
         """Count what the workers have counted on their boards."""
-        with self.lock:
-            settled = self.state.boards.count()
-        if not settled:
+        if not self._count_boards():
             time.sleep(MOMENT_NS / NS)
-            with self.lock:
-                self.state.boards.count()
+            self._count_boards()
         for _ in range(self.state.boards.take_absurd()):
             self.statistics.rejected_for("out_of_range")
+
+    def _count_boards(self) -> bool:
+        """Count; return false when another count, a moment later, would add more."""
+        # Whoever reads counts of a server that is stuck wants to know that, and not to be, too.
+        if not self.lock.acquire(timeout=_COUNT_SECONDS):
+            return True
+        try:
+            return self.state.boards.count()
+        finally:
+            self.lock.release()
 
     def _recover(self) -> None:
         """Do what a step left undone that did not come to its end.
