@@ -29,6 +29,7 @@ This package may import :mod:`timers`; never the other way round. The map::
     fields.py             an event as one flat dictionary
     untrusted.py          what strangers wrote, made safe to show and to encode
     scope_durations.py    how long the scopes of a run took, as events
+    sampling/             take samples of live processes
     samples/              what the samples of one worker show
     recorder/             what PyTorch's flight recorder says
     hang/                 who waits for whom

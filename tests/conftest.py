@@ -50,6 +50,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_collection_finish() -> None:
     """Leave what stays out of later garbage collections, which many tests ask for."""
+    # Its plugin imports it at the very end, where it would miss referrers that are frozen.
+    import hypothesis  # noqa: F401  # see above
+
     gc.collect()
     gc.freeze()
 
