@@ -57,6 +57,11 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+def pytest_sessionfinish() -> None:
+    """Let the plugins that are loaded for their summaries ask who holds on to what."""
+    gc.unfreeze()
+
+
 @pytest.fixture(autouse=True)
 def there_before(request: pytest.FixtureRequest) -> None:
     """Take down what there is, once the fixtures of wider scope have started what is theirs."""
