@@ -42,6 +42,7 @@ class Worker:
     __slots__ = (
         "_uses",
         "attempts",
+        "clock_skew_ns",
         "forgotten",
         "info",
         "owners",
@@ -57,6 +58,11 @@ class Worker:
         self.process = process
         """None when it had ended before its first request was read."""
         self.start_time = process.start_time if process else None
+        """As it sends it: by its own clock. By this server's it is the process's start time."""
+        self.clock_skew_ns: int | None = 0
+        """By how much its CLOCK_MONOTONIC is ahead of ours; None when that is not known."""
+        if process is not None:
+            self.read_clock()
         self.owners: frozenset[int] | None = None
         """Its user ids when it sent its first request; None when they could not be read."""
         self.refusal = refusal
@@ -69,6 +75,25 @@ class Worker:
         self.forgotten = False
         """Whether its end has been handled."""
         self._uses: dict[str, int] = {}
+
+    def read_clock(self) -> tuple[int, int] | None:
+        """Compare its clocks with ours: see :func:`timers.linux.procfs.clock_skew`."""
+        found = procfs.clock_skew(self.pid)
+        self.clock_skew_ns = None if found is None else found[0]
+        return found
+
+    def began_at(self, start_time: int) -> bool:
+        """Return whether ``start_time``, which was sent, is that of this process."""
+        if (
+            start_time != self.start_time
+            and self.start_time is not None
+            and self.clock_skew_ns != 0
+        ):
+            _, ahead_ns = self.read_clock() or (0, 0)
+            ticks = ahead_ns * procfs.TICKS_PER_SECOND // 1_000_000_000
+            if ticks and abs(start_time - ticks - self.start_time) <= 1:  # both were rounded
+                self.start_time = start_time
+        return start_time == self.start_time
 
     @property
     def has_ended(self) -> bool:
@@ -174,7 +199,7 @@ class Workers:
                 if worker.refusal is None:
                     worker.start_time = start_time
                     self.note_gone(worker)
-            elif start_time is not None and start_time != worker.start_time:
+            elif start_time is not None and not worker.began_at(start_time):
                 self.forget(worker)
                 return None
             else:
