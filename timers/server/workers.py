@@ -84,11 +84,7 @@ class Worker:
 
     def began_at(self, start_time: int) -> bool:
         """Return whether ``start_time``, which was sent, is that of this process."""
-        if (
-            start_time != self.start_time
-            and self.start_time is not None
-            and self.clock_skew_ns != 0
-        ):
+        if start_time != self.start_time and self.start_time is not None:
             _, ahead_ns = self.read_clock() or (0, 0)
             ticks = ahead_ns * procfs.TICKS_PER_SECOND // 1_000_000_000
             if ticks and abs(start_time - ticks - self.start_time) <= 1:  # both were rounded
