@@ -44,6 +44,7 @@ _NS = 1_000_000_000
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
 _READ_BYTES = 1 << 16
+_MOST_WALKS = 20
 _MOST_BYTES = 6 << 20
 """Of one file; the kernel gives no program more arguments and environment (execve(2)). But a
 process can declare any part of its memory to be its environment (prctl(2), PR_SET_MM)."""
@@ -230,7 +231,21 @@ def owners(pid: int) -> frozenset[int] | None:
 
 
 def ancestors(pid: int) -> list[int]:
-    """List the parent of ``pid``, its parent, and so on up to (not including) pid 0."""
+    """List the parent of ``pid``, its parent, and so on up to (not including) pid 0.
+
+    It ends with one that cannot be read where /proc is hidden.
+    """
+    chain = _parents(pid)
+    for _ in range(_MOST_WALKS):
+        # One that exits while the others are read leaves its children to another parent, and its
+        # pid to anybody.
+        before, chain = chain, _parents(pid)
+        if chain == before:
+            break
+    return chain
+
+
+def _parents(pid: int) -> list[int]:
     chain: list[int] = []
     found = stat(pid)
     while found is not None and found.parent > 0 and found.parent not in chain:

@@ -96,8 +96,7 @@ class Intake:
                 self._reject("identity_mismatch", detail, pid)
                 return
             worker = found
-        if worker.refusal is not None:
-            self._reject(worker.refusal, _REFUSALS[worker.refusal].format(pid=pid), pid)
+        if worker.refusal is not None and self._refuses(worker):
             return
         self._accepted += 1
         scope = self._statistics.scopes.get(scope_id) or self._statistics.scope(scope_id)
@@ -127,6 +126,14 @@ class Intake:
             return
         if replaced is None or message.missed is None:
             self._state.emit(TimerAcquired, worker=worker.info, timer=timer_info(timer))
+
+    def _refuses(self, worker: Worker) -> bool:
+        self._workers.check_again(worker)
+        if worker.refusal is None:
+            return False
+        detail = _REFUSALS[worker.refusal].format(pid=worker.pid)
+        self._reject(worker.refusal, detail, worker.pid)
+        return True
 
     def _replaced(
         self,

@@ -45,6 +45,7 @@ class Worker:
         "clock_skew_ns",
         "forgotten",
         "info",
+        "is_certain",
         "owners",
         "pending",
         "pid",
@@ -67,6 +68,8 @@ class Worker:
         """Its user ids when it sent its first request; None when they could not be read."""
         self.refusal = refusal
         """Why its requests are rejected; None for a worker proper."""
+        self.is_certain = True
+        """Whether that was found out, rather than that something could not be read."""
         known = process is not None and refusal is None
         self.info = worker_info(pid, self.start_time) if known else WorkerInfo(pid=pid)
         self.pending: list[Timer[Worker]] = []
@@ -234,24 +237,44 @@ class Workers:
 
     def _check(self, process: Process) -> Worker:
         owners = procfs.owners(process.pid)
-        refusal = self._refusal(process.pid, owners)
+        refusal, is_certain = self._refusal(process.pid, owners)
         if refusal is not None and process.exited():
             # It ended while it was read about, and nobody's owners and parents were read.
             refusal = None
         worker = Worker(process.pid, process, refusal)
         worker.owners = owners
+        worker.is_certain = is_certain
         return worker
 
-    def _refusal(self, pid: int, owners: frozenset[int] | None) -> str | None:
+    def _refusal(self, pid: int, owners: frozenset[int] | None) -> tuple[str | None, bool]:
+        """Return why ``pid`` may not be a worker, if so, and whether that was found out."""
         me = os.getpid()
         if pid == me or pid in procfs.ancestors(me):
-            return "protected_process"
+            return "protected_process", True
         # Root could signal anybody; that it can is no reason to do so for a request on a pipe.
         if owners is None or owners not in self._users:
-            return "other_user"
-        if self._descendants_of not in (None, pid, *procfs.ancestors(pid)):
-            return "outside_job"
-        return None
+            return "other_user", owners is not None
+        if self._descendants_of in (None, pid):
+            return None, True
+        chain = procfs.ancestors(pid)
+        if self._descendants_of in chain:
+            return None, True
+        top = procfs.stat(chain[-1] if chain else pid)
+        return "outside_job", chain[-1:] == [1] or (top is not None and top.parent == 0)
+
+    def check_again(self, worker: Worker) -> None:
+        """Find out anew whether ``worker`` is refused, if something could not be read before."""
+        if worker.is_certain or worker.process is None:
+            return
+        found = self._check(worker.process)
+        worker.refusal, worker.owners, worker.is_certain = (
+            found.refusal,
+            found.owners,
+            found.is_certain,
+        )
+        worker.info = found.info
+        self.watched += not worker.refusal
+        self._statistics.watching(self.watched)
 
     def has_changed_user(self, worker: Worker) -> bool:
         """Return whether it has become another user's process since its first request.
