@@ -298,8 +298,8 @@ def test_a_worker_that_became_roots_process_is_not_signalled(
             "the kill was refused",
             timeout=15,
         )
-        assert dropped(pid) == -signal.SIGKILL  # by this test: it was there until now
         assert recorder.of(WorkerKilled, pid) == []
+        assert dropped(pid) == -signal.SIGKILL  # by this test: it was there until now
     finally:
         dropped(pid)
         os.close(go)
