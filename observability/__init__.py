@@ -31,6 +31,7 @@ This package may import :mod:`timers`; never the other way round. The map::
     _message.py           an event in one sentence for a person
     untrusted.py          what strangers wrote, made safe to show and to encode
     scope_durations.py    how long the scopes of a run took, as events
+    sampling/             take samples of live processes
     samples/              what the samples of one worker show
     recorder/             what PyTorch's flight recorder says
     hang/                 who waits for whom

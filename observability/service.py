@@ -21,7 +21,7 @@ from .hang.roll_call import RollCall
 from .http.address import Address
 from .http.app import View, make_app
 from .http.server import HttpServer, tls_context
-from .samples.process_facts import add_open_files
+from .sampling.process_facts import add_open_files
 from .scope_durations import scope_durations
 from .settings import SettingsError
 from .sinks.metrics import Metrics
