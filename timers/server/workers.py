@@ -45,6 +45,7 @@ class Worker:
         "forgotten",
         "info",
         "is_certain",
+        "outers",
         "owners",
         "pending",
         "pid",
@@ -73,6 +74,8 @@ class Worker:
         self.info = worker_info(pid, self.start_time) if known else WorkerInfo(pid=pid)
         self.pending: list[Timer[Worker]] = []
         """Expired timers that no reap has taken up yet."""
+        self.outers = 0
+        """How many timers are kept of blocks around its open ones, of the same scope."""
         self.attempts = 0
         self.forgotten = False
         """Whether its end has been handled."""
