@@ -22,8 +22,12 @@ STILL_CIRCULAR: set[tuple[str, str]] = set()
 STILL_CROWDED = {"timers/server"}
 # Modules of one room only that are still to be named as such.
 STILL_PUBLIC: set[str] = set()
-# For callers that are not here: whoever merges what several hosts know.
-FOR_OTHERS = {"observability.hang.graph"}
+# For callers that are not here: who merges what several hosts know, who sees that a job stands still.
+FOR_OTHERS = {
+    "observability.hang.graph",
+    "observability.explain.events",
+    "observability.explain.job",
+}
 
 
 @cache
