@@ -26,9 +26,12 @@ This package may import :mod:`timers`; never the other way round. The map::
     service.py            a server with everything around it, for timers run and timers serve
     settings.py           what a service is asked to do
     events.py             the events of the service, next to those of the server
+    story.py              what led to a reap, added to the event of its end
     fields.py             an event as one flat dictionary
+    _message.py           an event in one sentence for a person
     untrusted.py          what strangers wrote, made safe to show and to encode
     scope_durations.py    how long the scopes of a run took, as events
+    sampling/             take samples of live processes
     samples/              what the samples of one worker show
     recorder/             what PyTorch's flight recorder says
     hang/                 who waits for whom

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,6 +31,14 @@ def pytest_configure() -> None:
             signal.signal(number, default)
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Import nothing of the folders in which nothing is asked for: ``pytest -m unit``."""
+    is_other = collection_path.parent == HERE and collection_path.is_dir()
+    if config.option.markexpr == "unit" and is_other and collection_path.name not in UNIT_FOLDERS:
+        return True
+    return None
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what is not marked: a unit test is in the folder of a room and neither of the others."""
     for item in items:
@@ -37,6 +46,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             continue
         folder = item.path.relative_to(HERE).parts[0]
         item.add_marker("unit" if folder in UNIT_FOLDERS or folder == item.path.name else "process")
+
+
+def pytest_collection_finish() -> None:
+    """Leave what stays out of later garbage collections, which many tests ask for."""
+    # Its plugin imports it at the very end, where it would miss referrers that are frozen.
+    import hypothesis  # noqa: F401  # see above
+
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_sessionfinish() -> None:
+    """Let the plugins that are loaded for their summaries ask who holds on to what."""
+    gc.unfreeze()
 
 
 @pytest.fixture(autouse=True)

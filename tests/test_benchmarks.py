@@ -46,6 +46,7 @@ def is_whole(row: dict[str, Any], names: list[str]) -> bool:
     )
 
 
+@pytest.mark.process
 @pytest.mark.timeout(600)
 def test_all_of_them_run_and_give_whole_tables() -> None:
     done = run("--quick", "--json", "--without-torch")

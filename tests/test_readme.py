@@ -46,6 +46,7 @@ def table(heading: str) -> str:
     return " ".join(row.split("|")[1] for row in rows)
 
 
+@pytest.mark.process
 def test_the_first_command_runs_the_quickstart_in_a_fresh_clone(tmp_path: Path) -> None:
     if not os.environ.get("CI"):
         pytest.skip("installs from the package index: set CI=true to have it tried")

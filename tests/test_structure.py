@@ -22,12 +22,8 @@ STILL_CIRCULAR: set[tuple[str, str]] = set()
 STILL_CROWDED = {"timers/server"}
 # Modules of one room only that are still to be named as such.
 STILL_PUBLIC: set[str] = set()
-# For callers that are not here: who merges what several hosts know, who sees that a job stands still.
-FOR_OTHERS = {
-    "observability.hang.graph",
-    "observability.explain.events",
-    "observability.explain.job",
-}
+# For callers that are not here yet: what sees that a job stands still.
+FOR_OTHERS = {"observability.explain.events", "observability.explain.job"}
 
 
 @cache

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 
-from observability.samples.members import job_of
+from observability.sampling.members import job_of
 from timers.linux import procfs
 from timers.linux.ranks import ranks_from
 from timers.worker.environment import SERVER_PID_VARIABLE

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from observability.events import HangReported
 from observability.hang.json import extra_fields
-from observability.samples.process_facts import add_open_files
+from observability.sampling.process_facts import add_open_files
 from timers.events import StackDumped
 
 if TYPE_CHECKING:
@@ -25,9 +25,10 @@ __all__ = ["events_of"]
 def events_of(explained: Explained, run_id: str) -> Iterator[Event]:
     """Make a ``stack dumped`` for each worker, and the ``hang report`` last."""
     now = time.time()
+    named = {each.pid for each in explained.report.suspects}
     for view in explained.views:
         if view.samples:
-            extras = {"expired": False, **extra_fields(view)}
+            extras = {"expired": False, **extra_fields(view, innocent=view.worker.pid not in named)}
             dump = add_open_files(view.samples[-1].dump)
             yield StackDumped(
                 timestamp=now,

@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING
 from observability.hang.explain import sample_job
 from observability.hang.report import analyse
 from observability.samples.frames import library_path
-from observability.samples.members import unregistered
 from observability.samples.threads import thread_that_matters
 from observability.samples.types import Descendant
 from observability.samples.waits import Wait
 from observability.samples.worker import read
+from observability.sampling.members import unregistered
 from timers.bounded import left
 from timers.linux import procfs
 from timers.linux.ranks import ranks_of

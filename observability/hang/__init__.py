@@ -9,10 +9,7 @@ The map::
     types.py          the report as plain data: verdict, suspects, groups
     text.py           the report for people: a sentence, and a text that fits on a screen
     json.py           a worker's samples to and from the fields of "stack dumped"
-    _sampling.py      sample all workers of this host within one bound
-    _collectives.py   what the flight recorders of all ranks say together, as edges
-    _verdict.py       the verdict, by the surest evidence there is
-    _stacks.py        the rules by which stacks speak for or against a worker
-    _case.py          the workers sorted by their state, and what every rule needs
+    verdict/          who holds up the others, by the surest evidence there is
+    _words.py         what a worker does, in words
     _tree.py          stacks of many workers merged into one tree
 """

@@ -8,12 +8,12 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from observability.samples.members import unregistered, world_size
+from observability.sampling.members import unregistered, world_size
+from observability.sampling.survey import Sampling, Watched
 from timers.events import WorkerInfo
 from timers.linux import procfs
 from timers.linux.ranks import ranks_of
 
-from ._sampling import Sampling, Watched
 from .report import analyse
 
 if TYPE_CHECKING:

@@ -11,16 +11,15 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from observability.samples.frames import frame_line
-from observability.samples.reading import Condition, Reading
 from observability.samples.types import Pace
-from observability.samples.waits import Wait
 from observability.samples.worker import read
 
-from ._case import Case, Decision
 from ._tree import merge
-from ._verdict import decide
+from ._words import place, state
 from .text import sentence, worker_name
-from .types import Group, HangReport, Node, Suspect
+from .types import Group, HangReport, Node, Suspect, Verdict
+from .verdict.case import Case, Decision
+from .verdict.decide import decide
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
     from observability.samples.types import WorkerView
     from timers.stacks.take import Frame
 
-    from ._collectives import Collectives
+    from .verdict.collectives import Collectives
 
 __all__ = ["analyse"]
 
@@ -42,17 +41,28 @@ def analyse(views: Iterable[WorkerView], *, world_size: int | None = None) -> Ha
     """
     cases = [Case(view, read(view), index) for index, view in enumerate(_newest(views))]
     decision, found = decide(cases, world_size=world_size)
+    # Who finished well is no part of the hang, unless the others wait for it.
+    shown = [
+        case
+        for case in cases
+        if case.view.gone is None or case.view.unclean or case in decision.suspects
+    ]
+
+    def described(some: Iterable[Case]) -> tuple[Suspect, ...]:
+        return tuple(_suspect(case, decision, found, cases) for case in some)
+
     report = HangReport(
         verdict=decision.verdict,
         confidence=decision.confidence,
         reason=decision.reason,
         evidence=tuple(each.value for each in decision.evidence),
-        suspects=tuple(_suspect(case, decision, found) for case in decision.suspects),
-        lagging=tuple(_suspect(case, decision, found) for case in decision.lagging),
-        groups=_groups(cases, decision.suspects, found.waiting_in),
-        tree=_tree(cases, decision.suspects),
-        workers=len(cases),
-        hosts=len({case.view.host for case in cases}),
+        suspects=described(decision.suspects),
+        lagging=described(decision.lagging),
+        expired=described(case for case in shown if case.view.expired),
+        groups=_groups(shown, decision.suspects, found.waiting_in),
+        tree=_tree(shown, decision.suspects),
+        workers=len(shown),
+        hosts=len({case.view.host for case in shown}),
         missing_ranks=_missing(cases, world_size),
     )
     return replace(report, sentence=sentence(report))
@@ -88,8 +98,9 @@ def _missing(cases: Sequence[Case], world_size: int | None) -> tuple[int, ...]:
 # -- suspects ------------------------------------------------------------------------------------
 
 
-def _suspect(case: Case, decision: Decision, found: Collectives) -> Suspect:
+def _suspect(case: Case, decision: Decision, found: Collectives, cases: Sequence[Case]) -> Suspect:
     view, reading = case.view, case.reading
+    diverged = decision.verdict is Verdict.DIFFERENT_COLLECTIVES
     inner = reading.child_reading or reading
     frame = reading.frame
     return Suspect(
@@ -99,7 +110,7 @@ def _suspect(case: Case, decision: Decision, found: Collectives) -> Suspect:
         local_rank=view.worker.local_rank,
         scope_id=view.scope_id,
         frame=frame,
-        why=_why(case, found),
+        why=f"is {place(case, found.waiting_in)}" if diverged else state(case, found, cases),
         holds_up=decision.holds_up.get(case.index, ""),
         pace=inner.pace,
         child_pid=reading.child.pid if reading.child else None,
@@ -107,74 +118,7 @@ def _suspect(case: Case, decision: Decision, found: Collectives) -> Suspect:
     )
 
 
-def _why(case: Case, found: Collectives) -> str:
-    reading = case.reading
-    if case.index in found.waiting_in and reading.condition is Condition.RUNNING:
-        return f"waits in {found.waiting_in[case.index]}"
-    if reading.child is not None and reading.child_reading is not None:
-        known_as = f" ({reading.child.command})" if reading.child.command else ""
-        unread = reading.child_reading.condition is Condition.BLIND
-        how = "" if unread else f", which {_state(reading.child_reading)}"
-        return f"waits for its child process {reading.child.pid}{known_as}{how}"
-    return _state(reading)
-
-
-def _state(reading: Reading) -> str:
-    if reading.condition is Condition.GONE:
-        return reading.gone or reading.condition.value
-    if reading.condition not in (Condition.RUNNING, Condition.WAITING):
-        return str(reading.condition.value)
-    if reading.pace is Pace.SPINNING:
-        return "spins: it stays in one function with the CPU busy"
-    if reading.pace is Pace.SLOW:
-        return "still moves"
-    if reading.pace is Pace.REPEATING:
-        return "sleeps again and again"
-    how = str(reading.reason.wait.value)
-    if reading.holds_gil:
-        how = "sleeps in C code that holds the GIL"
-    elif reading.idle_children:
-        how += ", and its child processes wait for work"
-    elif reading.reason.operation:
-        how = f"waits in {reading.reason.operation}"
-    return f"is stuck: it {how}" if reading.pace is Pace.STUCK else how
-
-
 # -- groups --------------------------------------------------------------------------------------
-
-_GROUP_WORDS = {
-    Wait.COMPUTE: "running",
-    Wait.SLEEP: "sleeping",
-    Wait.STORAGE: "waiting for storage",
-    Wait.LOCK: "waiting for a lock",
-    Wait.CHILD: "waiting for a child process",
-    Wait.THREAD: "waiting for another thread",
-    Wait.QUEUE: "waiting for a queue",
-    Wait.NETWORK: "waiting for a socket",
-    Wait.PIPE: "waiting for a pipe",
-    Wait.EVENT_LOOP: "idle in an event loop",
-    Wait.GIL: "waiting for the GIL",
-    Wait.SIGNAL: "waiting for a signal",
-}
-_CONDITION_WORDS = {
-    Condition.GONE: "gone",
-    Condition.STOPPED: "stopped",
-    Condition.TRACED: "held by a debugger",
-    Condition.UNINTERRUPTIBLE: "in an uninterruptible wait",
-    Condition.BLIND: "without a stack",
-}
-
-
-def _what(case: Case, waiting_in: Mapping[int, str]) -> str:
-    reading = case.reading
-    known = _CONDITION_WORDS.get(reading.condition)
-    if known is not None:
-        return known
-    if case.index in waiting_in and not reading.moves:
-        return f"waiting in {waiting_in[case.index]}"
-    if reading.reason.operation:
-        return f"waiting in {reading.reason.operation}"
-    return _GROUP_WORDS.get(reading.reason.wait, "waiting")
 
 
 def _by_place(
@@ -184,7 +128,7 @@ def _by_place(
     places: dict[object, list[Case]] = {}
     for case in cases:
         child = case.reading.child_reading
-        what = _what(case, waiting_in)
+        what = place(case, waiting_in)
         key = (id(case) in accused, what, case.reading.key, child and child.key)
         places.setdefault(key, []).append(case)
     return places
@@ -195,7 +139,7 @@ def _groups(
 ) -> tuple[Group, ...]:
     accused = {id(case) for case in suspects}
     places = _by_place(cases, suspects, waiting_in).values()
-    groups = [_group(each, id(each[0]) in accused, _what(each[0], waiting_in)) for each in places]
+    groups = [_group(each, id(each[0]) in accused, place(each[0], waiting_in)) for each in places]
     return tuple(sorted(groups, key=lambda group: (-group.size, not group.suspected)))
 
 
@@ -215,8 +159,13 @@ def _group(cases: Sequence[Case], suspected: bool, what: str) -> Group:
         workers=tuple(names),
         ranks=tuple(rank for rank in ranks if rank is not None),
         suspected=suspected,
-        pace=paces.pop() if len(paces) == 1 else Pace.UNKNOWN,
+        pace=_agreed(paces, suspected=suspected),
     )
+
+
+def _agreed(paces: set[Pace], *, suspected: bool) -> Pace:
+    pace = paces.pop() if len(paces) == 1 else Pace.UNKNOWN
+    return Pace.WAITING if pace is Pace.STUCK and not suspected else pace
 
 
 def _tree(cases: Sequence[Case], suspects: Sequence[Case]) -> tuple[Node, ...]:

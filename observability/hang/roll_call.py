@@ -23,14 +23,14 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
 from observability.events import HangReported
-from observability.samples.members import unregistered, world_size
-from observability.samples.process_facts import add_open_files
 from observability.samples.types import WorkerView
+from observability.sampling.members import unregistered, world_size
+from observability.sampling.process_facts import add_open_files
+from observability.sampling.survey import Sampling, Watched
 from observability.scope_durations import scope_durations
 from timers.bounded import left
 from timers.events import StackDumped, WorkerExited, WorkerInfo
 
-from ._sampling import Sampling, Watched
 from .json import extra_fields
 from .report import analyse
 
@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from timers.server.server import WatchdogServer
     from timers.server.watchdog import RunningTimer
     from timers.stacks.take import StackDump
+
+    from .types import HangReport
 
 __all__ = ["RollCall"]
 
@@ -210,16 +212,21 @@ class RollCall:
             for worker in workers
         ]
         views = self._sampling.survey(watched, until)
+        report = None
+        try:
+            report = self._report(views, world_size(workers))
+        except Exception:  # the stacks are worth more than what is made of them
+            _logger.exception("could not find out who holds up the others")
+        named = {each.pid for each in report.suspects} if report else set()
         dumps = {}
         for view in views:
-            if view.samples and view.expired:
-                dumps[int(view.worker.pid)] = _dump(view)
-            elif view.samples:
-                self._emit_stack(view, timers.get(view.worker), _dump(view))
-        try:
-            self._emit_report(views, world_size(workers))
-        except Exception:  # the stacks are worth more than what is made of them
-            _logger.exception("could not report who holds up the others")
+            dump = _dump(view, innocent=bool(report) and view.worker.pid not in named)
+            if dump is not None and view.expired:
+                dumps[int(view.worker.pid)] = dump
+            elif dump is not None:
+                self._emit_stack(view, timers.get(view.worker), dump)
+        if report is not None:
+            self._emit_report(report)
         return dumps
 
     def _emit_stack(self, view: WorkerView, running: RunningTimer | None, dump: StackDump) -> None:
@@ -234,12 +241,14 @@ class RollCall:
             )
         )
 
-    def _emit_report(self, views: Sequence[WorkerView], size: int | None) -> None:
+    def _report(self, views: Sequence[WorkerView], size: int | None) -> HangReport:
         here = {(view.worker.rank, view.worker.pid) for view in views}
         gone = [
             each for each in tuple(self._gone) if (each.worker.rank, each.worker.pid) not in here
         ]
-        report = analyse([*views, *gone], world_size=size)
+        return analyse([*views, *gone], world_size=size)
+
+    def _emit_report(self, report: HangReport) -> None:
         if self._server is not None:
             self._server.statistics.reported(report.verdict.value)
             for event in scope_durations(self._server.statistics, self._run_id):
@@ -247,11 +256,13 @@ class RollCall:
         self._emit(HangReported(timestamp=time.time(), run_id=self._run_id, report=report))
 
 
-def _dump(view: WorkerView) -> StackDump:
-    """The last stacks of a worker, with all that a report on another host needs to know."""
+def _dump(view: WorkerView, *, innocent: bool) -> StackDump | None:
+    """Return the last stacks of a worker, with all that a report on another host needs to know."""
+    if not view.samples:
+        return None
     extras: dict[str, object] = {"expired": view.expired}
     try:
-        extras |= extra_fields(view)
+        extras |= extra_fields(view, innocent=innocent)
     except Exception:
         _logger.exception("could not read the pace of worker %s", view.worker.pid)
     return dataclasses.replace(add_open_files(view.samples[-1].dump), extras=tuple(extras.items()))

@@ -54,25 +54,53 @@ def listed(words: Sequence[str], most: int = MAX_SUSPECTS) -> str:
 
 
 def sentence(report: HangReport) -> str:
-    """Say it in one sentence."""
+    """Say it in one sentence, which names whose timer expired, whatever the verdict."""
+    return _finish(_verdict(report) + _expired(report))
+
+
+def _expired(report: HangReport) -> str:
+    """Name those whose timer expired, unless one of them is named already."""
+    named = {(each.host, each.pid) for each in report.suspects or report.lagging}
+    if not report.expired or any((each.host, each.pid) in named for each in report.expired):
+        return ""
+    first, *others = report.expired
+    who = name(first)
+    ranks = [each.rank for each in report.expired if each.rank is not None]
+    if others and len(ranks) == len(report.expired):
+        who = f"ranks {rank_ranges(ranks)}"
+    elif others:
+        who = f"{who} and {len(others)} more"
+    scope = f" in scope {first.scope_id!r}" if first.scope_id else ""
+    at = f" at {first.frame}" if first.frame else ""
+    return f"; the timer{'s' if others else ''} of {who} expired{scope}{at}"
+
+
+def _verdict(report: HangReport) -> str:
     named = report.suspects or report.lagging
     said = " ".join(suspect.holds_up for suspect in named)
     meanwhile = _meanwhile(report.groups, set(_workers_named(named)), said)
-    if report.suspects:
-        who = listed([_clause(suspect) for suspect in report.suspects], 3)
-        return _finish(f"{who}{meanwhile}")
-    if report.verdict is Verdict.SLOW:
-        return _finish(f"{listed([_clause(each) for each in named], 3)}{meanwhile}: "
-                       "slow rather than stuck, perhaps the deadline is too short")  # fmt: skip
-    if report.verdict is Verdict.COMMON_WAIT:
-        return _finish(f"no rank differs: {_where(report.groups)}; {report.reason}")
-    if report.verdict is Verdict.DIFFERENT_COLLECTIVES:
-        places = listed([_place(group) for group in report.groups], 3)
-        return _finish(f"{report.reason}: {places}")
+    clauses = listed([_clause(each) for each in named], 3) if named else ""
+    if report.verdict is Verdict.CYCLE:
+        where = [f"{name(each)} is at {each.frame}" for each in named if each.frame]
+        return f"{report.reason}{'; ' if where else ''}{listed(where, 3) if where else ''}"
+    if report.verdict is Verdict.DIFFERENT_COLLECTIVES and said:
+        called = listed([f"{name(each)} {each.holds_up}" for each in named], 3)
+        return f"{called}: {listed([_at(group) for group in report.groups], 3)}"
+    if report.verdict is Verdict.SLOW and not report.suspects:
+        return f"{clauses}{meanwhile}: slow rather than stuck, perhaps the deadline is too short"
     if named:
-        return _finish(f"{listed([_clause(each) for each in named], 3)}{meanwhile}, "
-                       "but nobody knows whether it is stuck")  # fmt: skip
-    return _finish(f"no worker can be accused: {report.reason}")
+        doubt = "" if report.suspects else ", but nobody knows whether it is stuck"
+        return f"{clauses}{meanwhile}{doubt}"
+    return _about_nobody(report)
+
+
+def _about_nobody(report: HangReport) -> str:
+    if report.verdict is Verdict.COMMON_WAIT:
+        differs = "no rank differs" if len(report.groups) == 1 else "no rank stands out"
+        return f"{differs}: {_where(report.groups)}; {report.reason}"
+    if report.verdict is Verdict.DIFFERENT_COLLECTIVES:
+        return f"{report.reason}: {listed([_place(group) for group in report.groups], 3)}"
+    return f"no worker can be accused: {report.reason}"
 
 
 def _finish(text: str) -> str:
@@ -127,6 +155,13 @@ def _where(groups: Sequence[Group]) -> str:
 def _place(group: Group) -> str:
     at = f" at {group.frame}" if group.frame else ""
     return f"{_who(group)} {group.what}{at}"
+
+
+def _at(group: Group) -> str:
+    verb = "is" if group.size == 1 else "are"
+    return (
+        f"{_who(group)} {verb} at {group.frame}" if group.frame else f"{_who(group)} {group.what}"
+    )
 
 
 def _who(group: Group) -> str:

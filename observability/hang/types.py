@@ -38,6 +38,7 @@ class Confidence(enum.StrEnum):
 
 
 MAX_GROUPS = 50
+MAX_EXPIRED = 10
 MAX_LISTED = 100
 """Workers that a group, and suspects that a report, list one by one in JSON."""
 
@@ -114,6 +115,8 @@ class HangReport:
     """Empty unless the evidence is against them."""
     lagging: tuple[Suspect, ...] = ()
     """Those the others wait for without being to blame: they move, or may move."""
+    expired: tuple[Suspect, ...] = ()
+    """Those whose timer is past its deadline, whoever is to blame."""
     groups: tuple[Group, ...] = ()
     """The largest first."""
     tree: tuple[Node, ...] = ()
@@ -145,6 +148,8 @@ class HangReport:
             "suspects_count": len(self.suspects),
             "lagging": [_plain(suspect) for suspect in self.lagging[:MAX_LISTED]],
             "lagging_count": len(self.lagging),
+            "expired": [_plain(suspect) for suspect in self.expired[:MAX_EXPIRED]],
+            "expired_count": len(self.expired),
             "groups": [_plain_group(group) for group in self.groups[:MAX_GROUPS]],
             "groups_count": len(self.groups),
         }

@@ -3,16 +3,12 @@
 The map::
 
     types.py            the data: a sample, a worker with its samples, its pace
-    members.py          which processes are ranks of a job, registered or not
-    sample.py           sample a live process, and what else surrounds it
     worker.py           one worker with the processes that it started
     reading.py          one process: where it is, what it waits for, whether it moves
     threads.py          which thread of a process matters
     waits.py            what a thread waits for
     frames.py           frames without what differs by accident; whose code they are in
-    process_facts.py    what a stuck process has open
     _busy.py            works, waits by spinning or asks for ever: one that is always on a CPU
     _pace.py            stuck, spinning or slow, by several samples
-    _source.py          the text of a line, and the loop that it is in
     _wait_tables.py     the tables by which a wait is recognised
 """

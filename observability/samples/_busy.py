@@ -9,10 +9,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ._source import Loop
 from ._wait_tables import MPI_CALLS
 from .frames import innermost_own, plain_file, plain_function
-from .types import Pace
+from .types import Loop, Pace
 from .waits import Peers, Reason, Wait, native_wait
 
 if TYPE_CHECKING:

@@ -14,9 +14,17 @@ if TYPE_CHECKING:
     from timers.events import WorkerInfo
     from timers.stacks.take import Frame, StackDump
 
-    from ._source import Source
-
-__all__ = ["NOTHING_KNOWN", "Descendant", "Pace", "Sample", "Surroundings", "WorkerView"]
+__all__ = [
+    "NOTHING_KNOWN",
+    "Descendant",
+    "Link",
+    "Loop",
+    "Pace",
+    "Sample",
+    "Source",
+    "Surroundings",
+    "WorkerView",
+]
 
 
 class Pace(enum.StrEnum):
@@ -24,6 +32,8 @@ class Pace(enum.StrEnum):
 
     STUCK = "stuck"
     """The same frames and no CPU time."""
+    WAITING = "waiting"
+    """The same, of one that is not to blame. Only reports say so: samples do not know it."""
     SPINNING = "spinning"
     """The same function, with the CPU busy."""
     REPEATING = "repeating"
@@ -56,6 +66,40 @@ class Sample:
         return self.dump.facts.cpu_seconds if self.cpu_seconds is None else self.cpu_seconds
 
 
+class Loop(enum.Enum):
+    """The innermost loop around a line."""
+
+    NONE = "no loop"
+    BOUNDED = "a for"
+    WHILE = "a while"
+    ASKING = "a while that asks for something"
+    """Nothing else is called in it: whatever it waits for, it does no work."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One line of the job's own code."""
+
+    text: str
+    """Without the white space around it; at most 120 characters."""
+    loop: Loop = Loop.NONE
+    head: str = ""
+    """The text of the loop's own line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """What a thread is blocked on in the kernel."""
+
+    what: str
+    """In words: ``the lock /data/.lock``, ``a pipe``, ``a connection to 10.0.0.7:443``."""
+    pids: tuple[int, ...] = ()
+    """Other processes of this host that hold the lock, or have the other end open."""
+    own_end: bool = False
+    """Whether the process has the other end open itself."""
+    is_lock: bool = False
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Surroundings:
     """What is known of where a process is, besides its samples."""
@@ -68,6 +112,7 @@ class Surroundings:
     """Whether it has a GPU open."""
     mpi: bool = False
     """Whether it has a library of MPI loaded, which waits with the CPU busy."""
+    link: Link | None = None
 
 
 NOTHING_KNOWN = Surroundings()

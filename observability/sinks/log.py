@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from observability.events import LogRecord, Notice
 from observability.fields import to_fields
 from observability.untrusted import encodable, printable, replaced
 from timers.events import TimerAcquired, TimerReleased
@@ -36,7 +37,9 @@ LEVELS = ("debug", "info", "warning", "error")
 """From the chattiest to the gravest."""
 _NOT_FOR_EYES = ("run_id", "host", "expiration_time")
 """The same in each line of a terminal, or seconds since the epoch."""
-_FIRST = ("event", "level", "timestamp", "run_id", "host")
+_SPOKEN = (Notice.name, LogRecord.name)
+"""Events that are nothing but their message; in others it repeats the fields."""
+_FIRST = ("event", "level", "timestamp", "run_id", "host", "message")
 
 
 class LogSink:
@@ -175,7 +178,7 @@ def _readable(_logger: Any, _method: str, fields: Fields) -> Fields:
     """For eyes: the stack as indented text below the line, nothing that could move the cursor."""
     readable: Fields = {}
     for name, value in fields.items():
-        if name in _NOT_FOR_EYES:
+        if name in _NOT_FOR_EYES or (name == "message" and fields.get("event") not in _SPOKEN):
             continue
         if name == "stack":
             readable[name] = "\n".join(line for thread in value for line in _thread_lines(thread))

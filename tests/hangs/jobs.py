@@ -14,9 +14,9 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from observability.samples.reading import needs_more_samples
-from observability.samples.sample import processes_below, surroundings, take_sample
 from observability.samples.types import Descendant, Sample, WorkerView
 from observability.samples.worker import read
+from observability.sampling._sample import processes_below, surroundings, take_sample
 from support.processes import VICTIMS
 from support.waiting import eventually
 from timers.events import WorkerInfo

@@ -50,6 +50,7 @@ def test_a_number_is_one_of_seconds_or_a_count(value: object, expected: float | 
     assert number(value) == expected
 
 
+@pytest.mark.slow
 @given(PLAIN)
 def test_every_leaf_of_a_kind_is_replaced(value: object) -> None:
     changed = replaced(replaced(value, str, encodable), float, lambda _: 0.5)

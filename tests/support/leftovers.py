@@ -40,18 +40,19 @@ class Leftovers:
 
     def found(self) -> list[str]:
         """Wait for what is about to end; describe the rest."""
-        deadline = time.monotonic() + _BOUND_SECONDS
+        since = time.monotonic()
         collected = False
         while left := [
             *(f"thread {each.name}" for each in _threads() if each not in self._threads),
             *(f"process {each.pid}: {each.command}" for each in self._started()),
         ]:
-            if time.monotonic() > deadline:
+            waited = time.monotonic() - since
+            if waited > _BOUND_SECONDS:
                 break
-            if not collected:
+            if waited > _BOUND_SECONDS / 50 and not collected:
                 collected = True
-                gc.collect()  # an object in a traceback that is shown no more
-            time.sleep(0.005)
+                gc.collect()  # what a traceback that is shown no more still holds
+            time.sleep(0.002)
         return left
 
     def _started(self) -> set[_Process]:

@@ -52,6 +52,7 @@ def test_importing_loads_the_standard_library_and_nothing_else() -> None:
         assert "site-packages" not in (file or ""), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", MODULES)
 def test_no_module_needs_more_than_the_standard_library(module: str) -> None:
     loaded = loaded_by(f"import {module}")
@@ -156,6 +157,7 @@ def test_the_names_of_torch_are_there() -> None:
     assert timers.__all__ == sorted(timers.__all__)
 
 
+@pytest.mark.process
 def test_the_usage_in_the_documentation_runs(tmp_path_factory: pytest.TempPathFactory) -> None:
     _, _, usage = (timers.__doc__ or "").partition("Usage::\n")
     block, _, _ = usage.partition("\nImporting this package")

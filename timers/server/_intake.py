@@ -102,8 +102,7 @@ class Intake:
             detail = f"the process with pid {pid} is not the one that sent the request"
             self._reject("identity_mismatch", detail, pid)
             return
-        if worker.refusal is not None:
-            self._reject(worker.refusal, _REFUSALS[worker.refusal].format(pid=pid), pid)
+        if worker.refusal is not None and self._refuses(worker):
             return
         if message.board:
             self._report(worker, message)
@@ -164,6 +163,14 @@ class Intake:
             error=message.error,
         )
 
+    def _refuses(self, worker: Worker) -> bool:
+        self._workers.check_again(worker)
+        if worker.refusal is None:
+            return False
+        detail = _REFUSALS[worker.refusal].format(pid=worker.pid)
+        self._reject(worker.refusal, detail, worker.pid)
+        return True
+
     def _replaced(
         self,
         replaced: Timer[Worker],
@@ -189,6 +196,8 @@ class Intake:
     ) -> Timer[Worker]:
         deadline_ns, after = message.deadline_ns, message.after
         started_ns = None
+        if deadline_ns is not None and worker.clock_skew_ns != 0:
+            deadline_ns = self._translated(worker, message, now_ns)
         if deadline_ns is None:
             # Converted once, here: whatever happens to the wall clock later moves nothing.
             remaining = int((message.expiration_time - self._state.clock.time()) * NS)
@@ -207,6 +216,11 @@ class Intake:
                 # server, a full pipe), and so is its release, which may be right behind it.
                 deadline_ns = now_ns + HOLD_NS
             acquired_ns = deadline_ns - int(after * NS)
+            if acquired_ns > now_ns:
+                # It cannot have been sent later than now: by another clock than ours.
+                worker.read_clock()
+                acquired_ns = now_ns
+                deadline_ns = now_ns + int(after * NS)
         span = None
         if message.traceparent is not None or message.span_id is not None:
             span = (message.traceparent, message.span_id)
@@ -225,6 +239,20 @@ class Intake:
         if message.warn_after is not None or self._moments is not None:
             self._set_checkpoints(timer, message.warn_after)
         return timer
+
+    def _translated(self, worker: Worker, message: Message, now_ns: int) -> int | None:
+        """Return the deadline of a worker with other clocks by ours; None for that on the wall."""
+        skew_ns, deadline_ns, after = worker.clock_skew_ns, message.deadline_ns, message.after
+        if deadline_ns is None or after is None:
+            return None
+        if skew_ns is not None:
+            return deadline_ns - skew_ns
+        # How long it was on its way is known by two clocks, of which either may be another one than
+        # ours (or have been set since). The shorter time takes nothing from the block.
+        after_ns = int(after * NS)
+        by_wall = (self._state.clock.time() - message.expiration_time) * NS + after_ns
+        on_its_way = min(now_ns - deadline_ns + after_ns, int(by_wall))
+        return now_ns + after_ns - max(0, on_its_way)
 
     def _set_checkpoints(self, timer: Timer[Worker], warn_after: float | None) -> None:
         acquired_ns = timer.acquired_ns

@@ -6,6 +6,8 @@ import json
 import subprocess
 import sys
 
+import pytest
+
 from support.children import same_path
 from support.command import json_lines
 
@@ -79,6 +81,7 @@ def test_as_text() -> None:
     assert "ZeroDivisionError: division by zero" in lines
 
 
+@pytest.mark.process
 def test_a_stderr_that_nobody_reads_holds_up_nobody() -> None:
     script = LOGGING.replace(
         'log.info("not shown")', 'for _ in range(5000): log.warning("x" * 100)'

@@ -376,6 +376,7 @@ def test_the_tree_counts_who_is_in_each_call() -> None:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [1_000, 16_000])
 def test_large_runs_take_seconds_and_their_report_stays_short(size: int) -> None:
     views = [waiting(rank) for rank in range(size)]

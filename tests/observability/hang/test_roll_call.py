@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from observability.hang import _sampling as sampling
 from observability.hang import roll_call
 from observability.hang.roll_call import RollCall
 from observability.samples.types import Sample
+from observability.sampling import survey as sampling
 from timers.events import Event, StackDumped, TimerInfo, WorkerInfo
 from timers.server.statistics import Statistics
 from timers.server.watchdog import RunningTimer

@@ -11,18 +11,18 @@ is left behind when that blocks (a network file system may be what hangs).
 from __future__ import annotations
 
 import ast
-import enum
 import os
 import stat
 import threading
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
+
+from observability.samples.types import Loop, Source
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["Loop", "Source", "source_at"]
+__all__ = ["source_at"]
 
 _MOST_BYTES = 1 << 19
 _LONGEST_LINE = 120
@@ -35,27 +35,6 @@ _ASKING_CALLS = frozenset(
 )  # fmt: skip
 """What a loop calls that waits by asking: it asks, it reads a clock, it sleeps."""
 _WORK = (ast.MatMult, ast.Mult, ast.Div, ast.FloorDiv, ast.Pow, ast.Mod)
-
-
-class Loop(enum.Enum):
-    """The innermost loop around a line."""
-
-    NONE = "no loop"
-    BOUNDED = "a for"
-    WHILE = "a while"
-    ASKING = "a while that asks for something"
-    """Nothing else is called in it: whatever it waits for, it does no work."""
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """One line of the job's own code."""
-
-    text: str
-    """Without the white space around it; at most 120 characters."""
-    loop: Loop = Loop.NONE
-    head: str = ""
-    """The text of the loop's own line."""
 
 
 def source_at(pid: int, file: str, line: int) -> Source | None:

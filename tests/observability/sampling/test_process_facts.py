@@ -8,7 +8,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from observability.fields import stack_fields
-from observability.samples.process_facts import add_open_files
+from observability.sampling.process_facts import add_open_files
 from timers.stacks.take import StackDump
 
 if TYPE_CHECKING:

@@ -6,12 +6,11 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from observability.hang.graph import Evidence
+from observability.hang.types import Confidence, Verdict
 from observability.samples.reading import Condition, Reading
 from observability.samples.types import Pace
 from observability.samples.waits import Peers, Wait
-
-from .graph import Evidence
-from .types import Confidence, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence

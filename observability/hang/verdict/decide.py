@@ -2,10 +2,10 @@
 
 In this order; the first that says something decides:
 
-1. what the kernel says of a process that cannot go on (:func:`~observability.hang._stacks.broken`);
+1. what the kernel says of a process that cannot go on (:func:`~._stacks.broken`);
 2. ranks that called different collectives under one number, by the recorder;
 3. the ends of the wait-for graph, made of the recorder's and the kernel's edges;
-4. what the stacks make likely (:func:`~observability.hang._stacks.by_stacks`).
+4. what the stacks make likely (:func:`~._stacks.by_stacks`).
 """
 
 from __future__ import annotations
@@ -13,10 +13,14 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from observability.hang.graph import Evidence, Strength, WaitGraph
+from observability.hang.text import listed, rank_ranges
+from observability.hang.types import Confidence, Verdict
 from observability.samples.types import Pace
 from observability.samples.waits import Peers, Wait
 
-from ._case import (
+from ._stacks import broken, by_stacks, left_early
+from .case import (
     Case,
     Decision,
     Run,
@@ -26,17 +30,15 @@ from ._case import (
     sort,
     undecided,
 )
-from ._collectives import Collectives, Member, analyse_recordings
-from ._stacks import broken, by_stacks, left_early
-from .graph import Evidence, Strength, WaitGraph
-from .text import listed, rank_ranges
-from .types import Confidence, Verdict
+from .collectives import Collectives, Member, analyse_recordings
+from .links import link_edges
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ._collectives import Divergence
-    from .graph import End
+    from observability.hang.graph import End
+
+    from .collectives import Divergence
 
 __all__ = ["decide"]
 
@@ -54,10 +56,11 @@ def decide(cases: Sequence[Case], *, world_size: int | None = None) -> tuple[Dec
     """
     run = sort(cases, world_size)
     found = analyse_recordings([_member(case) for case in cases], world_size=world_size)
+    edges = [*found.edges, *link_edges(cases)]
     decision = (
         broken(run)
         or _diverged(run, found.divergence)
-        or _by_ends(run, WaitGraph(found.edges), found)
+        or _by_ends(run, WaitGraph(edges), found)
         or left_early(run)
         or by_stacks(run)
     )
@@ -114,7 +117,8 @@ def _by_ends(run: Run, graph: WaitGraph, found: Collectives) -> Decision | None:
         if edge.why and isinstance(edge.target, int):
             missed.setdefault(edge.target, []).append(edge.why)
     holds_up = {index: listed(sorted(set(whys)), 3) for index, whys in missed.items()}
-    evidence = tuple(dict.fromkeys(edge.evidence for end in ends for edge in end.edges))
+    edges = sorted((e for end in ends for e in end.edges), key=lambda edge: -edge.strength)
+    evidence = tuple(dict.fromkeys(edge.evidence for edge in edges))
     waiting = tuple(run.cases[index] for end in ends for index in end.waiting)
     circles = [end for end in ends if end.is_cycle]
     single = [run.cases[end.workers[0]] for end in ends if len(end.workers) == 1]
@@ -130,12 +134,19 @@ def _by_ends(run: Run, graph: WaitGraph, found: Collectives) -> Decision | None:
 def _circle(run: Run, circles: Sequence[End]) -> Decision:
     members = tuple(run.cases[index] for end in circles for index in end.workers)
     sure = all(end.strength is Strength.PROOF for end in circles)
-    steps = [edge.why for end in circles for edge in end.edges if edge.why]
+    steps = [
+        f"{_ranks(run, [edge.target])} {edge.why}"
+        for end in circles
+        for edge in end.edges
+        if edge.why
+        and isinstance(edge.target, int)
+        and edge.source in (*end.workers, *end.meetings)
+    ]
     return Decision(
         Verdict.CYCLE,
         Confidence.HIGH if sure else Confidence.LOW,
         f"{_ranks(run, [case.index for case in members])} wait for each other in a circle"
-        + (f": {listed(steps, 4)}" if steps else ""),
+        + (f": {listed(sorted(steps), 4)}" if steps else ""),
         members,
     )
 

@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING, TypeVar
 
 from observability.recorder.ask import ask, target_of
 from observability.samples.reading import Condition, needs_more_samples
-from observability.samples.sample import processes_below, surroundings, take_sample
 from observability.samples.types import Descendant, Sample, WorkerView
 from observability.samples.worker import read
 from timers.bounded import left
 from timers.linux import procfs
+
+from ._blocked import links_of
+from ._sample import processes_below, surroundings, take_sample
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
@@ -119,17 +121,20 @@ class Sampling:
             if not self._sample_all(computing, until):
                 break
         members = {each.pid for each in all_watched}
+        threads = {each.pid: each.thread or each.pid for each in all_watched}
+        linked = self._pool.submit(links_of, threads, until=until)
         views = {
             each.pid: self._pool.submit(self._view, each, recordings, until) for each in all_watched
         }
         below = {each.pid: self._below(each.pid, members, until) for each in all_watched}
-        return [
-            replace(
-                _result(views[each.pid], until, self._plain_view(each, recordings)),
-                descendants=tuple(_descendants(below[each.pid], until)),
-            )
-            for each in all_watched
-        ]
+        found = []
+        links = _result(linked, until, {})
+        for each in all_watched:
+            view = _result(views[each.pid], until, self._plain_view(each, recordings))
+            around = replace(view.surroundings, link=links.get(each.pid))
+            children = tuple(_descendants(below[each.pid], until))
+            found.append(replace(view, surroundings=around, descendants=children))
+        return found
 
     def _sample_all(self, all_watched: Sequence[Watched], until: float) -> bool:
         """Sample each of them once; return whether there is time for more."""

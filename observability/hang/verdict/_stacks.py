@@ -23,10 +23,12 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from observability.hang.graph import Evidence
+from observability.hang.types import Confidence, Verdict
 from observability.samples.types import Pace
 from observability.samples.waits import Peers, Wait
 
-from ._case import (
+from .case import (
     Case,
     Decision,
     Run,
@@ -42,8 +44,6 @@ from ._case import (
     together,
     undecided,
 )
-from .graph import Evidence
-from .types import Confidence, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

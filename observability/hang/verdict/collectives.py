@@ -20,9 +20,8 @@ from dataclasses import dataclass, field
 from math import prod
 from typing import TYPE_CHECKING
 
+from observability.hang.graph import Edge, Evidence, Meeting, Strength
 from observability.recorder.types import GroupRecord, Operation, Progress, Recording
-
-from .graph import Edge, Evidence, Meeting, Strength
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence

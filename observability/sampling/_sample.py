@@ -6,21 +6,20 @@ import os
 import time
 from typing import TYPE_CHECKING
 
+from observability.samples.reading import Condition
+from observability.samples.threads import thread_that_matters
+from observability.samples.types import Sample, Surroundings
+from observability.samples.waits import Wait
 from timers.linux import procfs
 from timers.stacks import take as stacks
 
 from ._source import source_at
-from .reading import Condition
-from .threads import thread_that_matters
-from .types import Sample, Surroundings
-from .waits import Wait
 
 if TYPE_CHECKING:
     from collections.abc import Container
 
+    from observability.samples.reading import Reading
     from timers.stacks.take import Frame
-
-    from .reading import Reading
 
 __all__ = ["processes_below", "surroundings", "take_sample"]
 
