@@ -317,10 +317,10 @@ def test_requests_for_others_are_refused(cli: Cli) -> None:
         found = environment(process)
         writer = FifoWriter(found["TIMERS_FILE"])
         line = {"version": 1, "pid": os.getpid(), "scope_id": "x", "expiration_time": 1}
-        writer.send((str(line).replace("'", '"')[:-1] + ', "signal": 9}\n').encode())
+        writer.write((str(line).replace("'", '"')[:-1] + ', "signal": 9}\n').encode())
         with subprocess.Popen(["sleep", "1000"]) as other:
             line["pid"] = other.pid
-            writer.send((str(line).replace("'", '"')[:-1] + ', "signal": 9}\n').encode())
+            writer.write((str(line).replace("'", '"')[:-1] + ', "signal": 9}\n').encode())
             refused = 'timers_requests_rejected_total{reason="outside_job"} 1.0'
             eventually(lambda: refused in get(found["TIMERS_HTTP"], "/metrics")[1])
             assert other.poll() is None

@@ -190,7 +190,7 @@ def test_a_source_gives_each_request_once(kind: str, pipe: FifoSource) -> None:
         source = pipe
         client = FileTimerClient(pipe.reader.path)
         client.acquire("x", 1.5)
-        client._send(b"\n")
+        client._channel.writer.write(b"\n")
         client.release("x")
     messages, rejections = source.read(0.0)
     assert [(message.scope_id, message.expiration_time) for message in messages] == [

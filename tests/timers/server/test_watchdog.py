@@ -405,6 +405,8 @@ def test_what_expires_before_anybody_looked_is_not_warned_of_any_more(
 class Looks:
     """A sampler that notes what it is shown, and then may raise."""
 
+    first = (1, 250)
+
     def __init__(self, error: Exception | None = None) -> None:
         self.seen: list[tuple[str, float]] = []
         self._error = error
