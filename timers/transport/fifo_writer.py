@@ -18,6 +18,7 @@ from functools import partial
 
 from timers.errors import InsecurePathError, NoServerError
 from timers.forks import reset_in_child
+from timers.linux.owned import Identity, identity
 
 from .wire import MAX_LINE_BYTES, bounded
 
@@ -56,6 +57,8 @@ class FifoWriter:
         self._connect_timeout = connect_timeout
         self._full_timeout = full_timeout
         self._fd = -1
+        self._identity: Identity = None
+        """Of which file that is."""
         self._reset()
         reset_in_child(self)
 
@@ -119,12 +122,13 @@ class FifoWriter:
             try:
                 return _write(self._fd, line, timeout)
             except OSError as error:
-                # EPIPE: that server is gone; there may be another one at the path by now. EBADF:
-                # a program that became a daemon has closed whatever it knew nothing of.
-                if error.errno == errno.EBADF:
-                    self._fd = -1
-                elif error.errno != errno.EPIPE:
+                # EPIPE: that server is gone; there may be another one at the path by now. Or a
+                # program that became a daemon has closed whatever it knew nothing of, and the
+                # number is nobody's or of a file of its own.
+                if error.errno not in (errno.EBADF, errno.EPIPE):
                     raise
+                if identity(self._fd) != self._identity:
+                    self._fd = -1
         fd = self._open()
         try:
             if _keeps_descriptors(fd):
@@ -134,6 +138,7 @@ class FifoWriter:
                     os.close(fd)
                 else:
                     self._fd = fd
+                self._identity = identity(self._fd)
                 fd = -1
                 return _write(self._fd, line, timeout)
             # A descriptor of a server that was there before stays: a thread may be about to write
@@ -208,7 +213,7 @@ class FifoWriter:
         """Close the descriptor; the next :meth:`send` opens another."""
         with self._lock:
             fd, self._fd = self._fd, -1
-            if fd >= 0:
+            if fd >= 0 and identity(fd) == self._identity:
                 os.close(fd)
 
     def __del__(self) -> None:
