@@ -1,9 +1,9 @@
 """What people look at: Grafana dashboards as code, Prometheus rules and the runbooks of the alerts.
 
-``python -m dashboards.build`` writes the JSON that is imported into Grafana (and the Kubernetes
-manifests that carry it); ``python -m dashboards.build --check`` says whether what is committed is
-what the code builds. Building needs ``grafana-foundation-sdk==0.0.21``; using the files needs
-nothing.
+``python -m dashboards.build`` writes the JSON that is imported into Grafana and the Kubernetes
+manifest that carries the rules; ``python -m dashboards.build --check`` says whether what is
+committed is what the code builds. Building needs ``grafana-foundation-sdk==0.0.21``; using the
+files needs nothing.
 
 Decision: where ``run_id`` comes from. Our series carry no ``run_id`` label: it would be one more
 label on every series for something that is constant in a process. One metric,

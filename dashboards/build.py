@@ -1,7 +1,7 @@
 """Write what is built from code: ``python -m dashboards.build [--check]``, from the repository.
 
-Built are the dashboards' JSON here, and for ``examples/kubernetes`` the manifests that carry the
-dashboards and the rules.
+Built are the dashboards' JSON here, and for ``examples/kubernetes`` the manifest that carries the
+rules. ``kustomization.yaml`` makes a ConfigMap of the dashboards as they are.
 """
 
 from __future__ import annotations
@@ -40,23 +40,6 @@ def dashboards() -> dict[str, str]:
     }
 
 
-def config_map() -> str:
-    """Build the dashboards as a ConfigMap, as Grafana's dashboard sidecar wants them."""
-    head = (
-        "apiVersion: v1\n"
-        "kind: ConfigMap\n"
-        "metadata:\n"
-        "  name: timers-dashboards\n"
-        "  labels:\n"
-        '    grafana_dashboard: "1"\n'
-        "  annotations:\n"
-        "    grafana_folder: Timers\n"
-        "data:\n"
-    )
-    parts = [f"  {name}: |\n{_indented(text, 4)}" for name, text in dashboards().items()]
-    return _BUILT + head + "".join(parts)
-
-
 def prometheus_rule(alerts: str) -> str:
     """Build the rules as a PrometheusRule of the Prometheus operator."""
     head = (
@@ -83,7 +66,6 @@ def files(runbooks: str | None = None) -> dict[Path, str]:
     return {
         **{HERE / name: text for name, text in dashboards().items()},
         ALERTS: alerts,
-        KUBERNETES / "dashboards-configmap.yaml": config_map(),
         KUBERNETES / "prometheusrule.yaml": prometheus_rule(alerts),
     }
 

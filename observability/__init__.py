@@ -19,7 +19,28 @@ For torch's own ``FileTimerServer``, make the pipeline first and pass its ``log_
         path, "train-7", log_event=pipeline.log_event
     )
 
-This package may import :mod:`timers`; never the other way round.
+This package may import :mod:`timers`; never the other way round. The map::
+
+    pipeline.py           events from servers to sinks: bounded, isolated, counted
+    sinks/                log, metrics, spans, last reaps
+    service.py            a server with everything around it, for timers run and timers serve
+    settings.py           what a service is asked to do
+    events.py             the events of the service, next to those of the server
+    story.py              what led to a reap, added to the event of its end
+    fields.py             an event as one flat dictionary
+    _message.py           an event in one sentence for a person
+    untrusted.py          what strangers wrote, made safe to show and to encode
+    scope_durations.py    how long the scopes of a run took, as events
+    sampling/             take samples of live processes
+    samples/              what the samples of one worker show
+    recorder/             what PyTorch's flight recorder says
+    hang/                 who waits for whom
+    explain/              timers explain
+    report/               timers report
+    http/                 what the service answers over HTTP
+    cli/                  the timers command
+    __main__.py           python -m observability: the same command
+    README.md             events, metrics, spans and the command
 """
 
 from __future__ import annotations

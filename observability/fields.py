@@ -1,6 +1,7 @@
 """An event as one flat dictionary: what a log line holds, and what JSON over HTTP shows.
 
-Works on the fields an event class declares, so a new event class needs no change here. Values are
+Works on the fields an event class declares, so a new event class needs no change here; what it is
+in one sentence, ``message``, is made of them. Values are
 ``str``, ``int``, ``float``, ``bool`` and, for stacks and lists of timers, lists of small
 dictionaries. What is not known (``None``, or not a number) is left out.
 
@@ -13,40 +14,23 @@ from __future__ import annotations
 import dataclasses
 import enum
 import math
-import re
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from timers.events import Event, TimerInfo, WorkerInfo
 from timers.stacks.take import StackDump
 
+from ._message import message
+from .samples.frames import frame_line, innermost_own, process_frames
+from .samples.threads import thread_that_matters
 from .sinks.trace_ids import trace_ids
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from timers.stacks.take import Frame, ThreadStack
+    from timers.stacks.take import ThreadStack
 
-__all__ = [
-    "frame_line",
-    "number",
-    "printable",
-    "stack_fields",
-    "stuck_thread",
-    "timestamp",
-    "to_fields",
-]
-
-_LIBRARY = re.compile(r"<frozen |(?:^|/)lib(?:32|64)?/python\d|/(?:site|dist)-packages/")
-_SOURCE = re.compile(r"\.(?:py|pyw|pyx|ipynb)$|^<[^>]+>$")
-# What moves a cursor, ends a line or cannot be encoded: C0, DEL, C1, line separators, surrogates;
-# and what is not seen but changes what is: marks of direction (UAX #9), of no width, byte order.
-_UNPRINTABLE = re.compile(
-    "[\\x00-\\x1f\\x7f-\\x9f\\xad\\u061c\\u200b-\\u200f\\u2028-\\u202e\\u2060-\\u206f\\ufeff"
-    "\\ud800-\\udfff]"
-)
-_LARGEST_NUMBER = 1e15
-"""No duration and no count is larger: thirty million years of seconds."""
+__all__ = ["stack_fields", "timestamp", "to_fields"]
 
 
 def to_fields(event: Event, *, run_id: str = "", host: str = "") -> dict[str, Any]:
@@ -78,7 +62,8 @@ def to_fields(event: Event, *, run_id: str = "", host: str = "") -> dict[str, An
         elif field.name not in ("timestamp", "run_id", "severity"):  # which is the level
             own[field.name] = _plain(value)
     flat |= own
-    return {name: value for name, value in flat.items() if _known(value)}
+    known = {name: value for name, value in flat.items() if _known(value)}
+    return {**known, "message": message(known)}
 
 
 def timestamp(seconds: float) -> str:
@@ -87,28 +72,11 @@ def timestamp(seconds: float) -> str:
     return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
-def frame_line(frame: Frame) -> str:
-    """One call as ``file:line function``, which editors and ``grep`` understand."""
-    return f"{frame.file}:{frame.line} {frame.function}"
-
-
-def stuck_thread(dump: StackDump, timer: TimerInfo | None) -> ThreadStack | None:
-    """Choose the thread to look at: who acquired the timer, else the main one, else the first."""
-    wanted = (timer.thread if timer else None, dump.pid)
-    for native_id in wanted:
-        for thread in dump.threads:
-            if native_id is not None and thread.thread == native_id:
-                return thread
-    return next((thread for thread in dump.threads if thread.name == "MainThread"), None) or next(
-        iter(dump.threads), None
-    )
-
-
 def stack_fields(dump: StackDump, timer: TimerInfo | None) -> dict[str, Any]:
-    """Flatten a stack dump: all threads in ``stack``, the one to look at first."""
-    stuck = stuck_thread(dump, timer)
-    frames = stuck.frames if stuck else ()
-    own = next((frame for frame in frames if _is_users(frame)), frames[0] if frames else None)
+    """Flatten a stack dump: all threads in ``stack``, the one that holds the timer first."""
+    stuck = thread_that_matters(dump, timer.thread if timer else None)
+    frames = process_frames(stuck.frames) if stuck else ()
+    own = innermost_own(frames)
     ordered = sorted(dump.threads, key=lambda thread: thread is not stuck)
     return {
         "frame": frame_line(own) if own else None,
@@ -122,27 +90,6 @@ def stack_fields(dump: StackDump, timer: TimerInfo | None) -> dict[str, Any]:
     }
 
 
-def number(value: object) -> float | None:
-    """``value`` out of a file, when it is a number that could be one of seconds, or a count."""
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        return float(value) if abs(value) <= _LARGEST_NUMBER else None  # NaN is not, either
-    return None
-
-
-def printable(text: str) -> str:
-    """``text`` with what could mislead a reader, or break a line or a terminal, written out."""
-    return _UNPRINTABLE.sub(_escape, text)
-
-
-def _escape(found: re.Match[str]) -> str:
-    code = ord(found[0])
-    return f"\\x{code:02x}" if code <= 0xFF else f"\\u{code:04x}"  # noqa: PLR2004 - two hex digits
-
-
-def _is_users(frame: Frame) -> bool:
-    return _SOURCE.search(frame.file) is not None and _LIBRARY.search(frame.file) is None
-
-
 def _worker(worker: WorkerInfo) -> dict[str, Any]:
     return {
         "worker_pid": worker.pid,
@@ -153,7 +100,7 @@ def _worker(worker: WorkerInfo) -> dict[str, Any]:
 
 
 def _timer(timer: TimerInfo) -> dict[str, Any]:
-    trace = trace_ids(timer)
+    trace = trace_ids(timer.traceparent, timer.span_id)
     return {
         "scope_id": timer.scope_id,
         "after_seconds": timer.after_seconds,

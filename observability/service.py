@@ -21,7 +21,7 @@ from .hang.roll_call import RollCall
 from .http.address import Address
 from .http.app import View, make_app
 from .http.server import HttpServer, tls_context
-from .samples.process_facts import add_open_files
+from .sampling.process_facts import add_open_files
 from .scope_durations import scope_durations
 from .settings import SettingsError
 from .sinks.metrics import Metrics
@@ -132,6 +132,7 @@ class Service:
                 source.close()
             self.pipeline.close(CLOSE_SECONDS)
             raise SettingsError(f"{origin}: {error}") from None
+        self.pipeline.stories.where = self._where()
         self.pipeline.watch(self.server.statistics)
         if self._roll_call is not None:
             self._roll_call.attach(self.server)
@@ -159,6 +160,15 @@ class Service:
         )
         self.pipeline.add(self._roll_call)
         return self._roll_call.before_kill
+
+    def _where(self) -> str:
+        """Say where more than an event is to be found; empty when nowhere."""
+        places = []
+        if self.http is not None:
+            places.append(f"{self.http.scheme}://{self.http.address}/")
+        if self.settings.events != "-":
+            places.append(f"timers report {os.path.abspath(self.settings.events)}")
+        return " or ".join(places)
 
     @property
     def address(self) -> Address | None:

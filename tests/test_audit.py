@@ -57,6 +57,7 @@ def test_without_any_it_passes(tmp_path: Path) -> None:
     assert said.startswith("0 of ")
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     "script",
     [

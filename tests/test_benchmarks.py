@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from benchmarks.table import Row, as_json, as_markdown, as_text
 from benchmarks.targets import Target
 
 TOP = Path(__file__).resolve().parent.parent
@@ -47,6 +46,7 @@ def is_whole(row: dict[str, Any], names: list[str]) -> bool:
     )
 
 
+@pytest.mark.process
 @pytest.mark.timeout(600)
 def test_all_of_them_run_and_give_whole_tables() -> None:
     done = run("--quick", "--json", "--without-torch")
@@ -68,29 +68,6 @@ def test_an_unknown_name_is_refused_with_the_known_ones() -> None:
     assert done.returncode == 2
     assert "no benchmark named latency" in done.stderr
     assert all(name in done.stderr for name in TITLES)
-
-
-ROWS = [
-    Row("floor", [2e-6, 1e-6, 3e-6]),
-    Row("ours", [5e-6, 7e-6, 6e-6], base="floor"),
-    Row("rate", [400_000.0], unit="1/s"),
-]
-
-
-def test_a_table_shows_medians_and_their_ratios() -> None:
-    _, _, floor, ours, rate = as_text("title", ROWS).splitlines()
-    assert floor.split() == ["floor", "2", "1", "3", "3", "us", "-", "3"]
-    assert ours.split() == ["ours", "6", "5", "7", "7", "us", "3.00x", "3"]
-    assert rate.split()[1] == "400,000"
-
-
-def test_a_table_in_markdown_has_the_same_figures() -> None:
-    assert "| ours | 6 us | 5 to 7 | 3.00x |" in as_markdown("title", ROWS).splitlines()
-
-
-def test_json_has_every_sample() -> None:
-    table = json.loads(as_json("title", ROWS))
-    assert [row["samples"] for row in table["rows"]] == [row.samples for row in ROWS]
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,28 @@ Usage::
         server.stop()
         print(process.exitcode)  # -9
 
-Importing this package loads nothing but the standard library.
+Importing this package loads nothing but the standard library, and of that what a worker needs.
+
+The map::
+
+    worker/                      what a worker loads: expires() and the clients
+    server/                      the watchdog: loop, timers, counts, workers, reaper
+    transport/                   wire format, named pipe, Unix socket
+    stacks/                      take, parse and print the stack of a process
+    auto/                        what timers run adds to a worker
+    linux/                       /proc, pidfd, descriptors, ptrace
+    api.py                       the contract, and base classes for a pair of one's own
+    socket_timer.py              the pair over a Unix socket, which is recommended
+    file_based_local_timer.py    the pair over a named pipe, with torch's wire format
+    local_timer.py               the pair over a multiprocessing queue
+    debug_info_logging.py        torch's hook for what is logged before a kill
+    events.py                    the events of a server, and who may listen
+    errors.py                    every exception that is raised here
+    clock.py                     the two clocks, replaceable in tests
+    bounded.py                   run what may block for a bounded time
+    forks.py                     reset objects in a forked child
+    testing.py                   clocks, clients and observers for tests
+    README.md                    how blocks, servers and the wire behave
 """
 
 import importlib
@@ -45,6 +66,7 @@ from .worker.queue_client import LocalTimerClient
 from .worker.scopes import configure, expires
 
 if TYPE_CHECKING:
+    __version__: str
     from .api import RequestQueue, TimerServer
     from .file_based_local_timer import FileTimerServer
     from .local_timer import LocalTimerServer, MultiprocessingRequestQueue
@@ -93,10 +115,20 @@ def __getattr__(name: str) -> Any:
         module = importlib.import_module(f"{__name__}.{_MODULES[name]}")
         found = globals()[name] = getattr(module, name)
         return found
+    if name == "__version__":
+        return _version()
     if name in _TORCHS_MODULES:
         return importlib.import_module(f"{__name__}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
+def _version() -> str:
+    metadata = importlib.import_module("importlib.metadata")  # as slow to load as all the rest
+    try:
+        return str(metadata.version("expiration-timers"))
+    except metadata.PackageNotFoundError:
+        return "unknown"  # run from a source tree that is not installed
+
+
 def __dir__() -> list[str]:
-    return [*__all__, *_TORCHS_MODULES]
+    return ["__version__", *__all__, *_TORCHS_MODULES]

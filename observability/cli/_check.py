@@ -7,6 +7,7 @@ known about it.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import os
 import platform
@@ -15,17 +16,17 @@ import socket
 import subprocess
 import sys
 import tempfile
-import threading
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from observability.explain.permission import tracing_advice
 from timers import FileTimerServer
-from timers.events import Event, StackDumped, TimerExpired, WorkerKilled
+from timers.events import StackDumped, TimerExpired, WorkerKilled
 from timers.linux import procfs
 from timers.server.reaper import ReapPolicy
 from timers.stacks import tools as stack_tools
 from timers.stacks.take import StackDump, take
+from timers.testing import RecordingObserver
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,7 +45,6 @@ def is_stuck_on_purpose():
 with timers.expires(0.3, "timers check"):
     is_stuck_on_purpose()
 """
-_YAMA = Path("/proc/sys/kernel/yama/ptrace_scope")
 _EXTRAS = {
     "otel": ("opentelemetry-sdk", "spans (extra 'otel')"),
     "torch": ("torch", "the torchrun example (extra 'torch')"),
@@ -126,19 +126,8 @@ def _py_spy() -> Result:
         name="py-spy",
         status="warning",
         message=(dump.error or "no stack").splitlines()[0],
-        advice=_ptrace_advice(),
+        advice=tracing_advice(),
     )
-
-
-def _ptrace_advice() -> str:
-    advice = "let this user trace its processes: in a container --cap-add SYS_PTRACE"
-    try:
-        scope = _YAMA.read_text(encoding="ascii").strip()
-    except OSError:
-        return advice
-    if scope == "0" or os.geteuid() == 0:
-        return advice
-    return f"{advice}; here kernel.yama.ptrace_scope is {scope}: sysctl kernel.yama.ptrace_scope=0"
 
 
 def _port(address: Address | None) -> Result:
@@ -159,26 +148,9 @@ def _port(address: Address | None) -> Result:
     return Result(name="http", status="ok", message=f"{address} is free")
 
 
-class _Recorder:
-    wants_requests = False
-
-    def __init__(self) -> None:
-        self.events: list[Event] = []
-        self.killed = threading.Event()
-
-    def emit(self, event: Event) -> None:
-        self.events.append(event)
-        if isinstance(event, WorkerKilled):
-            self.killed.set()
-
-    def flush(self, timeout: float) -> bool:
-        del timeout
-        return True
-
-
 def _rehearsal() -> Result:
     """A real worker, really stuck, really reaped."""
-    recorder = _Recorder()
+    recorder = RecordingObserver()
     with tempfile.TemporaryDirectory(prefix="timers-check-") as directory:
         path = os.path.join(directory, "timers.pipe")
         server = FileTimerServer(
@@ -191,11 +163,12 @@ def _rehearsal() -> Result:
         server.start()
         victim = subprocess.Popen([sys.executable, "-c", _VICTIM, path], stdin=subprocess.DEVNULL)
         try:
-            recorder.killed.wait(VICTIM_SECONDS)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                victim.wait(VICTIM_SECONDS)
         finally:
             victim.kill()
             code = victim.wait()
-            server.stop()
+            server.stop()  # which sees the reap through
     return _judge(recorder, code)
 
 
@@ -203,15 +176,15 @@ def _take_stacks(_run_id: str, expired_timers: dict[int, list[str]]) -> dict[int
     return {pid: take(pid) for pid in expired_timers}
 
 
-def _judge(recorder: _Recorder, code: int) -> Result:
-    expired = next((e for e in recorder.events if isinstance(e, TimerExpired)), None)
-    dumped = next((e for e in recorder.events if isinstance(e, StackDumped)), None)
-    if expired is None or not recorder.killed.is_set() or code != -signal.SIGKILL:
+def _judge(recorder: RecordingObserver, code: int) -> Result:
+    expired = next(iter(recorder.of(TimerExpired)), None)
+    dumped = next(iter(recorder.of(StackDumped)), None)
+    if expired is None or not recorder.of(WorkerKilled) or code != -signal.SIGKILL:
         return Result(
             name="rehearsal",
             status="failed",
             message=f"a stuck worker was not reaped within {VICTIM_SECONDS:g} s (it exited with"
-            f" {code}); events: {', '.join(event.name for event in recorder.events) or 'none'}",
+            f" {code}); events: {', '.join(recorder.names) or 'none'}",
             advice="see the other checks; a worker must share the user and the /proc of its server",
         )
     late = expired.lateness_seconds
@@ -222,7 +195,7 @@ def _judge(recorder: _Recorder, code: int) -> Result:
             name="rehearsal",
             status="warning",
             message=f"{reaped}, but where it was stuck is not known: {why.splitlines()[0]}",
-            advice=_ptrace_advice(),
+            advice=tracing_advice(),
         )
     if late > _LATE_SECONDS:
         return Result(

@@ -10,8 +10,8 @@ import urllib.parse
 import urllib.request
 from typing import Any
 
-from observability.fields import printable
 from observability.http.address import Address
+from observability.untrusted import printable
 
 __all__ = ["ServiceError", "fetch", "service_url"]
 

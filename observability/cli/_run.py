@@ -19,10 +19,11 @@ from timers.worker.environment import SERVER_PID_VARIABLE, SOCKET_VARIABLE
 
 from ._child import CannotStart, Child
 from ._own_process import devote_process
+from ._recorder import recorder_environment
 from ._supervise import Supervisor, become_subreaper, block_signals
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
 
     from observability.settings import Settings
     from timers.server.reaper import ReapPolicy
@@ -40,6 +41,8 @@ def run(
     settings: Settings,
     policy: ReapPolicy,
     timer_socket: str | None = None,
+    *,
+    nccl_timing: bool = False,
 ) -> int:
     """Run ``command`` under a timer server; return what to exit with.
 
@@ -49,6 +52,7 @@ def run(
     :param timer_file: path of the named pipe; None for one in a temporary directory of its own.
     :param timer_socket: path of the Unix socket; None for one in that directory (and none at all
         where its path would be too long for a socket), "off" for none.
+    :param nccl_timing: whether NCCL shall record when an operation starts on the GPU.
     :raises ~observability.settings.SettingsError: something that was asked for is not possible;
         the command was not started then.
     """
@@ -56,13 +60,17 @@ def run(
         raise SettingsError(f"timers run needs Linux (prctl, pidfd, /proc), this is {sys.platform}")
     signals, mask = block_signals()
     become_subreaper()
-    with _paths(timer_file, timer_socket) as (path, socket_path):
+    with (
+        _paths(timer_file, timer_socket) as (path, socket_path),
+        recorder_environment(os.environ, timing=nccl_timing) as recorder,
+    ):
         service = Service(path, settings, policy, socket_path)
         try:
             service.start()
             started = time.monotonic()
             try:
-                child = Child(command, _environment(service, path, socket_path), mask)
+                environment = _environment(service, path, socket_path) | recorder
+                child = Child(command, environment, mask)
             except CannotStart as error:
                 service.say(str(error), "error")
                 return error.code
@@ -113,7 +121,7 @@ def _usable(path: str) -> str | None:
         return None
 
 
-def _environment(service: Service, path: str, socket_path: str | None) -> Mapping[str, str]:
+def _environment(service: Service, path: str, socket_path: str | None) -> dict[str, str]:
     environment = dict(os.environ)
     environment.pop(SOCKET_VARIABLE, None)  # that of a service around this one
     if socket_path is not None:

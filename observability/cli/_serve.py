@@ -13,8 +13,7 @@ from observability.settings import SettingsError
 from timers.transport.socket_path import check_directory, check_path
 
 from ._own_process import devote_process
-from ._sd_listen import activated_socket
-from ._sd_notify import notify, watchdog_seconds
+from ._systemd import activated_socket, notify, watchdog_seconds
 
 if TYPE_CHECKING:
     from observability.settings import Settings

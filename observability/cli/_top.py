@@ -16,7 +16,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from observability.fields import printable
+from observability.untrusted import printable, replaced
 from timers.server.statistics import NEAR_MISS
 
 from ._client import ServiceError
@@ -63,7 +63,7 @@ def render(answer: dict[str, Any]) -> Group:
     :raises ServiceError: it is not that of a timer service.
     """
     try:
-        return _render(_cleaned(answer))
+        return _render(replaced(answer, str, printable))
     except (LookupError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as e:
         raise ServiceError(f"the answer is not that of a timer service: {e!r}") from None
 
@@ -113,17 +113,6 @@ def _reaps(records: list[dict[str, Any]]) -> list[Text]:
             )
         )
     return lines
-
-
-def _cleaned(value: Any) -> Any:
-    """What somebody answered, without what could move the cursor."""
-    if isinstance(value, str):
-        return printable(value)
-    if isinstance(value, list):
-        return [_cleaned(item) for item in value]
-    if isinstance(value, dict):
-        return {name: _cleaned(item) for name, item in value.items()}
-    return value
 
 
 def _seconds(value: float) -> str:

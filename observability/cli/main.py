@@ -12,6 +12,7 @@ from dataclasses import replace
 import click
 from click.shell_completion import get_completion_class
 
+from observability.explain.command import explain
 from observability.report.command import report
 from observability.settings import DEFAULT_ADDRESS, SettingsError
 
@@ -25,7 +26,6 @@ from ._options import (
     to_interval,
     to_users,
 )
-from ._standard_streams import keep_standard_streams
 
 __all__ = ["main"]
 
@@ -57,6 +57,11 @@ def main() -> None:
     type=click.Path(),
     help="Path of the Unix socket, or 'off'. By default in a private temporary directory.",
 )
+@option(
+    "--nccl-timing/--no-nccl-timing",
+    help="Have NCCL record when an operation starts (TORCH_NCCL_ENABLE_TIMING): tells a rank whose"
+    " GPU is busy from those that wait for it, and costs each operation two CUDA events.",
+)
 @click.argument(
     "command", metavar="COMMAND [ARG]...", nargs=-1, required=True, type=click.UNPROCESSED
 )
@@ -80,7 +85,14 @@ def run(context: click.Context, /, command: tuple[str, ...], **_: object) -> Non
     _prepare_stderr(settings.events, settings.run_id)
     try:
         given = context.params
-        code = run_command(command, given["timer_file"], settings, policy, given["timer_socket"])
+        code = run_command(
+            command,
+            given["timer_file"],
+            settings,
+            policy,
+            given["timer_socket"],
+            nccl_timing=given["nccl_timing"],
+        )
     except SettingsError as error:
         raise click.UsageError(str(error), context) from None
     sys.exit(code)
@@ -129,6 +141,7 @@ def serve(context: click.Context, /, **_: object) -> None:
         raise click.UsageError(str(error), context) from None
 
 
+main.add_command(explain)
 main.add_command(report)
 
 
@@ -220,7 +233,7 @@ def completion(*, shell: str) -> None:
 
 
 def _prepare_stderr(events: str, run_id: str) -> None:
-    from ._process_logging import log_to_stderr  # noqa: PLC0415  # as above
+    from ._own_process import keep_standard_streams, log_to_stderr  # noqa: PLC0415  # as above
 
     keep_standard_streams()
     log_to_stderr(as_json=events == "-" and not os.isatty(2), run_id=run_id)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from observability.fields import printable
+from observability.untrusted import printable
 
 if TYPE_CHECKING:
     from timers.server.server import WatchdogServer

@@ -16,6 +16,8 @@ from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
+from observability.untrusted import replaced
+
 from ._active import active_timers
 from ._auth import Guard
 from ._page import page
@@ -155,7 +157,7 @@ def _text(message: str, status: int = 200) -> Response:
 
 
 def _json(value: Any) -> Response:
-    body = json.dumps(_finite(value), allow_nan=False)
+    body = json.dumps(replaced(value, float, _finite), allow_nan=False)
     return Response(
         body.encode("ascii"),
         media_type="application/json",
@@ -163,12 +165,6 @@ def _json(value: Any) -> Response:
     )
 
 
-def _finite(value: Any) -> Any:
+def _finite(value: float) -> float | None:
     """Replace what JSON does not have, NaN and infinities, by null."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {name: _finite(item) for name, item in value.items()}
-    if isinstance(value, list):
-        return [_finite(item) for item in value]
-    return value
+    return value if math.isfinite(value) else None

@@ -21,7 +21,7 @@ from collections import Counter, defaultdict
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from observability.fields import number, printable
+from observability.untrusted import number, printable
 from timers.server.statistics import NEAR_MISS, WARM_UP_USES
 
 if TYPE_CHECKING:

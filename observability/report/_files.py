@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from observability.fields import printable
+from observability.untrusted import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

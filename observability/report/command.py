@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from observability.hang.text import render
+
 from ._deadlines import advise, render_advice
 from ._files import UnusableError, of_one_run, read_files
-from ._html import page
-from ._incidents import Incident, incidents
+from .html import page
+from .incidents import Incident, incidents
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -92,7 +94,7 @@ def _print_hangs(run_id: str, hangs: Sequence[Incident], *, as_json: bool) -> in
     elif not hangs:
         click.echo("No timer expired: there is nothing to report.")
     else:
-        texts = [f"{hang.started}\n{hang.report.render(width=_width())}" for hang in hangs]
+        texts = [f"{hang.started}\n{render(hang.report, width=_width())}" for hang in hangs]
         click.echo("\n\n".join(texts))
     return SUSPECT if any(hang.report.suspects for hang in hangs) else NOBODY
 

@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from observability.fields import printable, to_fields
+from observability.events import LogRecord, Notice
+from observability.fields import to_fields
+from observability.untrusted import encodable, printable, replaced
 from timers.events import TimerAcquired, TimerReleased
 
 from ._dumps import DumpDirectory
@@ -35,7 +37,9 @@ LEVELS = ("debug", "info", "warning", "error")
 """From the chattiest to the gravest."""
 _NOT_FOR_EYES = ("run_id", "host", "expiration_time")
 """The same in each line of a terminal, or seconds since the epoch."""
-_FIRST = ("event", "level", "timestamp", "run_id", "host")
+_SPOKEN = (Notice.name, LogRecord.name)
+"""Events that are nothing but their message; in others it repeats the fields."""
+_FIRST = ("event", "level", "timestamp", "run_id", "host", "message")
 
 
 class LogSink:
@@ -167,25 +171,14 @@ def _in_order(_logger: Any, _method: str, fields: Fields) -> Fields:
 
 
 def _encodable(_logger: Any, _method: str, fields: Fields) -> Fields:
-    """Write out lone surrogates (``os.fsdecode`` makes them), which many JSON readers refuse."""
-    return {name: _clean(value) for name, value in fields.items()}
-
-
-def _clean(value: Any) -> Any:
-    if isinstance(value, str):
-        return value.encode("utf-8", "backslashreplace").decode()
-    if isinstance(value, list):
-        return [_clean(item) for item in value]
-    if isinstance(value, dict):
-        return {name: _clean(item) for name, item in value.items()}
-    return value
+    return replaced(dict(fields), str, encodable)  # type: ignore[no-any-return]  # a dictionary stays one
 
 
 def _readable(_logger: Any, _method: str, fields: Fields) -> Fields:
     """For eyes: the stack as indented text below the line, nothing that could move the cursor."""
     readable: Fields = {}
     for name, value in fields.items():
-        if name in _NOT_FOR_EYES:
+        if name in _NOT_FOR_EYES or (name == "message" and fields.get("event") not in _SPOKEN):
             continue
         if name == "stack":
             readable[name] = "\n".join(line for thread in value for line in _thread_lines(thread))

@@ -12,12 +12,10 @@ oldest of them: one watchdog that has stalled must not hide behind another.
 
 from __future__ import annotations
 
-import importlib.metadata
 import platform
-import re
 import socket
 from itertools import accumulate
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
 from prometheus_client.core import (
@@ -30,68 +28,37 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 from prometheus_client.samples import Exemplar
 
-from observability.fields import printable
+import timers
 from observability.hang.types import Verdict
+from observability.untrusted import printable
+
+from .trace_ids import trace_ids
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from prometheus_client.core import Metric
 
+    from observability.pipeline import Pipeline, SinkCounts
     from timers.server.statistics import Histogram, ScopeStatistics, Statistics
 
-__all__ = ["Counts", "Metrics", "Source"]
+__all__ = ["LABEL_CHARACTERS", "Metrics"]
 
 LABEL_CHARACTERS = 120
 """Longest scope in a label; longer ones that begin alike share their series."""
-_DISTRIBUTION = "expiration-timers"
-_TRACE_ID = re.compile(r"[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-")
 
 _Buckets = "Sequence[tuple[str, float] | tuple[str, float, Exemplar]]"
-
-
-class Counts(Protocol):
-    """What a sink lost."""
-
-    @property
-    def dropped(self) -> int:
-        """Events it was not given, or lost itself."""
-        ...
-
-    @property
-    def errors(self) -> int:
-        """Events over which it raised."""
-        ...
-
-
-class Source(Protocol):
-    """Where the numbers come from: a :class:`~observability.pipeline.Pipeline`."""
-
-    @property
-    def run_id(self) -> str:
-        """Names the job."""
-        ...
-
-    @property
-    def statistics(self) -> Sequence[Statistics]:
-        """Of each server."""
-        ...
-
-    @property
-    def sink_counts(self) -> Mapping[str, Counts]:
-        """Of each sink, by name."""
-        ...
 
 
 class Metrics:
     """What is answered to a scrape. Safe from any thread.
 
-    :param source: read anew for each scrape.
+    :param pipeline: read anew for each scrape.
     """
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, pipeline: Pipeline) -> None:
         self.registry = CollectorRegistry()
-        self.registry.register(_Collector(source))
+        self.registry.register(_Collector(pipeline))
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
 
@@ -109,10 +76,10 @@ class Metrics:
 
 
 class _Collector(Collector):
-    def __init__(self, source: Source) -> None:
-        self._source = source
+    def __init__(self, pipeline: Pipeline) -> None:
+        self._pipeline = pipeline
         self._build = {
-            "version": _version(),
+            "version": timers.__version__,
             "python_version": platform.python_version(),
         }
 
@@ -121,25 +88,18 @@ class _Collector(Collector):
         return []
 
     def collect(self) -> Iterator[Metric]:
-        statistics = tuple(self._source.statistics)
+        statistics = tuple(self._pipeline.statistics)
         yield from _scope_metrics(_by_label(statistics))
         yield from _server_metrics(statistics)
-        yield from _sink_metrics(self._source.sink_counts)
+        yield from _sink_metrics(self._pipeline.sink_counts)
         yield InfoMetricFamily(
             "timers_run",
             "Which run this service is for, and on which host.",
-            value={"run_id": self._source.run_id, "host": socket.gethostname()},
+            value={"run_id": self._pipeline.run_id, "host": socket.gethostname()},
         )
         yield InfoMetricFamily(
             "timers_build", "Version of expiration-timers and of Python.", value=self._build
         )
-
-
-def _version() -> str:
-    try:
-        return importlib.metadata.version(_DISTRIBUTION)
-    except importlib.metadata.PackageNotFoundError:
-        return "unknown"  # run from a source tree that is not installed
 
 
 def _by_label(statistics: Sequence[Statistics]) -> dict[str, list[ScopeStatistics]]:
@@ -250,7 +210,7 @@ def _server_metrics(statistics: Sequence[Statistics]) -> Iterator[Metric]:
     yield swept
 
 
-def _sink_metrics(sinks: Mapping[str, Counts]) -> Iterator[Metric]:
+def _sink_metrics(sinks: Mapping[str, SinkCounts]) -> Iterator[Metric]:
     dropped = CounterMetricFamily(
         "timers_events_dropped",
         "Events that a sink was not given, because its queue was full or it had been closed.",
@@ -284,5 +244,5 @@ def _add(
 
 
 def _exemplar(found: tuple[str, float, float] | None) -> Exemplar | None:
-    trace = _TRACE_ID.match(found[0]) if found else None
-    return Exemplar({"trace_id": trace[1]}, *found[1:]) if found and trace else None
+    trace = trace_ids(found[0]) if found else None
+    return Exemplar({"trace_id": trace.trace_id}, *found[1:]) if found and trace else None

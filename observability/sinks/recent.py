@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from observability.events import HangReported
 from observability.fields import timestamp, to_fields
+from observability.hang.text import render
 from timers.events import ReapFailed, StackDumped, TimerExpired, WorkerKilled
 
 from .bounded import fit
@@ -42,7 +43,7 @@ class RecentReaps:
         if isinstance(event, HangReported):
             self.hang = {
                 "timestamp": timestamp(event.timestamp),
-                "text": event.report.render(width=120),
+                "text": render(event.report, width=120),
                 **event.report.to_dict(),
             }
             return

@@ -26,7 +26,8 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
 from observability.events import HangReported
-from observability.fields import printable, stack_fields
+from observability.fields import stack_fields
+from observability.untrusted import printable
 from timers.events import (
     Event,
     ReapFailed,
@@ -143,7 +144,7 @@ class SpanSink:
         self, event: Event, worker: WorkerInfo, timer: TimerInfo, elapsed: float, status: Status
     ) -> None:
         events = self._unfinished.pop(_key(worker, timer), [])
-        ids = trace_ids(timer)
+        ids = trace_ids(timer.traceparent, timer.span_id)
         if ids is not None and not ids.sampled:
             return
         trace_id = int(ids.trace_id, 16) if ids else secrets.randbits(128) or 1

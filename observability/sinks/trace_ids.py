@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from timers.events import TimerInfo
-
 __all__ = ["TraceIds", "spans_wanted", "trace_ids"]
 
 # Version 00, and whatever later versions append.
@@ -46,15 +44,14 @@ def spans_wanted(environ: Mapping[str, str]) -> bool:
     )
 
 
-def trace_ids(timer: TimerInfo) -> TraceIds | None:
-    """Read what the worker sent; None when it sent nothing, or nothing that is valid."""
-    found = _TRACEPARENT.fullmatch(timer.traceparent or "")
+def trace_ids(traceparent: str | None, span_id: str | None = None) -> TraceIds | None:
+    """Read what a worker sent; None when it sent nothing, or nothing that is valid."""
+    found = _TRACEPARENT.fullmatch(traceparent or "")
     if found is None:
         return None
-    span_id = timer.span_id if _SPAN_ID.fullmatch(timer.span_id or "") else None
     return TraceIds(
         trace_id=found[1],
         parent_id=None if found[2] == _NO_PARENT else found[2],
-        span_id=span_id,
+        span_id=span_id if _SPAN_ID.fullmatch(span_id or "") else None,
         sampled=bool(int(found[3], 16) & 1),
     )

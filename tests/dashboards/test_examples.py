@@ -131,7 +131,7 @@ def test_a_wrong_manifest_is_not_valid(tmp_path: Path) -> None:
         jsonschema.validate(wrong["spec"], OPERATOR["PodMonitor"])
 
 
-def test_kubernetes_gets_the_very_rules_and_dashboards() -> None:
+def test_kubernetes_gets_the_very_rules() -> None:
     groups = manifest("prometheusrule.yaml")["spec"]["groups"]
     expected = [
         group
@@ -139,8 +139,20 @@ def test_kubernetes_gets_the_very_rules_and_dashboards() -> None:
         for group in yaml.safe_load(path.read_text())["groups"]
     ]
     assert groups == expected
-    carried = manifest("dashboards-configmap.yaml")["data"]
-    assert carried == {path.name: path.read_text() for path in HERE.glob("*.json")}
+
+
+def test_kubectl_makes_a_config_map_of_the_very_dashboards(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [require("kubectl", "kubernetes-client"), "kustomize", str(HERE)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    (built,) = yaml.safe_load_all(done.stdout)
+    assert complaints(built, tmp_path / "dashboards.yaml") == ""
+    assert built["metadata"]["labels"] == {"grafana_dashboard": "1"}
+    assert built["data"] == {path.name: path.read_text() for path in HERE.glob("*.json")}
 
 
 def pod(name: str) -> dict[str, Any]:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 REPOSITORY = HERE.parent
 LOOKED_AT = [*sorted(HERE.glob("*.json")), RECORDING, ALERTS]
-DOCUMENTED = [HERE / "README.md", REPOSITORY / "README.md"]
+DOCUMENTED = [HERE / "README.md", REPOSITORY / "observability" / "README.md"]
 SERIES = re.compile(
     r"\b(timers_[a-z0-9_]+|process_[a-z_]+_(?:total|bytes|fds|seconds)|python_info)\b"
 )

@@ -110,6 +110,7 @@ def test_a_reap_by_our_file_server(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.process
 def test_no_sink_prevents_a_reap_and_the_counters_say_what_was_lost(tmp_path: Path) -> None:
     path = tmp_path / "pipe"
     stuck, raising = BlockingSink("stuck"), RaisingSink(OSError("always"))
@@ -166,6 +167,7 @@ def torch_server() -> Callable[..., Any]:
     return server
 
 
+@pytest.mark.process
 def test_torchs_own_server(tmp_path: Path) -> None:
     torch_server()
     log = tmp_path / "log"

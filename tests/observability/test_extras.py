@@ -46,6 +46,7 @@ def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("package", ["opentelemetry.sdk", "opentelemetry.exporter", "torch"])
 def test_every_module_is_imported_without(package: str) -> None:
     result = python(WITHOUT.format(package=package) + EVERY_MODULE)

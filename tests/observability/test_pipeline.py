@@ -124,6 +124,7 @@ def test_a_sink_that_cannot_be_closed_is_said(caplog: pytest.LogCaptureFixture) 
     assert "the sink 'broken' could not be closed" in caplog.text
 
 
+@pytest.mark.slow
 def test_a_sink_whose_close_does_not_return_is_left(blocked: BlockingSink) -> None:
     class Stuck(RecordingSink):
         def close(self) -> None:

@@ -278,12 +278,12 @@ def test_all_that_expired_is_told_in_order_and_one_kill_ends_it(
 def test_a_reap_under_way_is_finished_when_the_server_is_stopped(
     files: FilePair, recorder: Recorder
 ) -> None:
-    entered = threading.Event()
+    entered, over = threading.Event(), threading.Event()
 
     def before_kill(run_id: str, timers: dict[int, list[str]]) -> None:
         del run_id, timers
         entered.set()
-        threading.Event().wait()
+        over.wait()
 
     server = files.server(
         observer=recorder, before_kill=before_kill, policy=ReapPolicy(dump_timeout=0.5)
@@ -292,6 +292,7 @@ def test_a_reap_under_way_is_finished_when_the_server_is_stopped(
     worker.tell("stuck", "hang", 0.2)
     assert entered.wait(60)
     server.stop()
+    over.set()
     assert worker.gone(0)
     assert [event.name for event in recorder.events] == [
         "watchdog started",

@@ -14,9 +14,9 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from observability import open_pipeline
-from observability.fields import printable
 from observability.sinks.log import LogSink
 from observability.sinks.metrics import Metrics
+from observability.untrusted import printable
 from support.command import Cli
 from support.samples import all_events
 from support.waiting import eventually

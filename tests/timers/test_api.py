@@ -21,6 +21,7 @@ from timers.events import (
     WatchdogStopped,
     WorkerKilled,
 )
+from timers.server.logging_observer import log_events
 from timers.server.statistics import Statistics
 from timers.testing import RecordingObserver
 
@@ -320,8 +321,10 @@ def test_the_scopes_of_requests() -> None:
 
 
 def test_a_server_without_observer_logs_its_events(
-    requests: PlainQueue, caplog: pytest.LogCaptureFixture
+    requests: PlainQueue, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    log = log_events()
+    monkeypatch.setattr("timers.api.log_events", lambda: log)
     server = PlainServer(requests)
     PlainClient(requests, "w").acquire("x", time.time() - 1)
 
@@ -335,3 +338,4 @@ def test_a_server_without_observer_logs_its_events(
     assert messages()[0].startswith("timer expired: ")
     assert "scope='x'" in messages()[0]
     assert messages()[1].startswith("kill worker process: ")
+    log.close(30)

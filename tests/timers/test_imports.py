@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 import inspect
 import json
 import pkgutil
@@ -51,6 +52,7 @@ def test_importing_loads_the_standard_library_and_nothing_else() -> None:
         assert "site-packages" not in (file or ""), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", MODULES)
 def test_no_module_needs_more_than_the_standard_library(module: str) -> None:
     loaded = loaded_by(f"import {module}")
@@ -79,8 +81,18 @@ def test_what_a_worker_seldom_needs_is_not_loaded_for_it() -> None:
         "xml",
     }
     assert roots(loaded) & heavy == set()
-    # What only servers' stack dumps and users' tests need.
-    assert not {"timers.stacks._ladder", "timers.stacks.tools", "timers.testing"} & set(loaded)
+    # What only servers and users' tests need.
+    ours = {name for name in loaded if name.startswith("timers.")}
+    assert not {name for name in ours if name.split(".")[1] in ("server", "stacks", "testing")}
+    ends = {name for name in ours if name.startswith("timers.transport.")}
+    assert ends == {"timers.transport.wire", "timers.transport.fifo_writer"}
+
+
+def test_the_version_is_that_of_what_is_installed() -> None:
+    assert timers.__version__ == importlib.metadata.version("expiration-timers")
+    assert "__version__" in dir(timers)
+    assert "importlib.metadata" not in loaded_by("import timers")
+    assert "importlib.metadata" in loaded_by("import timers; timers.__version__")
 
 
 def test_importing_starts_no_thread_and_says_nothing() -> None:
@@ -145,6 +157,7 @@ def test_the_names_of_torch_are_there() -> None:
     assert timers.__all__ == sorted(timers.__all__)
 
 
+@pytest.mark.process
 def test_the_usage_in_the_documentation_runs(tmp_path_factory: pytest.TempPathFactory) -> None:
     _, _, usage = (timers.__doc__ or "").partition("Usage::\n")
     block, _, _ = usage.partition("\nImporting this package")

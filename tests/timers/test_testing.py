@@ -155,6 +155,8 @@ def test_an_observer_keeps_the_order_and_flushes(
         observer.emit(event)
     assert observer.flush(30) is True
     assert seen == all_events()
+    if isinstance(observer, Dispatcher):
+        observer.close(30)
 
 
 def test_a_recording_observer_finds_its_events() -> None:

@@ -31,7 +31,9 @@ __all__ = [
     "environment",
     "exit_status",
     "facts",
+    "io_bytes",
     "owners",
+    "page_faults",
     "start_time",
     "stat",
     "thread_cpu_seconds",
@@ -209,10 +211,31 @@ def thread_cpu_seconds(pid: int, thread: int) -> float | None:
     return _parse_stat(text).cpu_seconds if text else None
 
 
+def page_faults(pid: int, thread: int) -> int | None:
+    """Count the pages that one thread of ``pid`` was first to touch; None when it is gone.
+
+    Minor faults (proc(5), ``minflt``): memory that grows, or is given back and taken again.
+    """
+    text = _read(pid, f"task/{thread}/stat")
+    return int(text[text.rindex(")") + 2 :].split()[7]) if text else None
+
+
 def voluntary_switches(pid: int, thread: int) -> int | None:
     """Count how often one thread of ``pid`` has gone to sleep; None when it is gone."""
     words = _status(pid, "voluntary_ctxt_switches", f"task/{thread}/status")
     return int(words[0]) if words else None
+
+
+def io_bytes(pid: int) -> int | None:
+    """Count the bytes that ``pid`` read and wrote, by system calls and to storage; else None.
+
+    The kernel shows them to those who may trace the process (proc(5), ``/proc/PID/io``). What goes
+    through send(2) and recv(2) is not among them.
+    """
+    wanted = ("rchar", "wchar", "read_bytes", "write_bytes")
+    pairs = (line.split(": ") for line in (_read(pid, "io") or "").splitlines())
+    found = [int(pair[1]) for pair in pairs if pair[0] in wanted]
+    return sum(found) if found else None
 
 
 def _status(pid: int, field: str, name: str = "status") -> list[str]:

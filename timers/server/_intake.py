@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import chain
 from typing import TYPE_CHECKING
 
-from timers.events import RequestRejected, TimerAcquired
+from timers.events import RequestRejected, TimerAcquired, TimerInfo, TimerReleased
 
 from ._state import NS, timer_info
 from ._table import Timer, TooManyTimersError
@@ -24,6 +24,8 @@ __all__ = ["HOLD_NS", "Intake"]
 _FOREVER = 2**63
 _REJECTIONS_LOGGED_EVERY_NS = NS
 _MOST_OFFSETS = 1000
+_MOST_SPANS = 10_000
+"""Of blocks that are open on boards; further ones end without one."""
 HOLD_NS = NS // 2
 """How long releases that were held up get to arrive before anything expires."""
 _HELD_UP_NS = NS // 10
@@ -86,17 +88,24 @@ class Intake:
         except Exception as lasting:  # noqa: BLE001  # as above
             self._reject("internal_error", f"{lasting!r} on {message}", message.pid)
 
-    def _apply(self, message: Message, now_ns: int) -> None:
-        pid, scope_id, start_time = message.pid, message.scope_id, message.start_time
+    def sender(self, pid: int, start_time: int | None) -> Worker | None:
+        """Return the worker that sent a request; None when that process is gone and replaced."""
         worker = self._by_pid.get(pid)
         if worker is None or (start_time is not None and start_time != worker.start_time):
-            found = self._workers.identify(pid, start_time)
-            if found is None:
-                detail = f"the process with pid {pid} is not the one that sent the request"
-                self._reject("identity_mismatch", detail, pid)
-                return
-            worker = found
+            return self._workers.identify(pid, start_time)
+        return worker
+
+    def _apply(self, message: Message, now_ns: int) -> None:  # noqa: PLR0911  # hot path
+        pid, scope_id = message.pid, message.scope_id
+        worker = self.sender(pid, message.start_time)
+        if worker is None:
+            detail = f"the process with pid {pid} is not the one that sent the request"
+            self._reject("identity_mismatch", detail, pid)
+            return
         if worker.refusal is not None and self._refuses(worker):
+            return
+        if message.board:
+            self._report(worker, message)
             return
         self._accepted += 1
         scope = self._statistics.scopes.get(scope_id) or self._statistics.scope(scope_id)
@@ -127,6 +136,33 @@ class Intake:
             return
         if replaced is None or message.missed is None:
             self._state.emit(TimerAcquired, worker=worker.info, timer=timer_info(timer))
+
+    def _report(self, worker: Worker, message: Message) -> None:
+        """Emit what a worker says of a block that its board counts and keeps."""
+        span = message.traceparent, message.span_id
+        info = TimerInfo(
+            scope_id=message.scope_id,
+            expiration_time=message.expiration_time,
+            after_seconds=message.after or 0.0,
+            signal=message.signal,
+            thread=message.thread,
+            traceparent=span[0],
+            span_id=span[1],
+        )
+        spans, key = self._state.boards.spans, (worker, message.thread, message.scope_id)
+        if message.took is None:
+            if span != (None, None) and len(spans) < _MOST_SPANS:
+                spans[key] = span
+            self._state.emit(TimerAcquired, worker=worker.info, timer=info)
+            return
+        spans.pop(key, None)
+        self._state.emit(
+            TimerReleased,
+            worker=worker.info,
+            timer=info,
+            elapsed_seconds=message.took,
+            error=message.error,
+        )
 
     def _refuses(self, worker: Worker) -> bool:
         self._workers.check_again(worker)

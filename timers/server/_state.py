@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from timers.events import TimerInfo, TimerReleased, WorkerInfo
 
+from ._boards import Boards
 from ._table import Timer, TimerTable
 
 if TYPE_CHECKING:
@@ -128,7 +129,8 @@ class State:
         self.observer = observer
         self.max_timers = max_timers
         self.table: TimerTable[Worker] = TimerTable(max_timers)
-        self.deadlines: list[Deadlines] = [self.table]
+        self.boards = Boards(clock, statistics)
+        self.deadlines: list[Deadlines] = [self.table, self.boards]
         """Everywhere that timers are kept."""
         self.lock = threading.RLock()
         """Held while timers or workers change; never while waiting."""

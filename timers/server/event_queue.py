@@ -17,6 +17,7 @@ import contextlib
 import logging
 import threading
 import time
+import weakref
 from collections import deque
 from typing import TYPE_CHECKING
 
@@ -81,6 +82,8 @@ class Dispatcher:
         self._work = threading.Condition(self._lock)
         self._progress = threading.Condition(self._lock)
         self._queue: deque[Event] = deque()
+        self._held: deque[Dispatcher] = deque(maxlen=1)
+        """This object itself, for its thread, while there is something to deliver."""
         self._thread: threading.Thread | None = None
         self._idle = False
         self._accepted = 0
@@ -120,6 +123,7 @@ class Dispatcher:
                 return
             self._queue.append(event)
             self._accepted += 1
+            self._held.append(self)
             if self._idle:
                 self._work.notify()
             elif self._thread is None:
@@ -184,7 +188,10 @@ class Dispatcher:
 
     def _start(self) -> None:
         thread = threading.Thread(
-            target=self._run, args=(self._queue,), name=f"timers-{self.name}", daemon=True
+            target=_deliver_all,
+            args=(weakref.ref(self), self._held, self._work, self._queue),
+            name=f"timers-{self.name}",
+            daemon=True,
         )
         self._thread = thread
         try:
@@ -194,26 +201,29 @@ class Dispatcher:
             # queued, and the next one tries again.
             self._thread = None
 
-    def _run(self, queue: deque[Event]) -> None:
-        while True:
-            with self._lock:
-                while not queue:
-                    if self._closed or queue is not self._queue:
-                        return
-                    self._idle = True
-                    self._work.wait()
-                    self._idle = False
-                event = queue.popleft()
-            error = self._call(event)
-            with self._lock:
-                if queue is not self._queue:
-                    return  # Forked inside ``deliver``: the parent's queue is not the child's.
-                self._settled += 1
-                if error is not None:
-                    self._errors += 1
-                self._progress.notify_all()
+    def _wait_for(self, queue: deque[Event]) -> bool:
+        """Return whether the thread of ``queue`` is to wait; called with the lock held."""
+        self._idle = not self._closed and queue is self._queue
+        return self._idle
+
+    def _deliver_one(self, event: Event, queue: deque[Event]) -> bool:
+        """Deliver ``event``; return whether the thread goes on."""
+        error = self._call(event)
+        with self._lock:
+            if queue is not self._queue:
+                return False  # Forked inside ``deliver``: the parent's queue is not the child's.
+            self._settled += 1
             if error is not None:
-                self._log(error)
+                self._errors += 1
+            self._progress.notify_all()
+        if error is not None:
+            self._log(error)
+        return True
+
+    def __del__(self) -> None:
+        # One made for a server that was stopped and forgotten must not cost a thread.
+        with contextlib.suppress(Exception), self._lock:
+            self._work.notify_all()
 
     def _call(self, event: Event) -> BaseException | None:
         try:
@@ -238,6 +248,32 @@ class Dispatcher:
                 # A full disk is no bug, and its traceback would tell nobody more.
                 exc_info=None if isinstance(error, OSError) else error,
             )
+
+
+def _deliver_all(
+    reference: weakref.ref[Dispatcher],
+    held: deque[Dispatcher],
+    work: threading.Condition,
+    queue: deque[Event],
+) -> None:
+    """Run the thread of a dispatcher, which lives only by others while there is nothing to do."""
+    while True:
+        with work:
+            while not queue:
+                held.clear()
+                dispatcher = reference()
+                if dispatcher is None or not dispatcher._wait_for(queue):  # noqa: SLF001  # a part of the class
+                    return
+                del dispatcher
+                if reference() is None:  # nobody else held it any more
+                    return
+                work.wait()
+            (dispatcher,) = held
+            dispatcher._idle = False  # noqa: SLF001  # as above
+            event = queue.popleft()
+        if not dispatcher._deliver_one(event, queue):  # noqa: SLF001  # as above
+            return
+        del dispatcher, event
 
 
 class Observers:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 from timers.transport.wire import Message
 from timers.worker.pipe_client import FileTimerRequest
 
+from ._torch_callback import LogEvent, both
 from .server import WatchdogServer
-from .torch_callback import LogEvent, both
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

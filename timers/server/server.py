@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from ._table import Timer
     from .reaper import BeforeKill
+    from .statistics import Statistics
     from .workers import Worker
 
 __all__ = ["WatchdogServer"]
@@ -105,6 +106,14 @@ class WatchdogServer(TimerServer):
         super()._receive_with(observer)
         if "_watchdog" in vars(self):  # not yet in the base class's constructor
             self._watchdog.state.observer = observer
+
+    @property
+    def statistics(self) -> Statistics:
+        """Exact counts of what this server did; any thread may read them."""
+        found = super().statistics
+        if "_watchdog" in vars(self):  # not yet in the constructor
+            found.collect()
+        return found
 
     # -- what torch's servers have, by the same names --------------------------------------------
 

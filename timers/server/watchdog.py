@@ -14,7 +14,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import select
+import time
 from typing import TYPE_CHECKING, Protocol
 
 from timers.events import (
@@ -28,7 +30,11 @@ from timers.events import (
     WorkerKilled,
 )
 from timers.forks import reset_in_child
+from timers.transport.board import MOMENT_NS
+from timers.transport.source import BoardSource
+from timers.transport.wire import BOARD, Rejection
 
+from ._boards import BadBoardError
 from ._intake import HOLD_NS, Intake
 from ._reaping import Reap, Reaping
 from ._state import NS, RunningTimer, State, running, timer_info
@@ -41,7 +47,7 @@ if TYPE_CHECKING:
     from timers.clock import Clock
     from timers.events import Observer, WorkerInfo
     from timers.transport.source import Source
-    from timers.transport.wire import Message, Rejection
+    from timers.transport.wire import Message
 
     from ._table import TimerTable
     from .reaper import Step
@@ -55,6 +61,7 @@ _FOREVER = 2**63
 _OVERSLEPT_NS = 2 * NS
 """A server that wakes up this much too late was stopped (SIGSTOP, a frozen cgroup). The releases
 that its workers could not send meanwhile get some time to arrive before anything expires."""
+_COUNT_SECONDS = 0.25
 _HOLD_AT_MOST_NS = 5 * HOLD_NS
 """As long as requests keep coming in it is still catching up, and holds on for up to this long."""
 
@@ -64,6 +71,14 @@ class Sampler(Protocol):
 
     def moments(self, after_seconds: float) -> tuple[float, ...]:
         """Return when to sample, in seconds after the acquire, for a timer of ``after_seconds``."""
+        ...
+
+    @property
+    def first(self) -> tuple[int, int]:
+        """What workers have to know of :meth:`moments`; (0, 0) when there never are any.
+
+        From how many ns on a timer is sampled, and when first, in thousandths of its time.
+        """
         ...
 
     def look(self, running: RunningTimer, /) -> None:
@@ -127,6 +142,10 @@ class Watchdog:
             on_exit=self._exited,
         )
         self._intake = Intake(self.state, self.workers)
+        for source in sources:
+            if isinstance(source, BoardSource):
+                source.on_descriptor, source.on_wake = self._accept_board, self._wake_board
+        statistics.collectors.append(self._collect)
         self._reaping = Reaping(self.state, self.workers, policy, replaced_reap, before_kill)
         self._sampler: Sampler | None = None
         self._retries: dict[Worker, tuple[int, Reap]] = {}
@@ -151,6 +170,10 @@ class Watchdog:
     def sampler(self, sampler: Sampler | None) -> None:
         self._sampler = sampler
         self._intake.sample_at(None if sampler is None else sampler.moments)
+        if sampler is not None:
+            boards = self.state.boards
+            boards.moments = sampler.moments
+            boards.sample_from_ns, boards.sample_share = sampler.first
 
     # -- the loop -----------------------------------------------------------------------------
 
@@ -227,6 +250,54 @@ class Watchdog:
     def apply(self, messages: Iterable[Message], rejections: Iterable[Rejection] = ()) -> None:
         """Apply requests; count what was refused before it got here."""
         self._intake.apply(messages, rejections)
+
+    # -- boards -------------------------------------------------------------------------------
+
+    def _accept_board(
+        self, pid: int, start_time: int | None, data: bytes, fd: int
+    ) -> Rejection | None:
+        """Take over the board that a worker sends along with a packet."""
+        with self.lock:
+            try:
+                worker = self._intake.sender(pid, start_time) if data == BOARD else None
+                if worker is None or worker.refusal is not None:
+                    os.close(fd)
+                    reason = "identity_mismatch" if worker is None else worker.refusal or ""
+                    return Rejection(reason, f"process {pid} sent what is no board of a worker's")
+                boards = self.state.boards
+                boards.wants_requests = self.state.observer.wants_requests
+                boards.accept(worker, fd)
+            except BadBoardError as error:
+                return Rejection("wrong_type", f"the board of process {pid} is refused: {error}")
+            except OSError as error:
+                with contextlib.suppress(OSError):
+                    os.close(fd)
+                return Rejection("internal_error", f"the board of process {pid}: {error}")
+        return None
+
+    def _wake_board(self, pid: int) -> None:
+        with self.lock:
+            worker = self.workers.by_pid.get(pid)
+            if worker is not None:
+                self.state.boards.wake(worker)
+
+    def _collect(self) -> None:
+        """Count what the workers have counted on their boards."""
+        if not self._count_boards():
+            time.sleep(MOMENT_NS / NS)
+            self._count_boards()
+        for _ in range(self.state.boards.take_absurd()):
+            self.statistics.rejected_for("out_of_range")
+
+    def _count_boards(self) -> bool:
+        """Count; return false when another count, a moment later, would add more."""
+        # Whoever reads counts of a server that is stuck wants to know that, and not to be, too.
+        if not self.lock.acquire(timeout=_COUNT_SECONDS):
+            return True
+        try:
+            return self.state.boards.count()
+        finally:
+            self.lock.release()
 
     def _recover(self) -> None:
         """Do what a step left undone that did not come to its end.

@@ -18,6 +18,7 @@ from timers.linux import procfs
 from timers.linux.descriptors import Reserve
 from timers.linux.owned import Wakeup, close_epoll, identity
 from timers.linux.process import Process
+from timers.linux.ranks import ranks_of
 
 from .statistics import WARM_UP_USES, Statistics
 
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
 __all__ = ["Worker", "Workers", "worker_info"]
 
 _MAX_PID = 2**31 - 1  # pid_t is a signed 32-bit integer
-_RANK_DIGITS = 9
-"""More is no rank, and no number for those who read it in events and spans."""
 _MOST_SCOPES = 1000
 """Of how many scopes the uses by one worker are counted; further ones count as warm-up."""
 _LONGEST_SECONDS = 86_400.0
@@ -122,20 +121,14 @@ class Worker:
 
 
 def worker_info(pid: int, start_time: int | None) -> WorkerInfo:
-    """Return the identity of ``pid``, with the ranks of the environment it was started with."""
-    environment = procfs.environment(pid)
-
-    def number(name: str) -> int | None:
-        value = environment.get(name, "")
-        known = value.isascii() and value.isdigit() and len(value) <= _RANK_DIGITS
-        return int(value) if known else None
-
+    """Return who ``pid`` is, with its ranks as it announced them, or as its launcher set them."""
+    found = ranks_of(pid)
     return WorkerInfo(
         pid=pid,
         start_time=start_time,
-        rank=number("RANK"),
-        local_rank=number("LOCAL_RANK"),
-        restart_count=number("TORCHELASTIC_RESTART_COUNT"),
+        rank=found.rank,
+        local_rank=found.local_rank,
+        restart_count=found.restart_count,
     )
 
 

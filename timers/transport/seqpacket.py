@@ -26,7 +26,7 @@ from timers.linux.owned import close_epoll, close_socket, identity
 
 from ._packets import Packet, Packets
 from .socket_path import BACKLOG, Listener, peer_credentials, remove
-from .wire import MAX_LINE_BYTES, Decoder, Message, Rejection
+from .wire import MAX_LINE_BYTES, WAKE, Decoder, Message, Rejection
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Sequence
@@ -112,6 +112,8 @@ class SocketSource:
     ) -> None:
         self.path = listener.path
         self.on_descriptor = on_descriptor
+        self.on_wake: Callable[[int], None] | None = None
+        """Takes the pid of a worker whose board is to be looked at; called as ``on_descriptor``."""
         self._listener = listener
         self._users = frozenset(users)
         self._peers: dict[int, _Peer] = {}
@@ -285,6 +287,9 @@ class SocketSource:
             if sender != pid:
                 rejections.append(_passed_on(peer, sender))
                 continue
+            if data == WAKE and self.on_wake is not None:
+                self.on_wake(pid)
+                continue
             lines.append(data)
             if data[-1] != 10:  # noqa: PLR2004  # newline: a packet is a line, the next one another
                 lines.append(b"\n")
@@ -303,8 +308,10 @@ class SocketSource:
             refused = self.on_descriptor(sender, peer.start_time, data, fd)
             if refused is not None:
                 rejections.append(refused)
+                peer.has_ended = True  # so that its client learns of it, and tries again later
             return True
         os.close(fd)
+        peer.has_ended = peer.has_ended or wanted
         detail = f"process {sender} sent a descriptor along, which nothing here takes"
         refused = self._no_room() if wanted else Rejection("unexpected_descriptor", detail)
         rejections.append(refused)

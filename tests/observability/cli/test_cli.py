@@ -137,6 +137,7 @@ def test_a_token(tmp_path: Path) -> None:
     assert read_token(str(path)) == "s3cret"
 
 
+@pytest.mark.process
 def test_check_on_a_good_machine(tmp_path: Path) -> None:
     ran = Cli(tmp_path).run("check", "--http", "127.0.0.1:0")
     assert ran.returncode == 0
@@ -147,6 +148,7 @@ def test_check_on_a_good_machine(tmp_path: Path) -> None:
     assert "failed" not in ran.stdout
 
 
+@pytest.mark.process
 def test_check_without_py_spy_and_with_a_port_taken(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         ran = Cli(tmp_path).run(

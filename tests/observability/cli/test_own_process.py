@@ -1,4 +1,4 @@
-"""What is changed in a process that does nothing but serve timers."""
+"""What is changed in a process that does nothing but serve timers, and where its log goes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ import json
 import subprocess
 import sys
 
+import pytest
+
 from support.children import same_path
+from support.command import json_lines
 
 SCRIPT = """
 import gc, json, resource, sys
@@ -34,3 +37,60 @@ def test_a_process_is_devoted_to_its_timers() -> None:
     assert found["rare"] >= 10_000_000
     assert found["enabled"]
     assert found["frozen"] > 0
+
+
+LOGGING = """
+import logging, sys
+from observability.cli._own_process import log_to_stderr
+log_to_stderr(as_json=sys.argv[1] == "json", run_id="run-1")
+log = logging.getLogger("some.library")
+log.info("not shown")
+log.warning("it is %s", "so")
+log.warning("two %s", 1, 2)
+try:
+    1 / 0
+except ZeroDivisionError:
+    log.exception("failed")
+"""
+
+
+def logged(form: str) -> list[str]:
+    ran = subprocess.run(
+        [sys.executable, "-c", LOGGING, form], capture_output=True, text=True, check=True
+    )
+    return ran.stderr.splitlines()
+
+
+def test_as_json() -> None:
+    warning, misused, failure = json_lines(logged("json"))
+    assert warning["event"] == "log"
+    assert warning["level"] == "warning"
+    assert warning["logger"] == "some.library"
+    assert warning["message"] == "it is so"
+    assert warning["run_id"] == "run-1"
+    assert "severity" not in warning
+    assert misused["message"] == "two %s (1, 2)"
+    assert failure["level"] == "error"
+    assert "ZeroDivisionError" in failure["exception"]
+
+
+def test_as_text() -> None:
+    lines = logged("text")
+    assert "timers: it is so" in lines
+    assert "timers: failed" in lines
+    assert "ZeroDivisionError: division by zero" in lines
+
+
+@pytest.mark.process
+def test_a_stderr_that_nobody_reads_holds_up_nobody() -> None:
+    script = LOGGING.replace(
+        'log.info("not shown")', 'for _ in range(5000): log.warning("x" * 100)'
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", f"{script}\nprint('done', flush=True)", "json"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"done\n"
+        assert process.wait(60) == 0

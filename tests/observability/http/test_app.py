@@ -64,6 +64,7 @@ def test_unknown_paths(service: Service, path: str) -> None:
     assert ask(service, path)[0] == 404
 
 
+@pytest.mark.slow
 def test_health_is_that_of_the_watchdog_loop(service: Service) -> None:
     assert ask(service, "/-/healthy")[0] == 200
     with service.server._watchdog.lock:  # the loop cannot get on
@@ -73,6 +74,7 @@ def test_health_is_that_of_the_watchdog_loop(service: Service) -> None:
     assert ask(service, "/-/healthy")[0] == 200
 
 
+@pytest.mark.slow
 def test_ready_until_it_stops_watching(service: Service) -> None:
     assert ask(service, "/-/ready")[0] == 200
     service.stop_watching()

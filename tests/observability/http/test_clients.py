@@ -54,6 +54,7 @@ def held(service: Service) -> int:
     )
 
 
+@pytest.mark.slow
 def test_200_idle_connections_keep_nobody_out(service: Service) -> None:
     with many(service, 200) as idle:
         for _ in range(3):
@@ -132,6 +133,7 @@ def test_what_a_stranger_asks_for_is_no_error_of_ours(
     assert caplog.records == []
 
 
+@pytest.mark.slow
 def test_who_is_being_answered_is_not_dropped(service: Service) -> None:
     with connect(service) as asking, service.server._watchdog.lock:
         asking.sendall(REQUEST.replace("ready", "healthy").replace("\n", "\r\n").encode())
@@ -267,6 +269,7 @@ def test_tls(tmp_path: Path, certificate: Path) -> None:
         assert "workers can connect" in exchange(client, REQUEST)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("impatient")
 def test_half_a_handshake(tmp_path: Path, certificate: Path) -> None:
     with running(tmp_path, tls_cert=str(certificate)) as service, many(service, 150) as silent:

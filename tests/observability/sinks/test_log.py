@@ -84,6 +84,8 @@ def test_one_json_object_a_line_in_order(path: Path) -> None:
         "signal": 9,
         "elapsed_seconds": 60.25,
         "lateness_seconds": 0.25,
+        "message": "Rank 3 (pid 4711 on node-1) is still in all_reduce after 60.2 s, past its"
+        " deadline of 60 s.",
     }
     assert lines[5]["frame"] == "/home/user/train.py:42 load_batch"
     assert lines[5]["stack"][0]["frames"][1] == "/home/user/train.py:42 load_batch"

@@ -209,6 +209,7 @@ def test_an_exemplar_that_is_no_trace_is_left_out() -> None:
     pipeline.close()
 
 
+@pytest.mark.slow
 def test_ten_thousand_scopes_stay_bounded() -> None:
     statistics = Statistics()
     for number in range(10_000):

@@ -68,6 +68,7 @@ def lines(path: Path) -> list[dict[str, object]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+@pytest.mark.process
 def test_span_of_scope_hangs_between_the_worker_s_own_spans(
     tmp_path: Path, collector: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -84,6 +85,7 @@ def test_span_of_scope_hangs_between_the_worker_s_own_spans(
     assert attributes(scope.attributes)["timers.rank"] == 3
 
 
+@pytest.mark.process
 def test_killed_worker_leaves_one_span_with_error_and_stack(
     tmp_path: Path, collector: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -107,6 +109,7 @@ def test_killed_worker_leaves_one_span_with_error_and_stack(
     assert kill["run_id"] == "run-7"
 
 
+@pytest.mark.process
 def test_exception_in_the_block_is_the_span_s_status(
     tmp_path: Path, collector: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -117,6 +120,7 @@ def test_exception_in_the_block_is_the_span_s_status(
     assert scope.status.message == "KeyError"
 
 
+@pytest.mark.process
 def test_exit_inside_the_scope_ends_the_span(
     tmp_path: Path, collector: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -127,6 +131,7 @@ def test_exit_inside_the_scope_ends_the_span(
     assert attributes(scope.attributes)["timers.ended_by"] == "worker exited"
 
 
+@pytest.mark.process
 def test_server_stop_ends_the_span(
     tmp_path: Path, collector: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -140,6 +145,7 @@ def test_server_stop_ends_the_span(
     assert attributes(scope.attributes)["timers.ended_by"] == "watchdog stopped"
 
 
+@pytest.mark.process
 def test_scope_without_a_span_around_it_is_a_root(
     tmp_path: Path, collector: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -185,6 +191,7 @@ def test_dead_collector_loses_spans_by_count(monkeypatch: pytest.MonkeyPatch) ->
     assert sink.dropped == 1000
 
 
+@pytest.mark.slow
 def test_silent_collector_costs_bounded_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts and never answers
         port = silent.getsockname()[1]

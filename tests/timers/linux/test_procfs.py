@@ -211,3 +211,14 @@ def test_a_reserve_is_not_inherited() -> None:
     reserve.close()
     reserve.close()
     assert len(descriptors()) == before
+
+
+def test_bytes_that_a_process_reads_are_counted() -> None:
+    before = procfs.io_bytes(os.getpid())
+    assert before is not None
+    with open("/dev/zero", "rb", buffering=0) as file:
+        file.read(100_000)
+    after = procfs.io_bytes(os.getpid())
+    assert after is not None
+    assert after >= before + 100_000
+    assert procfs.io_bytes(2**22 + 1) is None

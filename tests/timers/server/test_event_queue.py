@@ -45,6 +45,31 @@ def in_child(check: str, dispatcher: Dispatcher, sink: RecordingSink) -> bool:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
 
 
+def has_thread(name: str) -> bool:
+    return name in {thread.name for thread in threading.enumerate()}
+
+
+@pytest.mark.parametrize("count", [1, 100])
+def test_a_forgotten_one_delivers_everything_and_costs_no_thread(count: int) -> None:
+    seen: list[Event] = []
+    dispatcher = Dispatcher(seen.append, name="forgotten")
+    for number in range(count):
+        dispatcher.emit(expired(str(number)))
+    del dispatcher
+    eventually(lambda: not has_thread("timers-forgotten"))
+    assert len(seen) == count
+
+
+def test_one_that_waits_costs_no_thread_once_it_is_forgotten() -> None:
+    seen: list[Event] = []
+    dispatcher = Dispatcher(seen.append, name="forgotten")
+    dispatcher.emit(expired("x"))
+    assert dispatcher.flush(30)
+    assert has_thread("timers-forgotten")
+    del dispatcher
+    eventually(lambda: not has_thread("timers-forgotten"))
+
+
 def test_events_arrive_in_order_on_one_other_thread() -> None:
     seen: list[tuple[str, str]] = []
 

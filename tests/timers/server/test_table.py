@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -131,7 +132,7 @@ class TableAgainstDictionary(RuleBasedStateMachine):
 TableAgainstDictionary.TestCase.settings = settings(
     max_examples=60, stateful_step_count=40, deadline=None
 )
-TestTableAgainstDictionary = TableAgainstDictionary.TestCase
+TestTableAgainstDictionary = pytest.mark.slow(TableAgainstDictionary.TestCase)
 
 
 def test_equal_deadlines_expire_in_the_order_of_their_acquires() -> None:

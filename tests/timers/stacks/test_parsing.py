@@ -135,6 +135,7 @@ JSON = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(
     output=st.binary()
     | st.lists(st.fixed_dictionaries({}, optional=dict.fromkeys(THREAD, JSON)) | JSON).map(

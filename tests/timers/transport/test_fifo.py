@@ -368,6 +368,7 @@ def test_the_capacity_is_the_sign(path: str, pages: int, kept: bool) -> None:
     os.close(other)
 
 
+@pytest.mark.slow
 def test_servers_of_ours_and_of_torch_in_turn_cost_no_descriptors(path: str) -> None:
     writer = FifoWriter(path, full_timeout=0.0)
     counts = set()

@@ -110,6 +110,7 @@ def test_one_descriptor_may_come_along_and_belongs_to_its_packet(
     assert descriptors() == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [2, 3, 253])
 def test_descriptors_beyond_the_first_are_not_taken(
     pair: tuple[socket.socket, socket.socket], count: int

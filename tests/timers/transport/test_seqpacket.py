@@ -16,6 +16,7 @@ import pytest
 from support.children import FORKS, descriptors, in_child
 from timers.file_based_local_timer import FileTimerServer
 from timers.linux import procfs
+from timers.testing import RecordingObserver
 from timers.transport.seqpacket import SocketSource
 from timers.transport.socket_path import connect, listen
 from timers.transport.wire import Decoder, Rejection
@@ -427,7 +428,7 @@ def test_of_who_is_asked_for_everything_is_read(
 
 def test_a_server_of_two_reads_both(source: SocketSource, client: socket.socket) -> None:
     before = descriptors()
-    server = FileTimerServer(source.path + ".pipe", also=[source])
+    server = FileTimerServer(source.path + ".pipe", also=[source], observer=RecordingObserver())
     client.send(request("by socket"))
     with open(source.path + ".pipe", "wb") as pipe:
         pipe.write(request("by pipe", pid=os.getpid(), start_time=None) + b"\n")

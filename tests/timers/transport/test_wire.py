@@ -315,6 +315,7 @@ def outcome(pieces: Iterator[bytes]) -> tuple[list[Message], list[str]]:
     return messages, reasons
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(chunks, places)
 @example(line() * 3, [1, 2, 3, 50, 90])
@@ -323,6 +324,7 @@ def test_how_the_bytes_are_cut_makes_no_difference(data: bytes, where: list[int]
     assert outcome(cut(data, where)) == outcome(iter([data]))
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(st.lists(st.tuples(st.booleans(), valid_lines, bad_lines), max_size=15), places)
 def test_valid_lines_come_through_whatever_is_between_them(

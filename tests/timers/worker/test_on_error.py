@@ -6,11 +6,11 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from timers.worker.on_error import ErrorPolicy
 
 import timers
 from timers import FileTimerClient, LocalTimerClient, expires
 from timers.transport.fifo_reader import FifoReader
-from timers.worker.on_error import ErrorPolicy
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -63,6 +63,7 @@ def test_it_speaks_for_the_process_that_it_was_handed_to(reader: FifoReader) -> 
     assert failures == 0
 
 
+@pytest.mark.slow
 def test_a_copy_of_a_subclass_keeps_what_was_chosen(reader: FifoReader) -> None:
     twin = copy.copy(OwnClient(reader))
     with expires(5, "x", twin):

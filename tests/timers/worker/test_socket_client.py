@@ -150,6 +150,7 @@ def test_a_server_that_does_not_read_loses_nothing_and_delays_once(
     assert release.missed is None
 
 
+@pytest.mark.slow
 def test_nothing_is_left_untold_for_a_server_that_is_slow_for_a_moment(
     listener: Listener, serve: Callable[[Listener], Server]
 ) -> None:
