@@ -12,7 +12,7 @@ import fcntl
 import mmap
 import os
 
-from timers.linux.files import file_of
+from timers.linux.owned import identity
 from timers.transport import board
 
 __all__ = ["Board"]
@@ -40,7 +40,7 @@ class Board:
         except BaseException:
             os.close(self.fd)
             raise
-        self._file = file_of(self.fd)
+        self._file = identity(self.fd)
         self.words = memoryview(self._memory).cast("q")
         self._numbers = iter(range(layout.slots))
         self._names_end = 0
@@ -97,7 +97,7 @@ class Board:
 
     def owns_descriptor(self) -> bool:
         """Whether :attr:`fd` still is this board: a program may have closed it, and more."""
-        return file_of(self.fd) == self._file
+        return identity(self.fd) == self._file
 
     def close(self) -> None:
         """Close the descriptor; the memory goes with the last slot of it."""
