@@ -24,6 +24,7 @@ from .http.server import HttpServer, tls_context
 from .sampling.process_facts import add_open_files
 from .scope_durations import scope_durations
 from .settings import SettingsError
+from .sinks.log import LogSink
 from .sinks.metrics import Metrics
 from .sinks.recent import RecentReaps
 
@@ -108,7 +109,8 @@ class Service:
                 exclude=settings.exclude,
                 dump_directory=settings.dump_dir,
                 run_id=settings.run_id,
-                sinks=[self._reaps],
+                sinks=[self._reaps, *self._screen()],
+                verbose=settings.verbose,
             )
         except OSError as error:
             raise SettingsError(f"--events or --dump-dir: {error}") from None
@@ -143,6 +145,27 @@ class Service:
             run_id=settings.run_id,
             host=socket.gethostname(),
         )
+
+    def _screen(self) -> list[LogSink]:
+        """Make a log for the person at the terminal, when the events go to a file."""
+        settings = self.settings
+        if settings.events == "-" or not os.isatty(2):
+            return []
+        return [
+            LogSink(
+                level=settings.level,
+                include=settings.include,
+                exclude=settings.exclude,
+                run_id=settings.run_id,
+                verbose=settings.verbose,
+                name="terminal",
+            )
+        ]
+
+    @property
+    def names_a_file(self) -> bool:
+        """Whether a person chose a file for the events: then SIGHUP is about that."""
+        return self.settings.events != "-" and self.settings.events_chosen
 
     def _before_kill(self, policy: ReapPolicy) -> BeforeKill:
         settings = self.settings
@@ -188,11 +211,14 @@ class Service:
             self.http.start(app)
         for notice in self._notices:
             self.say(notice)
+        if not (self.settings.events_chosen or os.isatty(2)):
+            write_line(f"events go to {self.settings.events}")
 
     def say(self, message: str, severity: str = "warning") -> None:
-        """Tell people something: as an event and, when the events go elsewhere, on stderr.
+        """Say something to people: as an event and, unless events are seen there, on stderr.
 
-        As an event alone when the events go to stderr, where each line is a JSON object then.
+        As an event alone when the events go to stderr, where each line is a JSON object then, or
+        when a terminal shows them.
         """
         self.pipeline.emit(
             Notice(
@@ -202,7 +228,7 @@ class Service:
                 severity=severity,
             )
         )
-        if self.settings.events != "-":
+        if self.settings.events != "-" and not os.isatty(2):
             write_line(message)
 
     def stop_watching(self) -> None:

@@ -31,6 +31,11 @@ class Settings:
     insecure: bool = False
     """Whether to serve other machines without authentication."""
     events: str = "-"
+    """A path, or "-" for standard error."""
+    events_chosen: bool = True
+    """Whether a person chose where events go; otherwise that is said."""
+    verbose: bool = False
+    """Whether a terminal is shown everything."""
     level: str = "info"
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()

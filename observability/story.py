@@ -10,7 +10,13 @@ import contextlib
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
-from timers.events import ReapFailed, StackDumped, TimerExpired, WorkerExited, WorkerKilled
+from timers.events import (
+    ReapFailed,
+    StackDumped,
+    TimerExpired,
+    WorkerExited,
+    WorkerKilled,
+)
 
 from .events import HangReported
 from .fields import stack_fields
@@ -20,7 +26,7 @@ if TYPE_CHECKING:
 
     from .hang.types import HangReport
 
-__all__ = ["ExplainedFailure", "ExplainedKill", "Stories", "Story"]
+__all__ = ["ExplainedDump", "ExplainedFailure", "ExplainedKill", "Stories", "Story"]
 
 _MOST = 1024
 """Workers whose expiry is remembered; of a larger hang the first ones have less to say."""
@@ -68,6 +74,13 @@ class ExplainedFailure(ReapFailed):
     story: Story
 
 
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ExplainedDump(StackDumped):
+    """Where a worker is that is only observed, and why: no later event is about it."""
+
+    story: Story
+
+
 class Stories:
     """Adds to the end of each reap what was said of it before.
 
@@ -91,6 +104,9 @@ class Stories:
             known = self._expired.get(_key(event.worker))
             if known is not None:
                 self._expired[_key(event.worker)] = known[0], event
+                story = self.of(event.worker)
+                if story and event.timer is not None and event.timer.signal <= 0:
+                    return ExplainedDump(**_shallow(event), story=story)
         elif isinstance(event, WorkerExited):
             self._expired.pop(_key(event.worker), None)
         elif isinstance(event, WorkerKilled):

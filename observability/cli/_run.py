@@ -11,7 +11,7 @@ import time
 from typing import TYPE_CHECKING
 
 from observability.events import RunFinished
-from observability.service import Service, write_line
+from observability.service import Service
 from observability.settings import SettingsError
 from observability.sinks.trace_ids import spans_wanted
 from timers.transport.socket_path import check_path
@@ -80,7 +80,7 @@ def run(
                 signals,
                 grace=policy.grace,
                 tell=service.say,
-                hangup=None if settings.events == "-" else service.pipeline.reopen,
+                hangup=service.pipeline.reopen if service.names_a_file else None,
             ).wait()
             _finish(service, code, time.monotonic() - started)
             return code
@@ -171,8 +171,3 @@ def _finish(service: Service, code: int, elapsed: float) -> None:
             reaps=reaps,
         )
     )
-    if service.settings.events != "-" and os.isatty(2):
-        write_line(
-            f"{acquires} timers acquired, {expirations} expired, {reaps} workers reaped; the"
-            f" command exited with {code} after {elapsed:.1f} s"
-        )
