@@ -27,6 +27,7 @@ This package may import :mod:`timers`; never the other way round. The map::
     settings.py           what a service is asked to do
     events.py             the events of the service, next to those of the server
     story.py              what led to a reap, added to the event of its end
+    worker_notes.py       what is said where a reaped worker's launcher and user look
     fields.py             an event as one flat dictionary
     message.py            an event in one sentence for a person
     untrusted.py          what strangers wrote, made safe to show and to encode

@@ -27,6 +27,7 @@ from .settings import SettingsError
 from .sinks.log import LogSink
 from .sinks.metrics import Metrics
 from .sinks.recent import RecentReaps
+from .worker_notes import WorkerNotes
 
 if TYPE_CHECKING:
     from timers.server.reaper import BeforeKill, ReapPolicy
@@ -125,7 +126,11 @@ class Service:
                 settings.run_id,
                 settings.max_interval,
                 observer=self.pipeline,
-                before_kill=self._before_kill(policy),
+                before_kill=WorkerNotes(
+                    self._before_kill(policy),
+                    self.pipeline.stories,
+                    own_is_enough=settings.events == "-" or os.isatty(2),
+                ).before_kill,
                 policy=policy,
                 also=also,
             )

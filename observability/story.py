@@ -15,6 +15,7 @@ from timers.events import (
     StackDumped,
     TimerExpired,
     WorkerExited,
+    WorkerInfo,
     WorkerKilled,
 )
 
@@ -22,7 +23,7 @@ from .events import HangReported
 from .fields import stack_fields
 
 if TYPE_CHECKING:
-    from timers.events import Event, WorkerInfo
+    from timers.events import Event
 
     from .hang.types import HangReport
 
@@ -132,6 +133,14 @@ class Stories:
             hang=None if hang is None else hang.report,
             where=self.where,
         )
+
+    def of_pid(self, pid: int) -> tuple[int | None, Story] | None:
+        """Return the start time and the story of the newest expired worker with this pid."""
+        for known, start_time in reversed(tuple(self._expired)):
+            story = self.of(WorkerInfo(pid=pid, start_time=start_time)) if known == pid else None
+            if story is not None:
+                return start_time, story
+        return None
 
     def _remember(self, event: TimerExpired) -> None:
         key = _key(event.worker)
