@@ -93,8 +93,9 @@ class WorkerNotes:
         accused = _accused(pid, known[1])
         reason = _reason(accused, known[1], dump, str(first["scope_id"]))
         where = f" More: {known[1].where}" if known[1].where else ""
-        who = ranks_of(pid).rank
-        line = f"timers: {f'worker {pid}' if who is None else f'rank {who}'} is reaped: {reason}{where}"
+        rank = ranks_of(pid).rank
+        who = f"worker {pid}" if rank is None else f"rank {rank}"
+        line = f"timers: {who} is reaped: {reason}{where}"
         # Of those that are killed together, the one that holds up the others failed first.
         moment = float(first["expiration_time"]) if accused else time.time()
         for write in (
