@@ -12,6 +12,7 @@ from dataclasses import replace
 import click
 from click.shell_completion import get_completion_class
 
+from observability.explain.command import explain
 from observability.report.command import report
 from observability.settings import DEFAULT_ADDRESS, SettingsError
 
@@ -140,6 +141,7 @@ def serve(context: click.Context, /, **_: object) -> None:
         raise click.UsageError(str(error), context) from None
 
 
+main.add_command(explain)
 main.add_command(report)
 
 

@@ -13,8 +13,8 @@ from observability.hang.text import render
 
 from ._deadlines import advise, render_advice
 from ._files import UnusableError, of_one_run, read_files
-from ._html import page
-from ._incidents import Incident, incidents
+from .html import page
+from .incidents import Incident, incidents
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -312,7 +312,10 @@ class Watchdog:
                     self._exited(worker)
             timers = list(self.state.timers())
             for timer in timers:
+                timer.worker.outers = 0
+            for timer in timers:
                 worker = timer.worker
+                worker.outers += timer.depth
                 if timer.expired and worker not in self._reaping and worker not in self._retries:
                     timer.expired = False  # for the next sweep, which emits, counts and reaps
                     worker.pending = []

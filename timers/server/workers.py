@@ -41,8 +41,11 @@ class Worker:
     __slots__ = (
         "_uses",
         "attempts",
+        "clock_skew_ns",
         "forgotten",
         "info",
+        "is_certain",
+        "outers",
         "owners",
         "pending",
         "pid",
@@ -56,18 +59,42 @@ class Worker:
         self.process = process
         """None when it had ended before its first request was read."""
         self.start_time = process.start_time if process else None
+        """As it sends it: by its own clock. By this server's it is the process's start time."""
+        self.clock_skew_ns: int | None = 0
+        """By how much its CLOCK_MONOTONIC is ahead of ours; None when that is not known."""
+        if process is not None:
+            self.read_clock()
         self.owners: frozenset[int] | None = None
         """Its user ids when it sent its first request; None when they could not be read."""
         self.refusal = refusal
         """Why its requests are rejected; None for a worker proper."""
+        self.is_certain = True
+        """Whether that was found out, rather than that something could not be read."""
         known = process is not None and refusal is None
         self.info = worker_info(pid, self.start_time) if known else WorkerInfo(pid=pid)
         self.pending: list[Timer[Worker]] = []
         """Expired timers that no reap has taken up yet."""
+        self.outers = 0
+        """How many timers are kept of blocks around its open ones, of the same scope."""
         self.attempts = 0
         self.forgotten = False
         """Whether its end has been handled."""
         self._uses: dict[str, int] = {}
+
+    def read_clock(self) -> tuple[int, int] | None:
+        """Compare its clocks with ours: see :func:`timers.linux.procfs.clock_skew`."""
+        found = procfs.clock_skew(self.pid)
+        self.clock_skew_ns = None if found is None else found[0]
+        return found
+
+    def began_at(self, start_time: int) -> bool:
+        """Return whether ``start_time``, which was sent, is that of this process."""
+        if start_time != self.start_time and self.start_time is not None:
+            _, ahead_ns = self.read_clock() or (0, 0)
+            ticks = ahead_ns * procfs.TICKS_PER_SECOND // 1_000_000_000
+            if ticks and abs(start_time - ticks - self.start_time) <= 1:  # both were rounded
+                self.start_time = start_time
+        return start_time == self.start_time
 
     @property
     def has_ended(self) -> bool:
@@ -167,7 +194,7 @@ class Workers:
                 if worker.refusal is None:
                     worker.start_time = start_time
                     self.note_gone(worker)
-            elif start_time is not None and start_time != worker.start_time:
+            elif start_time is not None and not worker.began_at(start_time):
                 self.forget(worker)
                 return None
             else:
@@ -206,24 +233,44 @@ class Workers:
 
     def _check(self, process: Process) -> Worker:
         owners = procfs.owners(process.pid)
-        refusal = self._refusal(process.pid, owners)
+        refusal, is_certain = self._refusal(process.pid, owners)
         if refusal is not None and process.exited():
             # It ended while it was read about, and nobody's owners and parents were read.
             refusal = None
         worker = Worker(process.pid, process, refusal)
         worker.owners = owners
+        worker.is_certain = is_certain
         return worker
 
-    def _refusal(self, pid: int, owners: frozenset[int] | None) -> str | None:
+    def _refusal(self, pid: int, owners: frozenset[int] | None) -> tuple[str | None, bool]:
+        """Return why ``pid`` may not be a worker, if so, and whether that was found out."""
         me = os.getpid()
         if pid == me or pid in procfs.ancestors(me):
-            return "protected_process"
+            return "protected_process", True
         # Root could signal anybody; that it can is no reason to do so for a request on a pipe.
         if owners is None or owners not in self._users:
-            return "other_user"
-        if self._descendants_of not in (None, pid, *procfs.ancestors(pid)):
-            return "outside_job"
-        return None
+            return "other_user", owners is not None
+        if self._descendants_of in (None, pid):
+            return None, True
+        chain = procfs.ancestors(pid)
+        if self._descendants_of in chain:
+            return None, True
+        top = procfs.stat(chain[-1] if chain else pid)
+        return "outside_job", chain[-1:] == [1] or (top is not None and top.parent == 0)
+
+    def check_again(self, worker: Worker) -> None:
+        """Find out anew whether ``worker`` is refused, if something could not be read before."""
+        if worker.is_certain or worker.process is None:
+            return
+        found = self._check(worker.process)
+        worker.refusal, worker.owners, worker.is_certain = (
+            found.refusal,
+            found.owners,
+            found.is_certain,
+        )
+        worker.info = found.info
+        self.watched += not worker.refusal
+        self._statistics.watching(self.watched)
 
     def has_changed_user(self, worker: Worker) -> bool:
         """Return whether it has become another user's process since its first request.

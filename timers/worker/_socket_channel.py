@@ -302,6 +302,8 @@ class SocketChannel(Channel):
             return True
         if not self.board.owns_descriptor():
             self._move_board()
+        words = self.board.words
+        words[board.MONOTONIC], words[board.WALL] = time.monotonic_ns(), time.time_ns()
         rights = array("i", [self.board.fd])
         ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)]
         try:
