@@ -24,6 +24,7 @@ from .http.server import HttpServer, tls_context
 from .sampling.process_facts import add_open_files
 from .scope_durations import scope_durations
 from .settings import SettingsError
+from .sinks.hook import HOOK_SECONDS, HangHook
 from .sinks.log import LogSink
 from .sinks.metrics import Metrics
 from .sinks.recent import RecentReaps
@@ -110,7 +111,7 @@ class Service:
                 exclude=settings.exclude,
                 dump_directory=settings.dump_dir,
                 run_id=settings.run_id,
-                sinks=[self._reaps, *self._screen()],
+                sinks=[self._reaps, *self._screen(), *self._hook()],
                 verbose=settings.verbose,
             )
         except OSError as error:
@@ -166,6 +167,12 @@ class Service:
                 name="terminal",
             )
         ]
+
+    def _hook(self) -> list[HangHook]:
+        settings = self.settings
+        if settings.on_hang is None:
+            return []
+        return [HangHook(settings.on_hang, run_id=settings.run_id, where=self._where)]
 
     @property
     def names_a_file(self) -> bool:
@@ -245,12 +252,18 @@ class Service:
             for event in scope_durations(self.server.statistics, self.settings.run_id):
                 self.pipeline.emit(event)
 
+    def unseen(self) -> float:
+        """Return for how many seconds to stay until each scraper has seen the last reap."""
+        return 0.0 if self.http is None else self.view.scrapes.waits_for(self.view.reaps_so_far())
+
     def stop(self) -> None:
         """End everything and deliver what is left to say. Idempotent."""
         self.stop_watching()
         if self.http is not None:
             self.http.stop()
-        self.pipeline.close(CLOSE_SECONDS)
+        # The end of a job is no reason to cut a message about it off.
+        hook = 0.0 if self.settings.on_hang is None else HOOK_SECONDS
+        self.pipeline.close(CLOSE_SECONDS + hook)
 
 
 def write_line(message: str) -> None:

@@ -199,6 +199,12 @@ _SERVICE_OPTIONS: tuple[Callable[[Any], Any], ...] = (
         help="When a worker expires, look at all workers and say which one holds up the others.",
     ),
     option(
+        "--on-hang",
+        metavar="COMMAND",
+        help="Run COMMAND with /bin/sh for each hang report, which it finds as JSON on its standard"
+        " input: to tell a chat or a pager. It may take 10 seconds, and holds up no kill.",
+    ),
+    option(
         "--sample-at",
         metavar="SHARES",
         default="0.5,0.9",
@@ -261,6 +267,7 @@ def make_settings(context: click.Context, *, own_file: bool = False) -> Settings
         exclude=_names("--exclude", given["exclude"]),
         dump_dir=given["dump_dir"],
         hang_report=given["hang_report"],
+        on_hang=given["on_hang"],
         sample_at=given["sample_at"],
         sample_from=given["sample_from"],
         native=given["native"],

@@ -6,6 +6,7 @@ A sink is a callable with a name; see :mod:`observability.pipeline`. The map::
     metrics.py           what a scrape is answered; prometheus-client
     spans.py             one span for each scope over OTLP; opentelemetry
     recent.py            the last reaps, in memory, for whoever asks over HTTP
+    hook.py              a command of the user's own for each hang report
     torch_requests.py    events and counts from the callback of torch's own server
     trace_ids.py         the trace that a timer belongs to, and whether spans are wanted
     bounded.py           keep a line under a fixed size
