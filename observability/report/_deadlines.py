@@ -10,6 +10,10 @@ Durations come from two kinds of events:
     ``count``, ``max_seconds``, ``bounds`` (seconds, rising) and ``counts`` (one more than bounds).
     Counted since the server started, so the last one of a server and scope replaces earlier ones.
 
+Hangs are no measure, either. Uses that exceeded their deadline are left out unless there are many,
+which says that the deadline is too short; and so is one that was under way when a timer of the run
+expired: it may have waited for the worker that hung.
+
 The first uses of a scope by a worker are its warm-up: compilation, caches that are still empty,
 connections to be made. They are no measure for what comes after.
 """
@@ -17,12 +21,15 @@ connections to be made. They are no measure for what comes after.
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections import Counter, defaultdict
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from observability.untrusted import number, printable
 from timers.server.statistics import NEAR_MISS, WARM_UP_USES
+
+from ._files import seconds
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -33,6 +40,8 @@ FEW = 20
 """With fewer durations than this, the tail is unknown and the margin is doubled."""
 MARGIN_OVER_MAX = 2.0
 MARGIN_OVER_P99 = 3.0
+MANY_OVERRAN = 0.1
+"""When more than this share of the uses exceeds a deadline, it is the deadline that is wrong."""
 SHORTEST = 1.0
 """Seconds. Below this, a busy machine's scheduler would be what is measured."""
 TOO_LONG = 20.0
@@ -40,14 +49,26 @@ TOO_LONG = 20.0
 _NICE = (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0)
 
 
+def _are_many(overran: float, others: float) -> bool:
+    return overran > MANY_OVERRAN * (overran + others)
+
+
 @dataclass(slots=True)
 class _Durations:
     """Durations, exact ones and those that are known to lie between two bounds."""
 
     exact: list[float] = field(default_factory=list)
-    bounded: list[tuple[float, int]] = field(default_factory=list)
-    """Upper bound and count."""
+    bounded: list[tuple[float, float, int]] = field(default_factory=list)
+    """Lower and upper bound, and count."""
     largest: float = 0.0
+    overran: list[float] = field(default_factory=list)
+    """Exact ones beyond their deadline: hangs, unless there are many."""
+
+    def judge_overrun(self) -> None:
+        """Count those that overran as work, when they are more than a hang would explain."""
+        if _are_many(len(self.overran), self.count):
+            for value in self.overran:
+                self.add(value)
 
     def add(self, value: float) -> None:
         self.exact.append(value)
@@ -55,16 +76,24 @@ class _Durations:
 
     @property
     def count(self) -> int:
-        return len(self.exact) + sum(count for _, count in self.bounded)
+        return len(self.exact) + sum(count for _, _, count in self.bounded)
 
     def quantile(self, share: float) -> float:
-        """The smallest known value that at least ``share`` of the durations do not exceed."""
-        values = sorted([*((value, 1) for value in self.exact), *self.bounded])
+        """Return the smallest value that at least ``share`` of the durations do not exceed.
+
+        Between two bounds they are taken to lie evenly.
+        """
+        together: Counter[tuple[float, float]] = Counter()
+        for lower, upper, count in self.bounded:
+            together[lower, upper] += count
+        together.update((value, value) for value in self.exact)
         wanted = math.ceil(share * self.count)
-        for value, count in values:
+        for (lower, upper), count in sorted(together.items()):
+            if wanted <= count:
+                highest = min(upper, self.largest)
+                lowest = min(lower, highest)
+                return lowest + (highest - lowest) * wanted / count
             wanted -= count
-            if wanted <= 0:
-                return min(value, self.largest)
         return self.largest
 
 
@@ -99,6 +128,8 @@ class ScopeAdvice:
     warm_up_suggested_seconds: float | None
     """Set where the warm-up needs a deadline of its own."""
     reasoning: str
+    too_few: bool = False
+    """Whether so little was seen that the suggestion is a guess."""
     warning: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -116,10 +147,12 @@ def advise(events: Iterable[dict[str, Any]]) -> list[ScopeAdvice]:
     uses: Counter[tuple[str, str, str]] = Counter()
     summaries: dict[tuple[str, str, str], dict[str, Any]] = {}
     expirations: Counter[str] = Counter()
+    events = list(events)
+    hangs = _hangs(events)
     for event in events:
         name = event["event"]
         if name == "timer released":
-            _released(event, scopes, uses)
+            _released(event, scopes, uses, hangs)
         elif name == "timer expired" and isinstance(event.get("scope_id"), str):
             expirations[event["scope_id"]] += 1
         elif name == "scope durations":
@@ -132,6 +165,9 @@ def advise(events: Iterable[dict[str, Any]]) -> list[ScopeAdvice]:
         # Exact ones are better than the same ones counted by bucket.
         if entry["scope_id"] not in known:
             _summarised(entry, scopes)
+    for scope in scopes.values():
+        scope.warm_up.judge_overrun()
+        scope.steady.judge_overrun()
     for scope_id, count in expirations.items():
         if scope_id in scopes:
             scopes[scope_id].expirations = max(scopes[scope_id].expirations, count)
@@ -151,19 +187,42 @@ def _entries(event: dict[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
+def _hangs(events: Iterable[dict[str, Any]]) -> list[float]:
+    """Return when timers expired, in seconds since the epoch, in order."""
+    moments = (seconds(event) for event in events if event["event"] == "timer expired")
+    return sorted(moment for moment in moments if moment is not None)
+
+
+def _was_under_way(moments: Sequence[float], end: float | None, elapsed: float) -> bool:
+    if end is None:
+        return False
+    following = bisect_left(moments, end - elapsed)
+    return following < len(moments) and moments[following] < end
+
+
 def _released(
-    event: dict[str, Any], scopes: defaultdict[str, _Scope], uses: Counter[tuple[str, str, str]]
+    event: dict[str, Any],
+    scopes: defaultdict[str, _Scope],
+    uses: Counter[tuple[str, str, str]],
+    hangs: Sequence[float],
 ) -> None:
     scope_id, elapsed = event.get("scope_id"), _number(event.get("elapsed_seconds"))
     if not isinstance(scope_id, str) or elapsed is None:
         return
     if event.get("error"):  # It was cut short by an exception, which says nothing about the work.
         return
+    after = _number(event.get("after_seconds"))
     scope = scopes[scope_id]
+    overran = after is not None and 0 < after <= elapsed
+    if not overran and _was_under_way(hangs, seconds(event), elapsed):
+        return
     worker = (str(event.get("host")), str(event.get("worker_pid")), scope_id)
     uses[worker] += 1
-    (scope.warm_up if uses[worker] <= WARM_UP_USES else scope.steady).add(elapsed)
-    after = _number(event.get("after_seconds"))
+    durations = scope.warm_up if uses[worker] <= WARM_UP_USES else scope.steady
+    if overran:
+        durations.overran.append(elapsed)
+    else:
+        durations.add(elapsed)
     if after is not None and after > 0:
         scope.afters[after] += 1
         scope.near_misses += NEAR_MISS <= elapsed / after < 1
@@ -171,16 +230,16 @@ def _released(
 
 def _summarised(entry: dict[str, Any], scopes: defaultdict[str, _Scope]) -> None:
     scope = scopes[entry["scope_id"]]
-    for name, durations in (("warm_up", scope.warm_up), ("steady", scope.steady)):
-        _add_histogram(entry.get(name), durations)
     after = _number(entry.get("after_seconds"))
+    for name, durations in (("warm_up", scope.warm_up), ("steady", scope.steady)):
+        _add_histogram(entry.get(name), durations, after or math.inf)
     if after is not None and after > 0:
         scope.afters[after] += 1
     scope.near_misses += int(_number(entry.get("near_misses")) or 0)
     scope.expirations += int(_number(entry.get("expirations")) or 0)
 
 
-def _add_histogram(histogram: object, durations: _Durations) -> None:
+def _add_histogram(histogram: object, durations: _Durations, after: float) -> None:
     if not isinstance(histogram, dict):
         return
     bounds, counts = histogram.get("bounds"), histogram.get("counts")
@@ -192,11 +251,18 @@ def _add_histogram(histogram: object, durations: _Durations) -> None:
         return
     largest = _number(histogram.get("max_seconds"))
     last = largest if largest is not None else max((each or 0.0 for each in uppers), default=0.0)
-    for upper, count in zip([*uppers, last], numbers, strict=True):
-        if count and count > 0:
-            durations.bounded.append((upper or 0.0, int(count)))
-            reached = (upper or 0.0) if largest is None else largest
+    beyond = bisect_left([each or 0.0 for each in uppers], after) + 1
+    if _are_many(sum(filter(None, numbers[beyond:])), sum(filter(None, numbers[:beyond]))):
+        after = math.inf
+    lower = 0.0
+    for bound, count in zip([*uppers, last], numbers, strict=True):
+        upper = min(bound or 0.0, after)
+        if count and count > 0 and lower < after:
+            durations.bounded.append((min(lower, upper), upper, int(count)))
+            known = largest is not None and largest < after
+            reached = largest if known and largest is not None else upper
             durations.largest = max(durations.largest, reached)
+        lower = max(lower, bound or 0.0)
 
 
 def _number(value: object) -> float | None:
@@ -231,6 +297,7 @@ def _advice(scope_id: str, scope: _Scope) -> ScopeAdvice:
         suggested_seconds=suggested,
         warm_up_suggested_seconds=warm_up,
         reasoning=reasoning,
+        too_few=seen.count < FEW,
         warning=_warning(after, suggested, warm_up, scope, largest),
     )
 
@@ -309,6 +376,11 @@ def render_advice(advice: Sequence[ScopeAdvice]) -> str:
             lines.append(
                 f"  suggested for the first {WARM_UP_USES} uses: "
                 f"after={each.warm_up_suggested_seconds:g}"
+            )
+        if each.too_few:
+            seen = each.count or each.warm_up_count
+            lines.append(
+                f"  too little was seen: {seen} of at least {FEW} uses, so this is a guess"
             )
         if each.warning:
             lines.append(f"  warning: {each.warning}")
