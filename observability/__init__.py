@@ -51,7 +51,7 @@ import logging
 import os
 from typing import TYPE_CHECKING, Any
 
-from timers.server.event_queue import Observers
+from timers.server.observers.event_queue import Observers
 
 from .pipeline import Pipeline, Sink, SinkCounts
 from .sinks.trace_ids import spans_wanted

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 _FILES = {
     *("linux/process.py", "server/watchdog.py", "server/_reaping.py", "server/reaper.py"),
-    *("server/_table.py", "server/_state.py", "server/workers.py", "server/statistics.py"),
+    *("server/table.py", "server/_state.py", "server/workers.py", "server/statistics.py"),
 }
 _SPARED = {"Watchdog.apply", "Intake.apply", "Process.close", "Owned.close", "close"}
 """What has been read and is not looked at is lost; closing a descriptor cannot fail."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from timers.events import RequestRejected, TimerAcquired, TimerInfo, TimerReleased
 
 from ._state import NS, timer_info
-from ._table import Timer, TooManyTimersError
+from .table import Timer, TooManyTimersError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from timers.events import TimerInfo, TimerReleased, WorkerInfo
 
-from ._boards import Boards
-from ._table import Timer, TimerTable
+from .boards.registry import Boards
+from .table import Timer, TimerTable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -25,7 +25,7 @@ from .statistics import WARM_UP_USES, Statistics
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from ._table import Timer
+    from .table import Timer
 
 __all__ = ["Worker", "Workers", "worker_info"]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import signal
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -77,7 +78,7 @@ def test_one_that_does_not_end_is_killed_with_what_it_started(tmp_path: Path) ->
     with pytest.raises(TimeoutError, match="did not end within 1 s"):
         hook(reported())
     for pid in map(int, path.read_text().split()):
-        eventually(lambda pid=pid: not _lives(pid), f"the end of {pid}")
+        eventually(partial(_is_gone, pid), f"the end of {pid}")
 
 
 def test_it_can_be_ended_although_this_process_holds_signals_back(tmp_path: Path) -> None:
@@ -95,3 +96,7 @@ def _lives(pid: int) -> bool:
             return file.read().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
+
+
+def _is_gone(pid: int) -> bool:
+    return not _lives(pid)

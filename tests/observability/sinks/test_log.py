@@ -370,7 +370,7 @@ def test_a_rotation_that_fails_keeps_the_old_file_and_is_an_error(path: Path) ->
 
 def test_a_full_disk_is_counted_and_said_once(caplog: pytest.LogCaptureFixture) -> None:
     pipeline = Pipeline(LogSink("/dev/full"))
-    with caplog.at_level(logging.ERROR, "timers.server.event_queue"):
+    with caplog.at_level(logging.ERROR, "timers.server.observers.event_queue"):
         for _ in range(20):
             pipeline.emit(expired())
         assert pipeline.flush(30)
