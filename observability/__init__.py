@@ -75,6 +75,7 @@ def open_pipeline(
     sinks: Iterable[Sink] = (),
     verbose: bool = False,
     spans: bool | None = None,
+    spans_kept: str = "all",
     capacity: int = 10_000,
 ) -> Pipeline:
     """Make a pipeline with a log, spans when they are asked for, and further sinks if given.
@@ -89,6 +90,7 @@ def open_pipeline(
     :param verbose: whether a terminal is shown every event with all its fields.
     :param spans: whether each scope becomes an OpenTelemetry span; None leaves it to the standard
         ``OTEL_...`` variables (:mod:`observability.sinks.spans`).
+    :param spans_kept: which scopes become spans: ``all``, ``slow`` or ``failed``.
     :param capacity: how many events may wait for each sink.
     :raises OSError: a file or directory cannot be opened.
     :raises ValueError: unknown ``level``, ``capacity`` below 1, or two sinks of the same name.
@@ -109,13 +111,13 @@ def open_pipeline(
                 verbose=verbose,
             ),
         )
-    span_sink = None if spans is False else _span_sink(run_id)
+    span_sink = None if spans is False else _span_sink(run_id, spans_kept)
     if span_sink is not None:
         all_sinks.append(span_sink)
     return Pipeline(*all_sinks, run_id=run_id, capacity=capacity)
 
 
-def _span_sink(run_id: str) -> Sink | None:
+def _span_sink(run_id: str, kept: str) -> Sink | None:
     if not spans_wanted(os.environ):
         return None
     try:
@@ -125,7 +127,7 @@ def _span_sink(run_id: str) -> Sink | None:
     except ImportError as error:
         _say_that_spans_are_impossible(str(error))
         return None
-    return None if exporter is None else SpanSink(exporter, run_id=run_id)
+    return None if exporter is None else SpanSink(exporter, run_id=run_id, kept=kept)
 
 
 @functools.cache

@@ -113,6 +113,7 @@ class Service:
                 run_id=settings.run_id,
                 sinks=[self._reaps, *self._screen(), *self._hook()],
                 verbose=settings.verbose,
+                spans_kept=settings.spans,
             )
         except OSError as error:
             raise SettingsError(f"--events or --dump-dir: {error}") from None

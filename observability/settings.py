@@ -42,6 +42,8 @@ class Settings:
     dump_dir: str | None = None
     hang_report: bool = True
     """Whether all workers are looked at when one expires."""
+    spans: str = "all"
+    """Which scopes become spans: all, slow or failed."""
     on_hang: str | None = None
     """A command for the shell that is given each hang report."""
     sample_at: tuple[float, ...] = (0.5, 0.9)

@@ -199,6 +199,14 @@ _SERVICE_OPTIONS: tuple[Callable[[Any], Any], ...] = (
         help="When a worker expires, look at all workers and say which one holds up the others.",
     ),
     option(
+        "--spans",
+        type=click.Choice(("all", "slow", "failed")),
+        default="all",
+        show_default=True,
+        help="Which scopes become OpenTelemetry spans, where these are exported: each, those that"
+        " used 80 % of their time, expired or failed, or those that failed.",
+    ),
+    option(
         "--on-hang",
         metavar="COMMAND",
         help="Run COMMAND with /bin/sh for each hang report, which it finds as JSON on its standard"
@@ -268,6 +276,7 @@ def make_settings(context: click.Context, *, own_file: bool = False) -> Settings
         dump_dir=given["dump_dir"],
         hang_report=given["hang_report"],
         on_hang=given["on_hang"],
+        spans=given["spans"],
         sample_at=given["sample_at"],
         sample_from=given["sample_from"],
         native=given["native"],
