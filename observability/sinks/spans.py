@@ -107,7 +107,7 @@ class _WorkerSpan:
 
 def _resource(run_id: str, host: str) -> Resource:
     """Describe this process by semantic conventions; the standard variables have precedence."""
-    ours = {
+    ours: dict[str, Any] = {
         "service.name": "timers",
         "service.version": __version__,
         "host.name": host,
