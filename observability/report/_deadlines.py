@@ -20,6 +20,8 @@ connections to be made. They are no measure for what comes after.
 
 from __future__ import annotations
 
+import heapq
+import itertools
 import math
 from bisect import bisect_left
 from collections import Counter, defaultdict
@@ -32,9 +34,9 @@ from timers.server.statistics import NEAR_MISS, WARM_UP_USES
 from ._files import seconds
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
-__all__ = ["ScopeAdvice", "advise", "render_advice"]
+__all__ = ["Advice", "ScopeAdvice", "render_advice"]
 
 FEW = 20
 """With fewer durations than this, the tail is unknown and the margin is doubled."""
@@ -46,6 +48,13 @@ SHORTEST = 1.0
 """Seconds. Below this, a busy machine's scheduler would be what is measured."""
 TOO_LONG = 20.0
 """From this many times the suggestion on, a deadline finds a hang too late to be of use."""
+MAX_SCOPES = 10_000
+_LONGEST = 100
+"""Uses of a scope that are judged by when they were; a hang makes those that waited long ones."""
+_STEPS = 100
+"""Into which the durations between two bounds are spread, at most."""
+_RATIO = 1.005
+_INSTANT = 1e-9
 _NICE = (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0)
 
 
@@ -53,47 +62,36 @@ def _are_many(overran: float, others: float) -> bool:
     return overran > MANY_OVERRAN * (overran + others)
 
 
-@dataclass(slots=True)
 class _Durations:
-    """Durations, exact ones and those that are known to lie between two bounds."""
+    """Durations, or upper bounds of them, in buckets of half a percent, whatever their number."""
 
-    exact: list[float] = field(default_factory=list)
-    bounded: list[tuple[float, float, int]] = field(default_factory=list)
-    """Lower and upper bound, and count."""
-    largest: float = 0.0
-    overran: list[float] = field(default_factory=list)
-    """Exact ones beyond their deadline: hangs, unless there are many."""
+    def __init__(self) -> None:
+        self._counts: Counter[int] = Counter()
+        self._tops: dict[int, float] = {}
+        """The largest value of each bucket, which stands for all of it."""
+        self.largest = 0.0
 
-    def judge_overrun(self) -> None:
-        """Count those that overran as work, when they are more than a hang would explain."""
-        if _are_many(len(self.overran), self.count):
-            for value in self.overran:
-                self.add(value)
-
-    def add(self, value: float) -> None:
-        self.exact.append(value)
+    def add(self, value: float, count: int = 1) -> None:
+        bucket = math.ceil(math.log(max(value, _INSTANT), _RATIO))
+        self._counts[bucket] += count
+        self._tops[bucket] = max(self._tops.get(bucket, 0.0), value)
         self.largest = max(self.largest, value)
 
     @property
     def count(self) -> int:
-        return len(self.exact) + sum(count for _, _, count in self.bounded)
+        return self._counts.total()
+
+    def merge(self, other: _Durations) -> None:
+        for bucket, count in other._counts.items():
+            self.add(other._tops[bucket], count)
 
     def quantile(self, share: float) -> float:
-        """Return the smallest value that at least ``share`` of the durations do not exceed.
-
-        Between two bounds they are taken to lie evenly.
-        """
-        together: Counter[tuple[float, float]] = Counter()
-        for lower, upper, count in self.bounded:
-            together[lower, upper] += count
-        together.update((value, value) for value in self.exact)
+        """A value that at least ``share`` of the durations do not exceed, and hardly more do."""
         wanted = math.ceil(share * self.count)
-        for (lower, upper), count in sorted(together.items()):
-            if wanted <= count:
-                highest = min(upper, self.largest)
-                lowest = min(lower, highest)
-                return lowest + (highest - lowest) * wanted / count
+        for bucket, count in sorted(self._counts.items()):
             wanted -= count
+            if wanted <= 0:
+                return min(self._tops[bucket], self.largest)
         return self.largest
 
 
@@ -102,8 +100,26 @@ class _Scope:
     warm_up: _Durations = field(default_factory=_Durations)
     steady: _Durations = field(default_factory=_Durations)
     afters: Counter[float] = field(default_factory=Counter)
+    overran: _Durations = field(default_factory=_Durations)
+    """Uses beyond their deadline: hangs, unless there are many."""
+    longest: list[tuple[float, float]] = field(default_factory=list)
+    """The longest steady uses: how long, and when they ended."""
     near_misses: int = 0
     expirations: int = 0
+    first: dict[tuple[str, str], list[tuple[float, int, float]]] = field(default_factory=dict)
+    """Of each worker the first uses: when, in which order read, how long."""
+
+    def judge(self, hangs: Sequence[int]) -> None:
+        """Count the uses that were kept apart, but for those that a hang explains."""
+        for elapsed, end in self.longest:
+            if not _was_under_way(hangs, end, elapsed):
+                self.steady.add(elapsed)
+        for first in self.first.values():
+            for minus_end, _, elapsed in first:
+                if not _was_under_way(hangs, -minus_end, elapsed):
+                    self.warm_up.add(elapsed)
+        if _are_many(self.overran.count, self.steady.count + self.warm_up.count):
+            self.steady.merge(self.overran)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,44 +154,85 @@ class ScopeAdvice:
         return {name: value for name, value in known.items() if value is not None}
 
 
-def advise(events: Iterable[dict[str, Any]]) -> list[ScopeAdvice]:
-    """Suggest a deadline for each scope of which durations are known, by name.
+class Advice:
+    """Suggests deadlines from the durations in the events of one run, in any order."""
 
-    :param events: of one run, in the order of their time.
-    """
-    scopes: defaultdict[str, _Scope] = defaultdict(_Scope)
-    uses: Counter[tuple[str, str, str]] = Counter()
-    summaries: dict[tuple[str, str, str], dict[str, Any]] = {}
-    expirations: Counter[str] = Counter()
-    events = list(events)
-    hangs = _hangs(events)
-    for event in events:
+    def __init__(self) -> None:
+        self._scopes: defaultdict[str, _Scope] = defaultdict(_Scope)
+        self._summaries: dict[tuple[str, str, str], tuple[float, dict[str, Any]]] = {}
+        self._expirations: Counter[str] = Counter()
+        self._hangs: set[int] = set()
+        """Seconds in which timers expired."""
+        self._taken = itertools.count()
+        self.left_out = 0
+        """Uses of scopes beyond :data:`MAX_SCOPES`, which nobody would read about."""
+
+    def take(self, event: dict[str, Any]) -> None:
+        """Take note of ``event``, if it says how long something took."""
         name = event["event"]
         if name == "timer released":
-            _released(event, scopes, uses, hangs)
+            self._released(event)
         elif name == "timer expired" and isinstance(event.get("scope_id"), str):
-            expirations[event["scope_id"]] += 1
+            self._expirations[event["scope_id"]] += 1
+            self._hangs.add(int(seconds(event) or 0.0))
         elif name == "scope durations":
-            summaries |= {
-                (str(event.get("host")), str(event.get("server")), entry["scope_id"]): entry
-                for entry in _entries(event)
-            }
-    known = frozenset(scopes)
-    for entry in summaries.values():
-        # Exact ones are better than the same ones counted by bucket.
-        if entry["scope_id"] not in known:
-            _summarised(entry, scopes)
-    for scope in scopes.values():
-        scope.warm_up.judge_overrun()
-        scope.steady.judge_overrun()
-    for scope_id, count in expirations.items():
-        if scope_id in scopes:
-            scopes[scope_id].expirations = max(scopes[scope_id].expirations, count)
-    return [
-        _advice(scope_id, scope)
-        for scope_id, scope in sorted(scopes.items())
-        if scope.steady.count or scope.warm_up.count
-    ]
+            at = seconds(event) or 0.0
+            for entry in _entries(event):
+                key = (str(event.get("host")), str(event.get("server")), entry["scope_id"])
+                if key not in self._summaries or at >= self._summaries[key][0]:
+                    self._summaries[key] = (at, entry)
+
+    def _released(self, event: dict[str, Any]) -> None:
+        scope_id, elapsed = event.get("scope_id"), _number(event.get("elapsed_seconds"))
+        if not isinstance(scope_id, str) or elapsed is None:
+            return
+        if event.get("error"):  # It was cut short by an exception: that is not how long it takes.
+            return
+        if scope_id not in self._scopes and len(self._scopes) >= MAX_SCOPES:
+            self.left_out += 1
+            return
+        scope = self._scopes[scope_id]
+        after = _number(event.get("after_seconds"))
+        if after is not None and after > 0:
+            scope.afters[after] += 1
+            scope.near_misses += NEAR_MISS <= elapsed / after < 1
+            if elapsed >= after:
+                scope.overran.add(elapsed)
+                return
+        worker = (str(event.get("host")), str(event.get("worker_pid")))
+        first = scope.first.setdefault(worker, [])
+        # Files may be read in any order: the latest of more than the warm-up has was none.
+        heapq.heappush(first, (-(seconds(event) or 0.0), -next(self._taken), elapsed))
+        if len(first) > WARM_UP_USES:
+            minus_end, _, took = heapq.heappop(first)
+            heapq.heappush(scope.longest, (took, -minus_end))
+            if len(scope.longest) > _LONGEST:
+                scope.steady.add(heapq.heappop(scope.longest)[0])
+
+    def scopes(self) -> list[ScopeAdvice]:
+        """Suggest a deadline for each scope of which durations are known, by name; once."""
+        hangs = sorted(self._hangs)
+        for scope in self._scopes.values():
+            scope.judge(hangs)
+        known = frozenset(self._scopes)
+        for _, entry in self._summaries.values():
+            # Exact ones are better than the same ones counted by bucket.
+            if entry["scope_id"] not in known:
+                _summarised(entry, self._scopes)
+        for scope_id, count in self._expirations.items():
+            if scope_id in self._scopes:
+                scope = self._scopes[scope_id]
+                scope.expirations = max(scope.expirations, count)
+        return [
+            _advice(scope_id, scope)
+            for scope_id, scope in sorted(self._scopes.items())
+            if scope.steady.count or scope.warm_up.count
+        ]
+
+
+def _was_under_way(hangs: Sequence[int], end: float, elapsed: float) -> bool:
+    following = bisect_left(hangs, end - elapsed)
+    return following < len(hangs) and hangs[following] < end
 
 
 def _entries(event: dict[str, Any]) -> list[dict[str, Any]]:
@@ -185,47 +242,6 @@ def _entries(event: dict[str, Any]) -> list[dict[str, Any]]:
         for entry in (scopes if isinstance(scopes, list) else ())
         if isinstance(entry, dict) and isinstance(entry.get("scope_id"), str)
     ]
-
-
-def _hangs(events: Iterable[dict[str, Any]]) -> list[float]:
-    """Return when timers expired, in seconds since the epoch, in order."""
-    moments = (seconds(event) for event in events if event["event"] == "timer expired")
-    return sorted(moment for moment in moments if moment is not None)
-
-
-def _was_under_way(moments: Sequence[float], end: float | None, elapsed: float) -> bool:
-    if end is None:
-        return False
-    following = bisect_left(moments, end - elapsed)
-    return following < len(moments) and moments[following] < end
-
-
-def _released(
-    event: dict[str, Any],
-    scopes: defaultdict[str, _Scope],
-    uses: Counter[tuple[str, str, str]],
-    hangs: Sequence[float],
-) -> None:
-    scope_id, elapsed = event.get("scope_id"), _number(event.get("elapsed_seconds"))
-    if not isinstance(scope_id, str) or elapsed is None:
-        return
-    if event.get("error"):  # It was cut short by an exception, which says nothing about the work.
-        return
-    after = _number(event.get("after_seconds"))
-    scope = scopes[scope_id]
-    overran = after is not None and 0 < after <= elapsed
-    if not overran and _was_under_way(hangs, seconds(event), elapsed):
-        return
-    worker = (str(event.get("host")), str(event.get("worker_pid")), scope_id)
-    uses[worker] += 1
-    durations = scope.warm_up if uses[worker] <= WARM_UP_USES else scope.steady
-    if overran:
-        durations.overran.append(elapsed)
-    else:
-        durations.add(elapsed)
-    if after is not None and after > 0:
-        scope.afters[after] += 1
-        scope.near_misses += NEAR_MISS <= elapsed / after < 1
 
 
 def _summarised(entry: dict[str, Any], scopes: defaultdict[str, _Scope]) -> None:
@@ -256,13 +272,18 @@ def _add_histogram(histogram: object, durations: _Durations, after: float) -> No
         after = math.inf
     lower = 0.0
     for bound, count in zip([*uppers, last], numbers, strict=True):
-        upper = min(bound or 0.0, after)
+        upper = min(bound or 0.0, after, math.inf if largest is None else largest)
         if count and count > 0 and lower < after:
-            durations.bounded.append((min(lower, upper), upper, int(count)))
-            known = largest is not None and largest < after
-            reached = largest if known and largest is not None else upper
-            durations.largest = max(durations.largest, reached)
+            _spread(durations, min(lower, upper), upper, int(count))
         lower = max(lower, bound or 0.0)
+
+
+def _spread(durations: _Durations, lower: float, upper: float, count: int) -> None:
+    """Add durations of which only two bounds are known, as if they lay evenly between them."""
+    steps = min(count, _STEPS)
+    for step in range(1, steps + 1):
+        part = count * step // steps - count * (step - 1) // steps
+        durations.add(lower + (upper - lower) * step / steps, part)
 
 
 def _number(value: object) -> float | None:
