@@ -35,10 +35,12 @@ def scope(own: Board, number: int) -> str:
     return own._memory[own.layout.names + start : own.layout.names + start + length].decode()
 
 
-def test_a_reader_finds_what_was_made(own: Board) -> None:
-    reader = Reader(os.dup(Board(Layout()).fd))
+def test_a_reader_finds_what_was_made() -> None:
+    own = Board(Layout())
+    reader = Reader(os.dup(own.fd))
     assert (reader.used, list(reader.open_slots()), reader.is_over) == (0, [], False)
-    assert own.words[board.USED] == 0
+    assert reader.file == (os.fstat(own.fd).st_dev, os.fstat(own.fd).st_ino)
+    own.close()
 
 
 def test_its_size_is_sealed(own: Board) -> None:
