@@ -200,9 +200,10 @@ class expires:  # noqa: N801  # torch's name; used like a function
         """Leave a block whose end takes more than two stores."""
         if self._others:
             thread = threading.get_native_id()
-            here = [other for other in self._others if other._slot.thread == thread]
+            others = list(self._others)  # which other threads change meanwhile
+            here = [other for other in others if other._slot.thread == thread]
             if here or self._ticket == _NONE_OF_ITS_OWN or self._slot.thread != thread:
-                other = (here or self._others)[-1]
+                other = (here or others)[-1]
                 self._others.remove(other)
                 other._leave(error)
                 if not self._others and self._ticket == _NONE_OF_ITS_OWN:
