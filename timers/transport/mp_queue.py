@@ -47,13 +47,13 @@ class MultiprocessingRequestQueue(RequestQueue):
         self._pipe = None if fd is None else _QueuePipe(fd)
 
     def size(self) -> int:
-        """How many requests wait; for a ``SimpleQueue``, which cannot tell, 1 for some."""
+        """Return how many requests wait; for a ``SimpleQueue``, which does not know, 1 for some."""
         if hasattr(self._mp_queue, "qsize"):
             return int(self._mp_queue.qsize())
         return int(self.held > 0 or not self._mp_queue.empty())
 
     def fileno(self) -> int | None:
-        """A descriptor that is readable when something waits; None for a manager's queue.
+        """Return a descriptor that is readable when something waits; None for a manager's queue.
 
         Not for what is :attr:`held`, which has been read from it already.
         """
@@ -115,7 +115,7 @@ class _QueuePipe:
         return len(self._data)
 
     def take(self, timeout: float) -> bytes | None:
-        """The next whole message; None when there is none within ``timeout`` seconds."""
+        """Return the next whole message; None when there is none within ``timeout`` seconds."""
         give_up = time.monotonic() + timeout
         while not self.messages:
             left = max(0.0, give_up - time.monotonic())
@@ -139,7 +139,7 @@ class _QueuePipe:
 
 
 def _next_message(data: bytearray, start: int) -> tuple[int, int] | None:
-    """Where the message whose size is at ``start`` begins and ends; None when it is not whole."""
+    """Return where the message with its size at ``start`` begins and ends; None if not whole."""
     begin = start + _SIZE.size
     if len(data) < begin:
         return None
