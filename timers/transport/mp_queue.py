@@ -177,13 +177,25 @@ class QueueSource:
         wait = 0.0 if self._fd is not None else min(timeout, _BLIND_WAIT_SECONDS)
         messages: list[Message] = []
         rejections: list[Rejection] = []
+        try:
+            self._take(wait, messages, rejections)
+        except (OSError, EOFError) as error:  # of a manager whose process has ended
+            detail = f"the queue cannot be read, timers that run are still kept: {error!r}"
+            rejections.append(Rejection("internal_error", detail))
+            time.sleep(wait)
+        self._check_for_half_a_message(rejections)
+        return messages, rejections
+
+    def _take(self, wait: float, messages: list[Message], rejections: list[Rejection]) -> None:
         left = max(_BATCH, self._queue.size())
         # The descriptor says nothing of those that are held: they are taken whatever the number.
         while left > 0 or self._queue.held:
             left -= 1
             try:
                 requests = self._queue.get(1, wait)
-            except Exception as error:  # noqa: BLE001  # unpickling runs anything
+            except Exception as error:  # unpickling runs anything
+                if self._fd is None and isinstance(error, OSError | EOFError):
+                    raise
                 rejections.append(Rejection("wrong_type", f"not a timer request: {error!r}"))
                 continue
             if not requests:
@@ -193,8 +205,6 @@ class QueueSource:
                 messages.append(_message(requests[0]))
             except (AttributeError, TypeError, ValueError, OverflowError) as error:
                 rejections.append(Rejection("wrong_type", f"not a timer request: {error}"))
-        self._check_for_half_a_message(rejections)
-        return messages, rejections
 
     def _check_for_half_a_message(self, rejections: list[Rejection]) -> None:
         torn, now = self._queue.torn_bytes, time.monotonic()
