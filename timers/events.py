@@ -277,7 +277,7 @@ class Observer(Protocol):
         ...
 
     def emit(self, event: Event) -> None:
-        """Take one event. Must neither block nor raise."""
+        """Receive one event. Must neither block nor raise."""
         ...
 
     def flush(self, timeout: float) -> bool:
