@@ -7,6 +7,7 @@ import errno
 import os
 import socket
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 from timers import FileTimerServer
@@ -26,6 +27,8 @@ from .scope_durations import scope_durations
 from .settings import SettingsError
 from .sinks.metrics import Metrics
 from .sinks.recent import RecentReaps
+from .stall.expire import expire_now
+from .stall.watch import StallWatch
 
 if TYPE_CHECKING:
     from timers.server.reaper import BeforeKill, ReapPolicy
@@ -134,6 +137,7 @@ class Service:
             raise SettingsError(f"{origin}: {error}") from None
         self.pipeline.stories.where = self._where()
         self.pipeline.watch(self.server.statistics)
+        self._stall_watch = self._make_stall_watch(timer_file, policy)
         if self._roll_call is not None:
             self._roll_call.attach(self.server)
         self.view = View(
@@ -142,6 +146,20 @@ class Service:
             self._reaps,
             run_id=settings.run_id,
             host=socket.gethostname(),
+        )
+
+    def _make_stall_watch(self, timer_file: str, policy: ReapPolicy) -> StallWatch | None:
+        settings = self.settings
+        if settings.stall_after <= 0:
+            return None
+        return StallWatch(
+            self.server,
+            self.pipeline.emit,
+            after=settings.stall_after,
+            run_id=settings.run_id,
+            host=socket.gethostname(),
+            own_children=policy.descendants_of == os.getpid(),
+            kill=partial(expire_now, timer_file) if settings.stall_kill else None,
         )
 
     def _before_kill(self, policy: ReapPolicy) -> BeforeKill:
@@ -188,6 +206,8 @@ class Service:
             self.http.start(app)
         for notice in self._notices:
             self.say(notice)
+        if self._stall_watch is not None:
+            self._stall_watch.start()
 
     def say(self, message: str, severity: str = "warning") -> None:
         """Tell people something: as an event and, when the events go elsewhere, on stderr.
@@ -208,6 +228,8 @@ class Service:
     def stop_watching(self) -> None:
         """End the timer server; a reap under way is finished first, within its bounds."""
         self.view.is_ready = False
+        if self._stall_watch is not None:
+            self._stall_watch.stop()
         self.server.stop()
         if not self._told_durations:
             self._told_durations = True
