@@ -89,7 +89,9 @@ def _count(number: object, thing: str) -> str:
 
 def _started(fields: Mapping[str, Any]) -> str:
     at = f" at {fields['address']}" if "address" in fields else ""
-    return f"the watchdog watches timers{at}"
+    at += f" and {fields['socket']}" if "socket" in fields else ""
+    page = f"; see {fields['url']}" if "url" in fields else ""
+    return f"the watchdog watches timers{at}{page}"
 
 
 def _stopped(fields: Mapping[str, Any]) -> str:

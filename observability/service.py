@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import signal
 import socket
 import time
-from functools import partial
 from typing import TYPE_CHECKING
 
-from timers import FileTimerServer
+from timers import FileTimerRequest, FileTimerServer
 from timers.bounded import left
 from timers.errors import TimerError
 from timers.socket_timer import socket_source
@@ -27,8 +27,7 @@ from .scope_durations import scope_durations
 from .settings import SettingsError
 from .sinks.metrics import Metrics
 from .sinks.recent import RecentReaps
-from .stall.expire import expire_now
-from .stall.watch import StallWatch
+from .stall.watch import STALLED_SCOPE, StallWatch
 
 if TYPE_CHECKING:
     from timers.server.reaper import BeforeKill, ReapPolicy
@@ -136,8 +135,11 @@ class Service:
             self.pipeline.close(CLOSE_SECONDS)
             raise SettingsError(f"{origin}: {error}") from None
         self.pipeline.stories.where = self._where()
+        if timer_socket is not None:
+            path = timer_socket if isinstance(timer_socket, str) else timer_socket.path
+            self.server.reached_by["socket"] = path
         self.pipeline.watch(self.server.statistics)
-        self._stall_watch = self._make_stall_watch(timer_file, policy)
+        self._stall_watch = self._make_stall_watch(policy)
         if self._roll_call is not None:
             self._roll_call.attach(self.server)
         self.view = View(
@@ -148,7 +150,7 @@ class Service:
             host=socket.gethostname(),
         )
 
-    def _make_stall_watch(self, timer_file: str, policy: ReapPolicy) -> StallWatch | None:
+    def _make_stall_watch(self, policy: ReapPolicy) -> StallWatch | None:
         settings = self.settings
         if settings.stall_after <= 0:
             return None
@@ -159,8 +161,13 @@ class Service:
             run_id=settings.run_id,
             host=socket.gethostname(),
             own_children=policy.descendants_of == os.getpid(),
-            kill=partial(expire_now, timer_file) if settings.stall_kill else None,
+            kill=self._expire_now if settings.stall_kill else None,
         )
+
+    def _expire_now(self, pid: int) -> None:
+        """Have the watchdog end a process that has no timer, by all that it does at an expiry."""
+        request = FileTimerRequest(pid, STALLED_SCOPE, time.time(), int(signal.SIGKILL))
+        self.server.register_timers([request])
 
     def _before_kill(self, policy: ReapPolicy) -> BeforeKill:
         settings = self.settings
@@ -195,6 +202,8 @@ class Service:
 
     def start(self) -> None:
         """Watch timers and answer requests."""
+        if self.http is not None:
+            self.server.reached_by["url"] = f"{self.http.scheme}://{self.http.address}"
         self.server.start()
         self.view.is_ready = True
         if self.http is not None:

@@ -5,7 +5,6 @@ only when they show little, stacks are taken. Names are imported from the module
 The map::
 
     watch.py      the thread that looks, and what is emitted
-    expire.py     have the watchdog end the suspect
     _look.py      what the kernel has counted of a process tree at one moment
     _decide.py    from looks to "it moves" or "take samples": pure
     _judge.py     from samples to whether anybody is stuck: pure

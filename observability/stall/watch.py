@@ -8,11 +8,12 @@ import threading
 import time
 from typing import TYPE_CHECKING, Protocol
 
-from observability.events import HangReported, JobMoves, JobStalled
+from observability.events import HangReported, JobMoves, JobStalled, Notice
 from observability.explain.events import events_of
-from observability.explain.job import explain_tree
+from observability.explain.job import descendants, explain_tree
 from observability.hang.types import Confidence
 from timers.linux import procfs
+from timers.linux.ranks import ranks_of
 
 from ._decide import Step, Watching, period_of
 from ._judge import Finding, judge
@@ -27,9 +28,13 @@ if TYPE_CHECKING:
     from timers.server.statistics import Statistics
     from timers.server.watchdog import RunningTimer
 
-__all__ = ["StallWatch", "Watched"]
+__all__ = ["STALLED_SCOPE", "StallWatch", "Watched"]
 
 _logger = logging.getLogger(__name__)
+STALLED_SCOPE = "job stalled"
+"""The scope of the timer by which the suspect of a stall is ended."""
+NOTICE_SECONDS = 60.0
+"""Without any timer for so long, it is said what is watched."""
 _MOST_SECONDS = 30.0
 """For the samples of one examination: nothing waits for them."""
 _READ_CALLS = {"x86_64": "0", "aarch64": "63"}
@@ -106,9 +111,14 @@ class StallWatch:
         )
 
     def _run(self) -> None:
+        began = time.monotonic()
+        noticed = False
         while not self._ending.wait(period_of(self._after)):
             try:
                 self._look()
+                if not noticed and time.monotonic() - began >= NOTICE_SECONDS:
+                    noticed = True
+                    self._say_what_is_watched()
             except Exception:  # a look that fails must not be the last one
                 _logger.exception("could not find out whether the job moves")
 
@@ -122,6 +132,25 @@ class StallWatch:
         if step is Step.MOVES_AGAIN:
             self._server.statistics.moves_again()
             self._emit(JobMoves(timestamp=time.time(), run_id=self._run_id, stalled_seconds=before))
+
+    def _say_what_is_watched(self) -> None:
+        if self._blocks() or self._server.known_workers():
+            return
+        tree = descendants(self.roots())
+        ranks = {ranks_of(pid).rank for pid in tree} - {None}
+        if not tree:
+            return
+        kind, number = ("rank", len(ranks)) if ranks else ("process", len(tree))
+        plural = "" if number == 1 else "es" if kind == "process" else "s"
+        self._emit(
+            Notice(
+                timestamp=time.time(),
+                run_id=self._run_id,
+                message=f"nobody has set a timer yet; the stall watch looks at {number}"
+                f" {kind}{plural}",
+                severity="info",
+            )
+        )
 
     def _blocks(self) -> int:
         statistics = self._server.statistics

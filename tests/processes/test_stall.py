@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -13,9 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from observability.events import Notice
+from observability.stall import watch as watch_module
 from observability.stall.watch import StallWatch
 from support.command import Cli, get
-from support.processes import VICTIMS
+from support.processes import VICTIMS, victim
 from support.waiting import eventually
 from timers.server.statistics import Statistics
 
@@ -98,12 +101,9 @@ def test_that_a_job_moves_again_is_reported_and_both_are_counted(cli: Cli, tmp_p
                 address = service(cli)
                 assert "timers_job_stalled 1.0\n" in get(address, "/metrics")[1]
 
-                connection.setblocking(False)
-
                 def goes_on() -> bool:
-                    with contextlib.suppress(BlockingIOError):
-                        connection.send(b"x")
-                    return bool(of(events, "job moves again"))
+                    connection.send(b"x")
+                    return connection.recv(1) == b"x" and bool(of(events, "job moves again"))
 
                 eventually(goes_on, "that it moves is seen", timeout=60)
                 assert "timers_job_stalled 0.0\n" in get(address, "/metrics")[1]
@@ -184,6 +184,40 @@ def test_what_is_idle_or_only_computes_is_examined_and_left_alone(what: tuple[st
             watch.stop()
             process.kill()
     assert events == []
+
+
+@pytest.mark.parametrize("ranks", [0, 2])
+def test_what_is_watched_without_a_timer_is_said(
+    ranks: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch_module, "NOTICE_SECONDS", 0.0)
+    events: list[Event] = []
+    with contextlib.ExitStack() as stack:
+        for rank in range(ranks or 1):
+            env = {"RANK": str(rank)} if ranks else {}
+            stack.enter_context(victim("explained", "rank", env=env))
+        watch = StallWatch(
+            NoTimers(), events.append, after=60, run_id="run", host="here", own_children=True
+        )
+        monkeypatch.setattr(watch_module, "period_of", lambda _: 0.01)
+        watch.start()
+        eventually(lambda: events, "it is said")
+        watch.stop()
+    (event,) = events
+    assert isinstance(event, Notice)
+    # Whatever else the tests have started is among the processes.
+    what = "2 ranks" if ranks else r"\d+ process(es)?"
+    said = f"nobody has set a timer yet; the stall watch looks at {what}"
+    assert re.fullmatch(said, event.message)
+
+
+def test_the_first_event_says_where_to_look(cli: Cli) -> None:
+    ran = cli.run("run", *FREE, "--", "true")
+    started = json.loads(ran.stderr.splitlines()[0])
+    assert started["event"] == "watchdog started"
+    assert started["url"].startswith("http://127.0.0.1:")
+    assert started["socket"].endswith("/timers.sock")
+    assert started["url"] in started["message"]
 
 
 def test_it_can_be_turned_off(cli: Cli) -> None:
