@@ -80,6 +80,8 @@ class WatchdogServer(TimerServer):
             super().__init__(request_queue, max_interval, daemon)
             self._run_id = run_id
             self._address = address
+            self.reached_by: dict[str, str] = {}
+            """For the event of the start: ``socket`` and ``url``, where there are such."""
             self._clock = clock or SYSTEM_CLOCK
             self._policy = policy or ReapPolicy()
             self._user_before_kill = before_kill
@@ -249,7 +251,7 @@ class WatchdogServer(TimerServer):
         self._watchdog_thread = threading.Thread(
             target=self._watchdog_loop, name=type(self).__name__, daemon=self._daemon
         )
-        self._watchdog.started(self._address, self._max_interval)
+        self._watchdog.started(self._address, self._max_interval, self.reached_by)
         self._watchdog_thread.start()
 
     def _is_ending(self) -> bool:

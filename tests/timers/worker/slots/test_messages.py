@@ -23,6 +23,7 @@ from timers.worker._client_slots import ClientWithSlots
 from timers.worker._lines import Lines
 from timers.worker.slots import messages
 from timers.worker.slots.messages import Channel, MessageSlot
+from timers.worker.slots.slot import AFTER
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -299,9 +300,9 @@ class Play:
         self.wire.messages.clear()
 
     @property
-    def deadlines(self) -> list[int]:
-        """Of what the server takes for open."""
-        return [timer.deadline_ns for timer in self._rig.watchdog.table]
+    def countdowns(self) -> list[int]:
+        """Of what the server takes for open, whose clock is another one than the worker's."""
+        return [timer.deadline_ns - timer.acquired_ns for timer in self._rig.watchdog.table]
 
     def end(self) -> None:
         while self._blocks:
@@ -342,7 +343,8 @@ def test_a_server_knows_in_the_end_how_things_stand(
     assert isinstance(slot, MessageSlot)
     assert slot.sent == slot.totals
     play.read()
-    assert play.deadlines == ([slot.view[1]] if slot.is_needed else [])
+    after_ns = slot.view[messages._INFO + AFTER]
+    assert play.countdowns == ([pytest.approx(after_ns, rel=1e-6)] if slot.is_needed else [])
     play.lose()
     assert (play.counts["acquires"], play.counts["releases"]) == slot.totals
     play.end()
