@@ -1,8 +1,8 @@
 """An event as one flat dictionary: what a log line holds, and what JSON over HTTP shows.
 
 Works on the fields an event class declares, so a new event class needs no change here. Values are
-``str``, ``int``, ``float``, ``bool`` and, for stacks and lists of timers, lists of small
-dictionaries. What is not known (``None``, or not a number) is left out.
+``str`` that any encoder takes, ``int``, ``float``, ``bool`` and, for stacks and lists of timers,
+lists of small dictionaries. What is not known (``None``, or not a number) is left out.
 
 Decision: ``frame`` is the innermost call in the user's own code, which is the line to look at; the
 innermost call of all, when that is inside a library, is ``innermost_frame``.
@@ -21,6 +21,7 @@ from timers.events import Event, TimerInfo, WorkerInfo
 from timers.stacks.take import StackDump
 
 from .sinks.trace_ids import trace_ids
+from .untrusted import encodable, replaced
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -68,7 +69,8 @@ def to_fields(event: Event, *, run_id: str = "", host: str = "") -> dict[str, An
         elif field.name not in ("timestamp", "run_id", "severity"):  # which is the level
             own[field.name] = _plain(value)
     flat |= own
-    return {name: value for name, value in flat.items() if _known(value)}
+    known = {name: value for name, value in flat.items() if _known(value)}
+    return replaced(known, str, encodable)  # type: ignore[no-any-return]  # a dictionary stays one
 
 
 def timestamp(seconds: float) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import socket
 import time
 from typing import TYPE_CHECKING
 
@@ -26,6 +25,7 @@ from .scope_durations import scope_durations
 from .settings import SettingsError
 from .sinks.metrics import Metrics
 from .sinks.recent import RecentReaps
+from .untrusted import this_host
 
 if TYPE_CHECKING:
     from timers.server.reaper import BeforeKill, ReapPolicy
@@ -85,6 +85,8 @@ class Service:
                 raise SettingsError(f"--tls-cert, --tls-key: {files}: {error}") from None
         try:
             return HttpServer(address, tls=tls)
+        except UnicodeError as error:
+            raise SettingsError(f"--http {address}: no name of a host: {error}") from None
         except OSError as error:
             if not (settings.http_fallback and error.errno == errno.EADDRINUSE):
                 raise SettingsError(f"--http {address}: {error}") from None
@@ -140,7 +142,7 @@ class Service:
             Metrics(self.pipeline),
             self._reaps,
             run_id=settings.run_id,
-            host=socket.gethostname(),
+            host=this_host(),
         )
 
     def _before_kill(self, policy: ReapPolicy) -> BeforeKill:
@@ -151,7 +153,7 @@ class Service:
         self._roll_call = RollCall(
             self.pipeline.emit,
             run_id=settings.run_id,
-            host=socket.gethostname(),
+            host=this_host(),
             timeout=policy.dump_timeout,
             sample_at=settings.sample_at,
             sample_from=settings.sample_from,
@@ -166,16 +168,22 @@ class Service:
         return None if self.http is None else self.http.address
 
     def start(self) -> None:
-        """Watch timers and answer requests."""
-        self.server.start()
-        self.view.is_ready = True
-        if self.http is not None:
-            app = make_app(
-                self.view,
-                token=self.settings.token,
-                local_only=self.http.address.is_loopback,
-            )
-            self.http.start(app)
+        """Watch timers and answer requests.
+
+        :raises SettingsError: this user may start no more threads. Call :meth:`stop` all the same.
+        """
+        try:
+            self.server.start()
+            self.view.is_ready = True
+            if self.http is not None:
+                app = make_app(
+                    self.view,
+                    token=self.settings.token,
+                    local_only=self.http.address.is_loopback,
+                )
+                self.http.start(app)
+        except RuntimeError as error:
+            raise SettingsError(f"the service cannot start: {error}") from None
         for notice in self._notices:
             self.say(notice)
 

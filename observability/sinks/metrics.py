@@ -13,7 +13,6 @@ oldest of them: one watchdog that has stalled must not hide behind another.
 from __future__ import annotations
 
 import platform
-import socket
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
@@ -30,7 +29,7 @@ from prometheus_client.samples import Exemplar
 
 import timers
 from observability.hang.types import Verdict
-from observability.untrusted import printable
+from observability.untrusted import printable, this_host
 
 from .trace_ids import trace_ids
 
@@ -95,7 +94,7 @@ class _Collector(Collector):
         yield InfoMetricFamily(
             "timers_run",
             "Which run this service is for, and on which host.",
-            value={"run_id": self._pipeline.run_id, "host": socket.gethostname()},
+            value={"run_id": printable(self._pipeline.run_id), "host": this_host()},
         )
         yield InfoMetricFamily(
             "timers_build", "Version of expiration-timers and of Python.", value=self._build

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from observability.events import HangReported
 from observability.fields import timestamp, to_fields
+from observability.untrusted import encodable, replaced
 from timers.events import ReapFailed, StackDumped, TimerExpired, WorkerKilled
 
 from .bounded import fit
@@ -40,11 +41,8 @@ class RecentReaps:
     def __call__(self, event: Event) -> None:
         """Take note of ``event``, if it is about a reap."""
         if isinstance(event, HangReported):
-            self.hang = {
-                "timestamp": timestamp(event.timestamp),
-                "text": event.report.render(width=120),
-                **event.report.to_dict(),
-            }
+            hang = {"timestamp": timestamp(event.timestamp), **event.report.to_dict()}
+            self.hang = {**replaced(hang, str, encodable), "text": event.report.render(width=120)}
             return
         if not isinstance(event, TimerExpired | StackDumped | WorkerKilled | ReapFailed):
             return

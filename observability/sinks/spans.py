@@ -27,7 +27,7 @@ from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, Trace
 
 from observability.events import HangReported
 from observability.fields import stack_fields
-from observability.untrusted import printable
+from observability.untrusted import encodable, printable, replaced
 from timers.events import (
     Event,
     ReapFailed,
@@ -98,7 +98,7 @@ class SpanSink:
     def __init__(self, exporter: SpanExporter, *, run_id: str = "", interval: float = 1.0) -> None:
         self._exporter = exporter
         self._interval = interval
-        self._resource = Resource.create({"timers.run_id": run_id} if run_id else {})
+        self._resource = Resource.create({"timers.run_id": printable(run_id)} if run_id else {})
         self._scope = InstrumentationScope("expiration-timers")
         self._unfinished: dict[_Key, list[SpanEvent]] = {}
         self._waiting: list[ReadableSpan] = []
@@ -133,10 +133,9 @@ class SpanSink:
     def _note_hang(self, event: HangReported) -> None:
         """The report belongs to each scope that has expired and not yet ended."""
         report = event.report
-        attributes = {
-            "timers.hang.verdict": report.verdict.value,
-            "timers.hang.sentence": report.sentence,
-        }
+        attributes = _encodable(
+            {"timers.hang.verdict": report.verdict.value, "timers.hang.sentence": report.sentence}
+        )
         for events in self._unfinished.values():
             _add(events, SpanEvent(event.name, attributes, _ns(event.timestamp)))
 
@@ -154,7 +153,7 @@ class SpanSink:
             parent = _context(trace_id, int(ids.parent_id, 16), remote=True)
         end = _ns(event.timestamp)
         span = ReadableSpan(
-            name=timer.scope_id,
+            name=encodable(timer.scope_id),
             context=_context(trace_id, span_id, remote=False),
             parent=parent,
             resource=self._resource,
@@ -230,8 +229,7 @@ def _noted(event: Event) -> dict[str, Any] | None:
 def _ended(event: Event) -> list[tuple[WorkerInfo, TimerInfo, float, Status]]:
     """The scopes that ``event`` ended, with their worker, seconds and status."""
     if isinstance(event, TimerReleased):
-        # What cannot be encoded would take the spans of others along.
-        status = Status(StatusCode.ERROR, printable(event.error)) if event.error else Status()
+        status = Status(StatusCode.ERROR, encodable(event.error)) if event.error else Status()
         return [(event.worker, event.timer, event.elapsed_seconds, status)]
     if isinstance(event, WorkerKilled):
         why = f"reaped: scope {event.timer.scope_id} overran {event.timer.after_seconds:g} s"
@@ -241,7 +239,7 @@ def _ended(event: Event) -> list[tuple[WorkerInfo, TimerInfo, float, Status]]:
         return [(worker, timer, elapsed, Status()) for worker, timer, elapsed in event.timers]
     else:
         return []
-    status = Status(StatusCode.ERROR, why)
+    status = Status(StatusCode.ERROR, encodable(why))
     return [(event.worker, timer, elapsed, status) for timer, elapsed in event.timers]
 
 
@@ -277,7 +275,12 @@ def _attributes(event: Event, worker: WorkerInfo, timer: TimerInfo) -> dict[str,
     }
     if isinstance(event, WorkerKilled):
         known |= {"timers.outcome": event.outcome.value, "timers.signal": event.signal}
-    return {name: value for name, value in known.items() if value is not None}
+    return _encodable({name: value for name, value in known.items() if value is not None})
+
+
+def _encodable(attributes: dict[str, Any]) -> dict[str, Any]:
+    # What cannot be encoded would take the spans of others along.
+    return replaced(attributes, str, encodable)  # type: ignore[no-any-return]  # stays a dictionary
 
 
 def _stack(event: StackDumped) -> dict[str, Any]:
@@ -288,4 +291,4 @@ def _stack(event: StackDumped) -> dict[str, Any]:
         for line in (f"Thread {thread.get('thread')} ({thread.get('name')})", *thread["frames"])
     )
     known = {f"timers.{name}": value for name, value in fields.items() if value is not None}
-    return {**known, "timers.stack": stack[:_MAX_STACK_CHARACTERS]}
+    return _encodable({**known, "timers.stack": stack[:_MAX_STACK_CHARACTERS]})
