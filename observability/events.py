@@ -9,7 +9,7 @@ from timers import events as server_events
 from timers.events import Event
 
 if TYPE_CHECKING:
-    from .hang.report import HangReport
+    from .hang.types import HangReport
 
 __all__ = ["HangReported", "LogRecord", "Notice", "RunFinished", "ScopeDurations", "event_names"]
 

@@ -1,8 +1,9 @@
 """An event as one flat dictionary: what a log line holds, and what JSON over HTTP shows.
 
-Works on the fields an event class declares, so a new event class needs no change here. Values are
-``str`` that any encoder takes, ``int``, ``float``, ``bool`` and, for stacks and lists of timers,
-lists of small dictionaries. What is not known (``None``, or not a number) is left out.
+Works on the fields an event class declares, so a new event class needs no change here; what it is
+in one sentence, ``message``, is made of them. Values are ``str`` that any encoder takes, ``int``,
+``float``, ``bool`` and, for stacks and lists of timers, lists of small dictionaries. What is not
+known (``None``, or not a number) is left out.
 
 Decision: ``frame`` is the innermost call in the user's own code, which is the line to look at; the
 innermost call of all, when that is inside a library, is ``innermost_frame``.
@@ -13,31 +14,24 @@ from __future__ import annotations
 import dataclasses
 import enum
 import math
-import re
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from timers.events import Event, TimerInfo, WorkerInfo
 from timers.stacks.take import StackDump
 
+from .message import message
+from .samples.frames import frame_line, innermost_own, process_frames
+from .samples.threads import thread_that_matters
 from .sinks.trace_ids import trace_ids
 from .untrusted import encodable, replaced
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from timers.stacks.take import Frame, ThreadStack
+    from timers.stacks.take import ThreadStack
 
-__all__ = [
-    "frame_line",
-    "stack_fields",
-    "stuck_thread",
-    "timestamp",
-    "to_fields",
-]
-
-_LIBRARY = re.compile(r"<frozen |(?:^|/)lib(?:32|64)?/python\d|/(?:site|dist)-packages/")
-_SOURCE = re.compile(r"\.(?:py|pyw|pyx|ipynb)$|^<[^>]+>$")
+__all__ = ["stack_fields", "timestamp", "to_fields"]
 
 
 def to_fields(event: Event, *, run_id: str = "", host: str = "") -> dict[str, Any]:
@@ -70,6 +64,7 @@ def to_fields(event: Event, *, run_id: str = "", host: str = "") -> dict[str, An
             own[field.name] = _plain(value)
     flat |= own
     known = {name: value for name, value in flat.items() if _known(value)}
+    known["message"] = message(known)
     return replaced(known, str, encodable)  # type: ignore[no-any-return]  # a dictionary stays one
 
 
@@ -79,28 +74,11 @@ def timestamp(seconds: float) -> str:
     return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
-def frame_line(frame: Frame) -> str:
-    """One call as ``file:line function``, which editors and ``grep`` understand."""
-    return f"{frame.file}:{frame.line} {frame.function}"
-
-
-def stuck_thread(dump: StackDump, timer: TimerInfo | None) -> ThreadStack | None:
-    """Choose the thread to look at: who acquired the timer, else the main one, else the first."""
-    wanted = (timer.thread if timer else None, dump.pid)
-    for native_id in wanted:
-        for thread in dump.threads:
-            if native_id is not None and thread.thread == native_id:
-                return thread
-    return next((thread for thread in dump.threads if thread.name == "MainThread"), None) or next(
-        iter(dump.threads), None
-    )
-
-
 def stack_fields(dump: StackDump, timer: TimerInfo | None) -> dict[str, Any]:
-    """Flatten a stack dump: all threads in ``stack``, the one to look at first."""
-    stuck = stuck_thread(dump, timer)
-    frames = stuck.frames if stuck else ()
-    own = next((frame for frame in frames if _is_users(frame)), frames[0] if frames else None)
+    """Flatten a stack dump: all threads in ``stack``, the one that holds the timer first."""
+    stuck = thread_that_matters(dump, timer.thread if timer else None)
+    frames = process_frames(stuck.frames) if stuck else ()
+    own = innermost_own(frames)
     ordered = sorted(dump.threads, key=lambda thread: thread is not stuck)
     return {
         "frame": frame_line(own) if own else None,
@@ -112,10 +90,6 @@ def stack_fields(dump: StackDump, timer: TimerInfo | None) -> dict[str, Any]:
         **dict(dump.extras),
         "stack": [_thread(thread) for thread in ordered] or None,
     }
-
-
-def _is_users(frame: Frame) -> bool:
-    return _SOURCE.search(frame.file) is not None and _LIBRARY.search(frame.file) is None
 
 
 def _worker(worker: WorkerInfo) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import hypothesis
 import pytest
 
 from support.leftovers import Leftovers
@@ -14,6 +15,9 @@ from support.leftovers import Leftovers
 if TYPE_CHECKING:
     from collections.abc import Generator
 
+# A shared machine may take its time for any of them.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 HERE = Path(__file__).resolve().parent
 UNIT_FOLDERS = ("timers", "observability")
 _BEFORE = pytest.StashKey[Leftovers]()

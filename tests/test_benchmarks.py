@@ -18,6 +18,7 @@ TITLES = {
     "cost": "Cost of one block in the worker",
     "server": "Requests that one server takes",
     "lateness": "From the deadline to the signal, and to the worker's death",
+    "fairness": "Stuck workers beside others at full speed",
     "growth": "With more and more active timers",
     "telling": "Events and scrapes",
     "starting": "Time to start",

@@ -23,7 +23,7 @@ from .api import TimerClient
 from .transport.wire import Rejection
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from .events import Event
     from .transport.wire import Message
@@ -173,9 +173,11 @@ class FakeSource:
         """None: there is no descriptor to wait on."""
         return None
 
-    def read(self, timeout: float) -> tuple[Sequence[Message], Sequence[Rejection]]:
+    def read(
+        self, timeout: float, pids: Collection[int] = ()
+    ) -> tuple[Sequence[Message], Sequence[Rejection]]:
         """Everything that was put in since the last call."""
-        del timeout
+        del timeout, pids
         with self._lock:
             messages, self._messages = self._messages, []
             rejections, self._rejections = self._rejections, []

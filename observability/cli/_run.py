@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -19,16 +20,18 @@ from timers.worker.environment import SERVER_PID_VARIABLE, SOCKET_VARIABLE
 
 from ._child import CannotStart, Child
 from ._own_process import devote_process
+from ._recorder import recorder_environment
 from ._supervise import Supervisor, become_subreaper, block_signals
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
 
     from observability.settings import Settings
     from timers.server.reaper import ReapPolicy
 
 __all__ = ["run"]
 
+_SCRAPE_PAUSE_SECONDS = 0.1
 AGENT_SERVER_VARIABLE = "TORCHELASTIC_ENABLE_FILE_TIMER"
 """Makes torchrun's agent start a server of its own: at our path, where it deletes our pipe, and one
 that kills its own agent after a reap."""
@@ -40,6 +43,8 @@ def run(
     settings: Settings,
     policy: ReapPolicy,
     timer_socket: str | None = None,
+    *,
+    nccl_timing: bool = False,
 ) -> int:
     """Run ``command`` under a timer server; return what to exit with.
 
@@ -49,6 +54,7 @@ def run(
     :param timer_file: path of the named pipe; None for one in a temporary directory of its own.
     :param timer_socket: path of the Unix socket; None for one in that directory (and none at all
         where its path would be too long for a socket), "off" for none.
+    :param nccl_timing: whether NCCL shall record when an operation starts on the GPU.
     :raises ~observability.settings.SettingsError: something that was asked for is not possible;
         the command was not started then.
     """
@@ -59,13 +65,17 @@ def run(
         become_subreaper()
     except OSError as error:
         raise SettingsError(f"timers run cannot adopt what its command leaves: {error}") from None
-    with _paths(timer_file, timer_socket) as (path, socket_path):
+    with (
+        _paths(timer_file, timer_socket) as (path, socket_path),
+        recorder_environment(os.environ, timing=nccl_timing) as recorder,
+    ):
         service = Service(path, settings, policy, socket_path)
         try:
             service.start()
             started = time.monotonic()
             try:
-                child = Child(command, _environment(service, path, socket_path), mask)
+                environment = _environment(service, path, socket_path) | recorder
+                child = Child(command, environment, mask)
             except CannotStart as error:
                 service.say(str(error), "error")
                 return error.code
@@ -75,9 +85,10 @@ def run(
                 signals,
                 grace=policy.grace,
                 tell=service.say,
-                hangup=None if settings.events == "-" else service.pipeline.reopen,
+                hangup=service.pipeline.reopen if service.names_a_file else None,
             ).wait()
             _finish(service, code, time.monotonic() - started)
+            _stay_until_scraped(service, signals)
             return code
         finally:
             service.stop()
@@ -122,7 +133,7 @@ def _usable(path: str) -> str | None:
         return None
 
 
-def _environment(service: Service, path: str, socket_path: str | None) -> Mapping[str, str]:
+def _environment(service: Service, path: str, socket_path: str | None) -> dict[str, str]:
     environment = dict(os.environ)
     environment.pop(SOCKET_VARIABLE, None)  # that of a service around this one
     if socket_path is not None:
@@ -175,8 +186,19 @@ def _finish(service: Service, code: int, elapsed: float) -> None:
             reaps=reaps,
         )
     )
-    if service.settings.events != "-" and os.isatty(2):
-        write_line(
-            f"{acquires} timers acquired, {expirations} expired, {reaps} workers reaped; the"
-            f" command exited with {code} after {elapsed:.1f} s"
-        )
+
+
+def _stay_until_scraped(service: Service, signals: set[signal.Signals]) -> None:
+    """Let who scrapes see the last reap; a request to end, or its bound, ends that."""
+    seconds = service.unseen()
+    if seconds <= 0:
+        return
+    write_line(
+        f"the job was reaped and has ended: stays for one more scrape, for at most {seconds:.0f} s"
+    )
+    ends = signals - {signal.SIGCHLD}
+    bound = time.monotonic() + seconds
+    while service.unseen() > 0 and time.monotonic() < bound:
+        found = signal.sigtimedwait(ends, _SCRAPE_PAUSE_SECONDS)
+        if found is not None and found.si_signo in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            return

@@ -24,6 +24,7 @@ import time
 from typing import TYPE_CHECKING
 
 from timers.linux.process import Process
+from timers.server.process_tree import ProcessTree
 from timers.server.reaper import terminate
 
 from ._child import Child, came_from_terminal, orphans
@@ -156,5 +157,5 @@ def _kill(pids: list[int]) -> None:
     for pid in pids:
         with contextlib.suppress(OSError):  # it has ended
             process = Process(pid)
-            terminate(process, signal.SIGKILL, grace=_KILL_SECONDS, process_tree=True)
+            terminate(process, signal.SIGKILL, grace=_KILL_SECONDS, tree=ProcessTree())
             process.close()

@@ -14,6 +14,7 @@ from typing import Any
 import click
 from click.shell_completion import get_completion_class
 
+from observability.explain.command import explain
 from observability.report.command import report
 from observability.settings import DEFAULT_ADDRESS, SettingsError
 
@@ -76,6 +77,11 @@ def main() -> None:
     type=click.Path(),
     help="Path of the Unix socket, or 'off'. By default in a private temporary directory.",
 )
+@option(
+    "--nccl-timing/--no-nccl-timing",
+    help="Have NCCL record when an operation starts (TORCH_NCCL_ENABLE_TIMING): tells a rank whose"
+    " GPU is busy from those that wait for it, and costs each operation two CUDA events.",
+)
 @click.argument(
     "command", metavar="COMMAND [ARG]...", nargs=-1, required=True, type=click.UNPROCESSED
 )
@@ -94,11 +100,19 @@ def run(context: click.Context, /, command: tuple[str, ...], **_: object) -> Non
     """
     from ._run import run as run_command  # noqa: PLC0415  # see the module's description
 
-    settings = make_settings(context)
+    settings = make_settings(context, own_file=True)
     policy = make_policy(context, descendants_of=os.getpid())
     _prepare_stderr(settings.events, settings.run_id)
     given = context.params
-    sys.exit(run_command(command, given["timer_file"], settings, policy, given["timer_socket"]))
+    code = run_command(
+        command,
+        given["timer_file"],
+        settings,
+        policy,
+        given["timer_socket"],
+        nccl_timing=given["nccl_timing"],
+    )
+    sys.exit(code)
 
 
 @main.command()
@@ -141,6 +155,7 @@ def serve(context: click.Context, /, **_: object) -> None:
     serve_workers(timer_file, settings, policy, context.params["timer_socket"])
 
 
+main.add_command(explain)
 main.add_command(report)
 
 

@@ -1,14 +1,15 @@
-"""Who holds up the others in a run that hangs: samples in, report out.
+"""Who waits for whom, when a run hangs: samples in, report out.
 
 The map::
 
-    roll_call.py    at the first expiry, sample every worker of the run
-    input.py        what a report is made from: each worker, and its samples
-    json.py         the same to and from the fields of "stack dumped"
-    report.py       make a report of what was sampled
-    types.py        the report as plain data: verdict, suspects, groups
-    text.py         the report for people: a sentence, and a text that fits on a screen
-    _case.py        the workers, sorted for comparison
-    _tree.py        stacks of many workers merged into one tree
-    _verdict.py     the rules that decide who holds up the others
+    explain.py        what any processes of this host do, and who holds them up: for other callers
+    roll_call.py      at the first expiry, sample every worker, report before anybody is killed
+    report.py         from the samples of all workers to a report
+    graph.py          the wait-for graph: edges with their evidence, where chains end, circles
+    types.py          the report as plain data: verdict, suspects, groups
+    text.py           the report for people: a sentence, and a text that fits on a screen
+    json.py           a worker's samples to and from the fields of "stack dumped"
+    verdict/          who holds up the others, by the surest evidence there is
+    _words.py         what a worker does, in words
+    _tree.py          stacks of many workers merged into one tree
 """

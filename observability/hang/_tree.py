@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from observability.fields import frame_line
-from observability.samples.frames import plain_file, plain_function
+from observability.samples.frames import frame_line, plain_file, plain_function
 
 from .types import Node
 

@@ -1,10 +1,16 @@
 """What a hang report needs to know of a worker, to and from the fields of ``stack dumped``.
 
-The event as it is has one look at a worker. Two more fields let reports of several hosts be merged
-without the earlier looks, which would not fit into a line:
+The event as it is has one sample of a worker. Two more fields let reports of several hosts be
+merged without the earlier samples and the recorder, which would not fit into a line:
 
 ``pace``
     what they showed, one of :class:`~observability.hang.types.Pace`;
+``recorder``
+    what the worker's Flight Recorder says of the operations under way, see
+    :mod:`observability.recorder.json`;
+``around``
+    what tells a wait from work where its stack does not: ``line``, ``loop``, ``gpu``, ``mpi`` and
+    ``blocked_on``, ``blocked_on_pids``;
 ``children``
     the processes it started, a list of ``pid``, ``parent``, ``command``, ``pace`` and the fields
     of a stack: ``process_state``, ``process_wait_channel``, ``stack`` and so on.
@@ -19,14 +25,23 @@ import re
 from typing import Any
 
 from observability.fields import stack_fields
+from observability.recorder.json import from_plain, to_plain
+from observability.samples.types import (
+    NOTHING_KNOWN,
+    Descendant,
+    Link,
+    Loop,
+    Pace,
+    Sample,
+    Source,
+    Surroundings,
+    WorkerView,
+)
 from observability.samples.worker import read
 from observability.untrusted import number
 from timers.events import WorkerInfo
 from timers.linux.procfs import ProcessFacts
 from timers.stacks.take import Frame, StackDump, ThreadStack
-
-from .input import Descendant, Look, WorkerView
-from .types import Pace
 
 __all__ = ["extra_fields", "view_from"]
 
@@ -35,27 +50,73 @@ MAX_CHILDREN = 8
 MAX_CHILD_FRAMES = 12
 
 
-def extra_fields(view: WorkerView) -> dict[str, Any]:
-    """The fields to add to the ``stack dumped`` of a worker; those without a value are left out."""
+def extra_fields(view: WorkerView, *, innocent: bool = False) -> dict[str, Any]:
+    """Return the fields to add to the ``stack dumped`` of a worker, where they have a value.
+
+    :param innocent: whether it waits for others: then its pace is not called stuck.
+    """
     fields: dict[str, Any] = {}
-    if view.looks:
+    if view.samples:
         pace = read(view).pace
+        if innocent and pace is Pace.STUCK:
+            pace = Pace.WAITING
         if pace is not Pace.UNKNOWN:
             fields["pace"] = pace.value
-    children = [_child_fields(child) for child in view.descendants[:MAX_CHILDREN] if child.looks]
+    if view.recording is not None:
+        fields["recorder"] = to_plain(view.recording)
+    around = _around(view.surroundings)
+    if around:
+        fields["around"] = around
+    children = [_child_fields(child) for child in view.descendants[:MAX_CHILDREN] if child.samples]
     if children:
         fields["children"] = children
     return fields
 
 
+def _around(around: Surroundings) -> dict[str, Any]:
+    source, link = around.source, around.link
+    known = {
+        "line": source.text if source else None,
+        "loop": source.loop.value if source else None,
+        "head": source.head if source else None,
+        "gpu": around.gpu or None,
+        "mpi": around.mpi or None,
+        "blocked_on": link.what if link else None,
+        "blocked_on_pids": list(link.pids) if link and link.pids else None,
+        "is_lock": link.is_lock or None if link else None,
+    }
+    return {name: value for name, value in known.items() if value}
+
+
+def _around_from(value: object) -> Surroundings:
+    if not isinstance(value, dict):
+        return NOTHING_KNOWN
+    line, what = _text(value.get("line")), _text(value.get("blocked_on"))
+    loop = next((loop for loop in Loop if loop.value == value.get("loop")), Loop.NONE)
+    pids = value.get("blocked_on_pids")
+    numbers = map(_integer, pids if isinstance(pids, list) else ())
+    return Surroundings(
+        source=None if line is None else Source(line, loop, _text(value.get("head")) or ""),
+        gpu=value.get("gpu") is True,
+        mpi=value.get("mpi") is True,
+        link=None
+        if what is None
+        else Link(
+            what,
+            tuple(number for number in numbers if number is not None),
+            is_lock=value.get("is_lock") is True,
+        ),
+    )
+
+
 def _child_fields(child: Descendant) -> dict[str, Any]:
-    dump = child.looks[-1].dump
+    dump = child.samples[-1].dump
     # The main thread says what it waits for; of a deep stack the innermost calls do.
     threads = tuple(
         dataclasses.replace(thread, frames=thread.frames[:MAX_CHILD_FRAMES])
         for thread in dump.threads[:1]
     )
-    view = WorkerView(worker=WorkerInfo(pid=child.pid), looks=child.looks, pace=child.pace)
+    view = WorkerView(worker=WorkerInfo(pid=child.pid), samples=child.samples, pace=child.pace)
     pace = read(view).pace
     known = {
         "pid": child.pid,
@@ -81,7 +142,7 @@ def view_from(fields: dict[str, Any]) -> WorkerView:
             restart_count=_integer(fields.get("restart_count")),
         ),
         host=_text(fields.get("host")) or "",
-        looks=(Look(dump=_dump(fields, _integer(pid) or 0)),),
+        samples=(Sample(dump=_dump(fields, _integer(pid) or 0)),),
         scope_id=_text(fields.get("scope_id")),
         thread=_integer(fields.get("thread")),
         expired=expired if isinstance(expired, bool) else "scope_id" in fields,
@@ -93,6 +154,8 @@ def view_from(fields: dict[str, Any]) -> WorkerView:
             if isinstance(entry, dict)
         ),
         pace=_pace(fields.get("pace")),
+        recording=from_plain(fields.get("recorder")),
+        surroundings=_around_from(fields.get("around")),
     )
 
 
@@ -101,7 +164,7 @@ def _child(fields: dict[str, Any]) -> Descendant:
     return Descendant(
         pid=pid,
         parent=_integer(fields.get("parent")) or 0,
-        looks=(Look(dump=_dump(fields, pid)),),
+        samples=(Sample(dump=_dump(fields, pid)),),
         command=_text(fields.get("command")) or "",
         pace=_pace(fields.get("pace")),
     )
@@ -159,4 +222,6 @@ def _text(value: object) -> str | None:
 
 
 def _pace(value: object) -> Pace:
+    if value == Pace.WAITING:
+        return Pace.STUCK
     return next((pace for pace in Pace if pace == value), Pace.UNKNOWN)

@@ -1,100 +1,35 @@
-"""Who is the odd one out in a run that hangs, and where it is stuck: stacks in, report out.
+"""From the samples of a run's workers to a report: who is the odd one out, and where it is stuck.
 
-:func:`analyse` is pure: it neither reads the clock nor the file system, and gives the same report
-for the same input. In the order in which they are used:
-
-- ``hang_input``: what goes in, the looks at each worker;
-- ``hang_worker``, ``hang_reading``, ``hang_threads``, ``hang_waits``, ``hang_pace``: one worker at
-  a time, where it is, what it waits for, and whether it moves;
-- ``hang_case``, ``hang_verdict``: the comparison;
-- ``hang_types``, ``hang_tree`` and this module: what comes out; ``hang_text``: how it is told.
+:func:`analyse` is pure: it reads neither the clock nor the file system, and gives the same report
+for the same input.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
-from observability.fields import frame_line
-from observability.samples.reading import Condition, Reading
-from observability.samples.waits import Wait
+from observability.samples.frames import frame_line
+from observability.samples.types import Pace
 from observability.samples.worker import read
 
-from ._case import Case
 from ._tree import merge
-from ._verdict import decide
-from .text import render, sentence, worker_name
-from .types import Confidence, Group, Node, Pace, Suspect, Verdict
+from ._words import place, state
+from .text import sentence, worker_name
+from .types import Group, HangReport, Node, Suspect, Verdict
+from .verdict.case import Case, Decision
+from .verdict.decide import decide
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from observability.samples.types import WorkerView
     from timers.stacks.take import Frame
 
-    from .input import WorkerView
+    from .verdict.collectives import Collectives
 
-__all__ = ["HangReport", "analyse"]
-
-MAX_GROUPS = 50
-MAX_LISTED = 100
-"""Workers that a group, and suspects that a report, list one by one in JSON."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HangReport:
-    """What the stacks of all workers of a run show together."""
-
-    verdict: Verdict
-    confidence: Confidence
-    reason: str
-    """Why, and why not surer."""
-    sentence: str = ""
-    """For people: names the rank and the line to look at, when there is one."""
-    suspects: tuple[Suspect, ...] = ()
-    """Empty unless the evidence is against them."""
-    lagging: tuple[Suspect, ...] = ()
-    """Those the others wait for without being to blame: they move, or may move."""
-    groups: tuple[Group, ...] = ()
-    """The largest first."""
-    tree: tuple[Node, ...] = ()
-    """All stacks merged, outermost calls first."""
-    workers: int = 0
-    hosts: int = 0
-    missing_ranks: tuple[int, ...] = ()
-    """Ranks that must exist but were not seen."""
-
-    def render(self, *, width: int = 160) -> str:
-        """The report as text of about a screen; lines are cut at ``width`` characters."""
-        return render(self, width=width)
-
-    def to_dict(self, *, tree: bool = True) -> dict[str, Any]:
-        """The report as plain data for JSON.
-
-        Long lists are cut (each has its full count next to it): of 16,000 workers it is still
-        some kilobytes.
-
-        :param tree: whether to include the merged stacks, the largest part.
-        """
-        data: dict[str, Any] = {
-            "verdict": self.verdict.value,
-            "confidence": self.confidence.value,
-            "reason": self.reason,
-            "sentence": self.sentence,
-            "workers": self.workers,
-            "hosts": self.hosts,
-            "missing_ranks": list(self.missing_ranks[:MAX_LISTED]),
-            "missing_ranks_count": len(self.missing_ranks),
-            "suspects": [_plain(suspect) for suspect in self.suspects[:MAX_LISTED]],
-            "suspects_count": len(self.suspects),
-            "lagging": [_plain(suspect) for suspect in self.lagging[:MAX_LISTED]],
-            "lagging_count": len(self.lagging),
-            "groups": [_plain_group(group) for group in self.groups[:MAX_GROUPS]],
-            "groups_count": len(self.groups),
-        }
-        if tree:
-            data["tree"] = [_plain_node(node) for node in self.tree]
-        return data
+__all__ = ["analyse"]
 
 
 def analyse(views: Iterable[WorkerView], *, world_size: int | None = None) -> HangReport:
@@ -104,26 +39,33 @@ def analyse(views: Iterable[WorkerView], *, world_size: int | None = None) -> Ha
         is there several times, as after a restart, the one that is not gone counts.
     :param world_size: how many ranks the run has, where known.
     """
-    cases = [Case(view, read(view)) for view in _newest(views)]
-    decision = decide(cases, world_size=world_size)
+    cases = [Case(view, read(view), index) for index, view in enumerate(_newest(views))]
+    decision, found = decide(cases, world_size=world_size)
+    # Who finished well is no part of the hang, unless the others wait for it.
+    shown = [
+        case
+        for case in cases
+        if case.view.gone is None or case.view.unclean or case in decision.suspects
+    ]
+
+    def described(some: Iterable[Case]) -> tuple[Suspect, ...]:
+        return tuple(_suspect(case, decision, found, cases) for case in some)
+
     report = HangReport(
         verdict=decision.verdict,
         confidence=decision.confidence,
         reason=decision.reason,
-        suspects=tuple(_suspect(case) for case in decision.suspects),
-        lagging=tuple(_suspect(case) for case in decision.lagging),
-        groups=_groups(cases, decision.suspects),
-        tree=_tree(cases, decision.suspects),
-        workers=len(cases),
-        hosts=len({case.view.host for case in cases}),
+        evidence=tuple(each.value for each in decision.evidence),
+        suspects=described(decision.suspects),
+        lagging=described(decision.lagging),
+        expired=described(case for case in shown if case.view.expired),
+        groups=_groups(shown, decision.suspects, found.waiting_in),
+        tree=_tree(shown, decision.suspects),
+        workers=len(shown),
+        hosts=len({case.view.host for case in shown}),
         missing_ranks=_missing(cases, world_size),
     )
-    return _told(report)
-
-
-def _told(report: HangReport) -> HangReport:
-    values = {name: getattr(report, name) for name in report.__slots__}
-    return HangReport(**(values | {"sentence": sentence(report)}))
+    return replace(report, sentence=sentence(report))
 
 
 def _newest(views: Iterable[WorkerView]) -> list[WorkerView]:
@@ -156,8 +98,9 @@ def _missing(cases: Sequence[Case], world_size: int | None) -> tuple[int, ...]:
 # -- suspects ------------------------------------------------------------------------------------
 
 
-def _suspect(case: Case) -> Suspect:
+def _suspect(case: Case, decision: Decision, found: Collectives, cases: Sequence[Case]) -> Suspect:
     view, reading = case.view, case.reading
+    diverged = decision.verdict is Verdict.DIFFERENT_COLLECTIVES
     inner = reading.child_reading or reading
     frame = reading.frame
     return Suspect(
@@ -167,94 +110,40 @@ def _suspect(case: Case) -> Suspect:
         local_rank=view.worker.local_rank,
         scope_id=view.scope_id,
         frame=frame,
-        why=_why(reading),
+        why=f"is {place(case, found.waiting_in)}" if diverged else state(case, found, cases),
+        holds_up=decision.holds_up.get(case.index, ""),
         pace=inner.pace,
         child_pid=reading.child.pid if reading.child else None,
         also=tuple(line for line in dict.fromkeys(reading.also) if line != frame),
     )
 
 
-def _why(reading: Reading) -> str:
-    if reading.child is not None and reading.child_reading is not None:
-        known_as = f" ({reading.child.command})" if reading.child.command else ""
-        unread = reading.child_reading.condition is Condition.BLIND
-        how = "" if unread else f", which {_state(reading.child_reading)}"
-        return f"waits for its child process {reading.child.pid}{known_as}{how}"
-    return _state(reading)
-
-
-def _state(reading: Reading) -> str:
-    if reading.condition is Condition.GONE:
-        return reading.gone or reading.condition.value
-    if reading.condition not in (Condition.RUNNING, Condition.WAITING):
-        return str(reading.condition.value)
-    if reading.pace is Pace.SPINNING:
-        return "spins: it stays in one function with the CPU busy"
-    if reading.pace is Pace.SLOW:
-        return "still moves"
-    if reading.pace is Pace.REPEATING:
-        return "sleeps again and again"
-    how = str(reading.reason.wait.value)
-    if reading.holds_gil:
-        how = "sleeps in C code that holds the GIL"
-    elif reading.idle_children:
-        how += ", and its child processes wait for work"
-    elif reading.reason.operation:
-        how = f"waits in {reading.reason.operation}"
-    return f"is stuck: it {how}" if reading.pace is Pace.STUCK else how
-
-
 # -- groups --------------------------------------------------------------------------------------
 
-_GROUP_WORDS = {
-    Wait.COMPUTE: "running",
-    Wait.SLEEP: "sleeping",
-    Wait.STORAGE: "waiting for storage",
-    Wait.LOCK: "waiting for a lock",
-    Wait.CHILD: "waiting for a child process",
-    Wait.THREAD: "waiting for another thread",
-    Wait.QUEUE: "waiting for a queue",
-    Wait.NETWORK: "waiting for a socket",
-    Wait.PIPE: "waiting for a pipe",
-    Wait.EVENT_LOOP: "idle in an event loop",
-    Wait.GIL: "waiting for the GIL",
-    Wait.SIGNAL: "waiting for a signal",
-}
-_CONDITION_WORDS = {
-    Condition.GONE: "gone",
-    Condition.STOPPED: "stopped",
-    Condition.TRACED: "held by a debugger",
-    Condition.UNINTERRUPTIBLE: "in an uninterruptible wait",
-    Condition.BLIND: "without a stack",
-}
 
-
-def _what(reading: Reading) -> str:
-    known = _CONDITION_WORDS.get(reading.condition)
-    if known is not None:
-        return known
-    if reading.reason.operation:
-        return f"waiting in {reading.reason.operation}"
-    return _GROUP_WORDS.get(reading.reason.wait, "waiting")
-
-
-def _by_place(cases: Iterable[Case], suspects: Sequence[Case]) -> Mapping[object, list[Case]]:
+def _by_place(
+    cases: Iterable[Case], suspects: Sequence[Case], waiting_in: Mapping[int, str]
+) -> Mapping[object, list[Case]]:
     accused = {id(case) for case in suspects}
     places: dict[object, list[Case]] = {}
     for case in cases:
         child = case.reading.child_reading
-        key = (id(case) in accused, _what(case.reading), case.reading.key, child and child.key)
+        what = place(case, waiting_in)
+        key = (id(case) in accused, what, case.reading.key, child and child.key)
         places.setdefault(key, []).append(case)
     return places
 
 
-def _groups(cases: Sequence[Case], suspects: Sequence[Case]) -> tuple[Group, ...]:
+def _groups(
+    cases: Sequence[Case], suspects: Sequence[Case], waiting_in: Mapping[int, str]
+) -> tuple[Group, ...]:
     accused = {id(case) for case in suspects}
-    groups = [_group(each, id(each[0]) in accused) for each in _by_place(cases, suspects).values()]
+    places = _by_place(cases, suspects, waiting_in).values()
+    groups = [_group(each, id(each[0]) in accused, place(each[0], waiting_in)) for each in places]
     return tuple(sorted(groups, key=lambda group: (-group.size, not group.suspected)))
 
 
-def _group(cases: Sequence[Case], suspected: bool) -> Group:
+def _group(cases: Sequence[Case], suspected: bool, what: str) -> Group:
     reading = cases[0].reading
     child = reading.child_reading
     shown = child if child is not None and child.frames else reading
@@ -264,14 +153,19 @@ def _group(cases: Sequence[Case], suspected: bool) -> Group:
     ]
     ranks = [case.view.worker.rank for case in cases]
     return Group(
-        what=_what(reading),
+        what=what,
         frame=reading.frame,
         frames=tuple(frame_line(frame) for frame in shown.frames),
         workers=tuple(names),
         ranks=tuple(rank for rank in ranks if rank is not None),
         suspected=suspected,
-        pace=paces.pop() if len(paces) == 1 else Pace.UNKNOWN,
+        pace=_agreed(paces, suspected=suspected),
     )
+
+
+def _agreed(paces: set[Pace], *, suspected: bool) -> Pace:
+    pace = paces.pop() if len(paces) == 1 else Pace.UNKNOWN
+    return Pace.WAITING if pace is Pace.STUCK and not suspected else pace
 
 
 def _tree(cases: Sequence[Case], suspects: Sequence[Case]) -> tuple[Node, ...]:
@@ -282,37 +176,3 @@ def _tree(cases: Sequence[Case], suspects: Sequence[Case]) -> tuple[Node, ...]:
         counts[case.reading.frames] += 1
         marked[case.reading.frames] += id(case) in accused
     return merge((frames, counts[frames], marked[frames]) for frames in counts if frames)
-
-
-# -- plain data ----------------------------------------------------------------------------------
-
-
-def _plain(suspect: Suspect) -> dict[str, Any]:
-    return {
-        name: list(value) if isinstance(value, tuple) else value
-        for name, value in asdict(suspect).items()
-        if value not in (None, "", ())
-    }
-
-
-def _plain_group(group: Group) -> dict[str, Any]:
-    data = {
-        "what": group.what,
-        "count": group.size,
-        "frame": group.frame,
-        "frames": list(group.frames[:60]),
-        "workers": list(group.workers[:MAX_LISTED]),
-        "ranks": list(group.ranks[:MAX_LISTED]),
-        "suspected": group.suspected,
-        "pace": group.pace.value,
-    }
-    return {name: value for name, value in data.items() if value is not None}
-
-
-def _plain_node(node: Node) -> dict[str, Any]:
-    return {
-        "frame": node.frame,
-        "count": node.count,
-        "suspects": node.suspects,
-        "children": [_plain_node(child) for child in node.children],
-    }

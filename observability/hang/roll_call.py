@@ -1,12 +1,13 @@
-"""At the first expiry, look at every worker of the run, and say who is the odd one out.
+"""At the first expiry, sample every worker of the run, and report who is the odd one out.
 
 The step before a kill for a whole job: the first worker that expires calls the roll, those that
 expire meanwhile wait for it, and nobody is signalled before it is over or its bound has passed.
-As the sampler of its server it also looks at workers while their timers still run, so that the
+As the sampler of its server it also samples workers while their timers still run, so that the
 report can tell a stuck worker from a slow one; as a sink it remembers who has left.
 
-Looks run on a few threads of their own. A sample that comes when all are busy and many wait is
-skipped: a late one says nothing.
+Ranks that never registered are part of the roll, too: the one that is stuck before its first timer
+is the one that all others wait for. A sample that comes when all sampling threads are busy and
+many wait is skipped: a late one says nothing.
 """
 
 from __future__ import annotations
@@ -14,45 +15,43 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
+import os
 import threading
 import time
 from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
 from observability.events import HangReported
-from observability.samples.process_facts import add_open_files
-from observability.samples.reading import needs_more_looks
-from observability.samples.sample import descendants, look_at
+from observability.samples.types import WorkerView
+from observability.sampling.members import unregistered, world_size
+from observability.sampling.process_facts import add_open_files
+from observability.sampling.survey import Sampling, Watched
 from observability.scope_durations import scope_durations
 from timers.bounded import left
-from timers.events import StackDumped, WorkerExited
+from timers.events import StackDumped, WorkerExited, WorkerInfo
 
-from .input import Look, WorkerView
 from .json import extra_fields
 from .report import analyse
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
-    from timers.events import Event, WorkerInfo
+    from timers.events import Event
     from timers.server.server import WatchdogServer
     from timers.server.watchdog import RunningTimer
     from timers.stacks.take import StackDump
+
+    from .types import HangReport
 
 __all__ = ["RollCall"]
 
 _logger = logging.getLogger(__name__)
 
-_LOOKING_THREADS = 4
 _MOST_WAITING = 64
-_KEPT_LOOKS = 24
 _KEPT_GONE = 256
-_ROUNDS = 3
-_BETWEEN_ROUNDS_SECONDS = 0.2
-"""Between looks at the same worker: what is stuck shows in that it stays."""
-_BETWEEN_MORE_SECONDS = 0.03
-"""Between looks at one that computes, which have to meet it in several of its functions."""
+_SEARCH_SHARE = 0.1
+"""Of the bound, for finding the ranks that never registered."""
 _ANALYSIS_SHARE = 0.1
 """Of the time until the kill, for the report and for handing it over."""
 _EPISODE_SECONDS = 1.0
@@ -66,7 +65,7 @@ class RollCall:
     :param run_id: names the job.
     :param host: this machine's name.
     :param timeout: seconds, the bound of one sample.
-    :param sample_at: shares of a timer's ``after`` at which to look at its worker beforehand.
+    :param sample_at: shares of a timer's ``after`` at which to sample its worker beforehand.
     :param sample_from: seconds; timers shorter than this are not sampled. 0 turns sampling off.
     :param native: whether stacks have C frames, too.
     """
@@ -90,12 +89,11 @@ class RollCall:
         self._timeout = timeout
         self._sample_at = tuple(sample_at) if sample_from > 0 else ()
         self._sample_from = sample_from
-        self._native = native
+        self._sampling = Sampling(host=host, native=native)
         self._server: WatchdogServer | None = None
-        self._pool = ThreadPoolExecutor(_LOOKING_THREADS, thread_name_prefix="timers-look")
         self._lock = threading.Lock()
-        self._looks: dict[WorkerInfo, deque[Look]] = {}
         self._gone: deque[WorkerView] = deque(maxlen=_KEPT_GONE)
+        self._unregistered: list[WorkerInfo] = []
         self._waiting = 0
         self._episode: Future[dict[int, StackDump]] | None = None
         self._episode_ended = 0.0
@@ -121,47 +119,42 @@ class RollCall:
             self._gone.append(view)
 
     def close(self) -> None:
-        """End the threads that look; a look under way is left to its own bound."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        """End the sampling threads; a sample under way is left to its own bound."""
+        self._sampling.close()
 
     # -- sampling -------------------------------------------------------------------------------
 
     def moments(self, after_seconds: float) -> tuple[float, ...]:
-        """When to look at the worker of a timer of ``after_seconds``."""
+        """When to sample the worker of a timer of ``after_seconds``."""
         if after_seconds < self._sample_from:
             return ()
         return tuple(share * after_seconds for share in self._sample_at)
 
+    @property
+    def first(self) -> tuple[int, int]:
+        """From which time on there are :meth:`moments` (ns); the first, in thousandths of it."""
+        shares = [share for share in self._sample_at if 0 < share < 1]
+        if not shares or self._sample_from <= 0:
+            return 0, 0
+        return int(self._sample_from * 1e9), int(min(shares) * 1000)
+
     def look(self, running: RunningTimer) -> None:
-        """Look at a worker soon. Never blocks."""
+        """Sample a worker soon. Never blocks."""
         with self._lock:
             if self._waiting >= _MOST_WAITING:
                 return
             self._waiting += 1
         try:
-            self._pool.submit(self._sample, running)
+            sampled = self._sampling.submit(_watched(running.worker, running), self._timeout)
         except RuntimeError:  # closed, or no more threads to be had
             self._waiting -= 1
+        else:
+            sampled.add_done_callback(self._sampled)
 
-    def _sample(self, running: RunningTimer) -> None:
-        try:
-            self._look_at(running.worker, running, self._timeout)
-            self._forget_the_gone()
-        finally:
-            with self._lock:
-                self._waiting -= 1
-
-    def _look_at(self, worker: WorkerInfo, running: RunningTimer | None, timeout: float) -> None:
-        thread = None if running is None else running.timer.thread
-        found = look_at(_pid(worker), thread=thread, timeout=timeout, native=self._native)
+    def _sampled(self, _sample: object) -> None:
         with self._lock:
-            self._looks.setdefault(worker, deque(maxlen=_KEPT_LOOKS)).append(found)
-
-    def _forget_the_gone(self) -> None:
-        known = set(self._known_workers())
-        with self._lock:
-            for worker in [each for each in self._looks if each not in known]:
-                del self._looks[worker]
+            self._waiting -= 1
+        self._sampling.forget_others({*self._known_workers(), *self._unregistered})
 
     def _known_workers(self) -> list[WorkerInfo]:
         return [] if self._server is None else self._server.known_workers()
@@ -171,11 +164,11 @@ class RollCall:
     def before_kill(
         self, _run_id: str, expired_timers: dict[int, list[str]], *, until: float
     ) -> dict[int, StackDump]:
-        """Look at all workers, tell what that shows, and return the stacks of the expired ones.
+        """Sample all workers, report, and return the stacks of the expired ones.
 
         :param until: the moment of time.monotonic() by which to be done.
         """
-        look_until = until - _ANALYSIS_SHARE * left(until)
+        sample_until = until - _ANALYSIS_SHARE * left(until)
         with self._lock:
             episode = self._episode
             recent = time.monotonic() - self._episode_ended < _EPISODE_SECONDS
@@ -185,8 +178,8 @@ class RollCall:
         if calling:
             found: dict[int, StackDump] = {}
             try:
-                found = self._call_the_roll(set(expired_timers), look_until)
-            except Exception:  # each is looked at on its own then
+                found = self._call_the_roll(set(expired_timers), sample_until)
+            except Exception:  # each is sampled on its own then
                 _logger.exception("could not call the roll of the workers")
             finally:
                 self._episode_ended = time.monotonic()
@@ -194,90 +187,49 @@ class RollCall:
         dumps = episode.result(left(until))
         return {
             # What a worker did before it expired need not be what it is stuck in.
-            pid: dumps[pid] if pid in dumps else self._look_at_expired(pid, until)
+            pid: dumps[pid] if pid in dumps else self._sample_expired(pid, until)
             for pid in expired_timers
         }
 
-    def _look_at_expired(self, pid: int, until: float) -> StackDump:
-        dump = look_at(pid, thread=None, timeout=left(until), native=self._native).dump
+    def _sample_expired(self, pid: int, until: float) -> StackDump:
+        worker = next((each for each in self._known_workers() if each.pid == pid), None)
+        watched = Watched(worker=WorkerInfo(pid=pid) if worker is None else worker)
+        dump = self._sampling.sample(watched, left(until)).dump
         return dataclasses.replace(add_open_files(dump), extras=(("expired", True),))
 
     def _call_the_roll(self, expired: set[int], until: float) -> dict[int, StackDump]:
-        """Look at all workers; return the stacks of those that had expired when it began."""
-        self._forget_the_gone()
-        workers = self._known_workers()
+        """Sample all workers; return the stacks of those that had expired when it began."""
+        known = self._known_workers()
         timers = _innermost([] if self._server is None else self._server.running_timers())
-        for number in range(_ROUNDS):
-            if number:
-                time.sleep(_BETWEEN_ROUNDS_SECONDS)
-            if not self._look_at_all(workers, timers, until):
-                break
-        while computing := [each for each in workers if self._computes(each, timers.get(each))]:
-            time.sleep(_BETWEEN_MORE_SECONDS)
-            if not self._look_at_all(computing, timers, until):
-                break
-        views = [
-            self._view(worker, timers.get(worker), expired, until, len(workers))
+        # Under "timers run" the whole job descends from this process.
+        self._unregistered = unregistered(
+            known, timeout=_SEARCH_SHARE * left(until), roots=[os.getpid()]
+        )
+        workers = known + self._unregistered
+        self._sampling.forget_others(set(workers))
+        watched = [
+            _watched(worker, timers.get(worker), expired=worker.pid in expired)
             for worker in workers
         ]
+        views = self._sampling.survey(watched, until)
+        report = None
+        try:
+            report = self._report(views, world_size(workers))
+        except Exception:  # the stacks are worth more than what is made of them
+            _logger.exception("could not find out who holds up the others")
+        named = {each.pid for each in report.suspects} if report else set()
         dumps = {}
         for view in views:
-            if view.looks and view.expired:
-                dumps[_pid(view.worker)] = _dump(view)
-            elif view.looks:
-                self._tell_stack(view, timers.get(view.worker), _dump(view))
-        try:
-            self._tell_report(views)
-        except Exception:  # the stacks are worth more than what is made of them
-            _logger.exception("could not tell who holds up the others")
+            dump = _dump(view, innocent=bool(report) and view.worker.pid not in named)
+            if dump is not None and view.expired:
+                dumps[int(view.worker.pid)] = dump
+            elif dump is not None:
+                self._emit_stack(view, timers.get(view.worker), dump)
+        if report is not None:
+            self._emit_report(report)
         return dumps
 
-    def _look_at_all(
-        self,
-        workers: Sequence[WorkerInfo],
-        timers: Mapping[WorkerInfo, RunningTimer],
-        until: float,
-    ) -> bool:
-        """Look at each of them once; whether there is time for more."""
-        seconds = left(until)
-        looks = [
-            self._pool.submit(self._look_at, worker, timers.get(worker), seconds)
-            for worker in workers
-        ]
-        wait(looks, seconds)
-        return left(until) > 2 * _BETWEEN_ROUNDS_SECONDS
-
-    def _computes(self, worker: WorkerInfo, running: RunningTimer | None) -> bool:
-        """Whether more looks could tell if it gets anywhere."""
-        with self._lock:
-            looks = tuple(self._looks.get(worker, ()))
-        thread = None if running is None else running.timer.thread
-        return bool(looks) and needs_more_looks(looks, thread)
-
-    def _view(
-        self,
-        worker: WorkerInfo,
-        running: RunningTimer | None,
-        expired: set[int],
-        until: float,
-        share: int,
-    ) -> WorkerView:
-        with self._lock:
-            looks = tuple(self._looks.get(worker, ()))
-        seconds = left(until) / max(1, share)
-        return WorkerView(
-            worker=worker,
-            host=self._host,
-            looks=looks,
-            scope_id=None if running is None else running.timer.scope_id,
-            thread=None if running is None else running.timer.thread,
-            expired=worker.pid in expired or (running is not None and running.expired),
-            after_seconds=None if running is None else running.timer.after_seconds,
-            elapsed_seconds=None if running is None else running.age_seconds,
-            descendants=descendants(_pid(worker), timeout=seconds),
-        )
-
-    def _tell_stack(self, view: WorkerView, running: RunningTimer | None, dump: StackDump) -> None:
+    def _emit_stack(self, view: WorkerView, running: RunningTimer | None, dump: StackDump) -> None:
         self._emit(
             StackDumped(
                 timestamp=time.time(),
@@ -289,12 +241,14 @@ class RollCall:
             )
         )
 
-    def _tell_report(self, views: Sequence[WorkerView]) -> None:
+    def _report(self, views: Sequence[WorkerView], size: int | None) -> HangReport:
         here = {(view.worker.rank, view.worker.pid) for view in views}
         gone = [
             each for each in tuple(self._gone) if (each.worker.rank, each.worker.pid) not in here
         ]
-        report = analyse([*views, *gone])
+        return analyse([*views, *gone], world_size=size)
+
+    def _emit_report(self, report: HangReport) -> None:
         if self._server is not None:
             self._server.statistics.reported(report.verdict.value)
             for event in scope_durations(self._server.statistics, self._run_id):
@@ -302,14 +256,16 @@ class RollCall:
         self._emit(HangReported(timestamp=time.time(), run_id=self._run_id, report=report))
 
 
-def _dump(view: WorkerView) -> StackDump:
-    """The last stacks of a worker, with all that a report on another host needs to know."""
+def _dump(view: WorkerView, *, innocent: bool) -> StackDump | None:
+    """Return the last stacks of a worker, with all that a report on another host needs to know."""
+    if not view.samples:
+        return None
     extras: dict[str, object] = {"expired": view.expired}
     try:
-        extras |= extra_fields(view)
+        extras |= extra_fields(view, innocent=innocent)
     except Exception:
-        _logger.exception("could not tell the pace of worker %s", view.worker.pid)
-    return dataclasses.replace(add_open_files(view.looks[-1].dump), extras=tuple(extras.items()))
+        _logger.exception("could not read the pace of worker %s", view.worker.pid)
+    return dataclasses.replace(add_open_files(view.samples[-1].dump), extras=tuple(extras.items()))
 
 
 def _innermost(running: Sequence[RunningTimer]) -> dict[WorkerInfo, RunningTimer]:
@@ -320,5 +276,14 @@ def _innermost(running: Sequence[RunningTimer]) -> dict[WorkerInfo, RunningTimer
     return chosen
 
 
-def _pid(worker: WorkerInfo) -> int:
-    return int(worker.pid)
+def _watched(worker: WorkerInfo, running: RunningTimer | None, *, expired: bool = False) -> Watched:
+    if running is None:
+        return Watched(worker=worker, expired=expired)
+    return Watched(
+        worker=worker,
+        scope_id=running.timer.scope_id,
+        thread=running.timer.thread,
+        expired=expired or running.expired,
+        after_seconds=running.timer.after_seconds,
+        elapsed_seconds=running.age_seconds,
+    )

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import re
 import textwrap
 from typing import TYPE_CHECKING
 
+from observability.samples.frames import library_path
+from observability.samples.types import Pace
 from observability.untrusted import printable
 
-from .types import Pace, Verdict
+from .types import Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from .report import HangReport
-    from .types import Group, Suspect
+    from .types import Group, HangReport, Suspect
 
 __all__ = ["listed", "name", "rank_ranges", "render", "sentence"]
 
@@ -22,7 +22,6 @@ MAX_SUSPECTS = 5
 MAX_GROUPS = 8
 MAX_FRAMES = 6
 LONGEST = 160
-_LIBRARIES = re.compile(r"^.*/(?:(?:site|dist)-packages|lib(?:32|64)?/python\d[^/]*)/")
 
 
 def rank_ranges(ranks: Iterable[int], *, most: int = 6) -> str:
@@ -55,24 +54,53 @@ def listed(words: Sequence[str], most: int = MAX_SUSPECTS) -> str:
 
 
 def sentence(report: HangReport) -> str:
-    """Say it in one sentence."""
+    """Say it in one sentence, which names whose timer expired, whatever the verdict."""
+    return _finish(_verdict(report) + _expired(report))
+
+
+def _expired(report: HangReport) -> str:
+    """Name those whose timer expired, unless one of them is named already."""
+    named = {(each.host, each.pid) for each in report.suspects or report.lagging}
+    if not report.expired or any((each.host, each.pid) in named for each in report.expired):
+        return ""
+    first, *others = report.expired
+    who = name(first)
+    ranks = [each.rank for each in report.expired if each.rank is not None]
+    if others and len(ranks) == len(report.expired):
+        who = f"ranks {rank_ranges(ranks)}"
+    elif others:
+        who = f"{who} and {len(others)} more"
+    scope = f" in scope {first.scope_id!r}" if first.scope_id else ""
+    at = f" at {first.frame}" if first.frame else ""
+    return f"; the timer{'s' if others else ''} of {who} expired{scope}{at}"
+
+
+def _verdict(report: HangReport) -> str:
     named = report.suspects or report.lagging
-    meanwhile = _meanwhile(report.groups, set(_workers_named(named)))
-    if report.suspects:
-        who = listed([_clause(suspect) for suspect in report.suspects], 3)
-        return _finish(f"{who}{meanwhile}")
-    if report.verdict is Verdict.SLOW:
-        return _finish(f"{listed([_clause(each) for each in named], 3)}{meanwhile}: "
-                       "slow rather than stuck, perhaps the deadline is too short")  # fmt: skip
-    if report.verdict is Verdict.COMMON_WAIT:
-        return _finish(f"no rank differs: {_where(report.groups)}; {report.reason}")
-    if report.verdict is Verdict.DIFFERENT_COLLECTIVES:
-        places = listed([_place(group) for group in report.groups], 3)
-        return _finish(f"{report.reason}: {places}")
+    said = " ".join(suspect.holds_up for suspect in named)
+    meanwhile = _meanwhile(report.groups, set(_workers_named(named)), said)
+    clauses = listed([_clause(each) for each in named], 3) if named else ""
+    if report.verdict is Verdict.CYCLE:
+        where = [f"{name(each)} is at {each.frame}" for each in named if each.frame]
+        return f"{report.reason}{'; ' if where else ''}{listed(where, 3) if where else ''}"
+    if report.verdict is Verdict.DIFFERENT_COLLECTIVES and said:
+        called = listed([f"{name(each)} {each.holds_up}" for each in named], 3)
+        return f"{called}: {listed([_at(group) for group in report.groups], 3)}"
+    if report.verdict is Verdict.SLOW and not report.suspects:
+        return f"{clauses}{meanwhile}: slow rather than stuck, perhaps the deadline is too short"
     if named:
-        return _finish(f"{listed([_clause(each) for each in named], 3)}{meanwhile}, "
-                       "but nobody knows whether it is stuck")  # fmt: skip
-    return _finish(f"no worker can be accused: {report.reason}")
+        doubt = "" if report.suspects else ", but nobody knows whether it is stuck"
+        return f"{clauses}{meanwhile}{doubt}"
+    return _about_nobody(report)
+
+
+def _about_nobody(report: HangReport) -> str:
+    if report.verdict is Verdict.COMMON_WAIT:
+        differs = "no rank differs" if len(report.groups) == 1 else "no rank stands out"
+        return f"{differs}: {_where(report.groups)}; {report.reason}"
+    if report.verdict is Verdict.DIFFERENT_COLLECTIVES:
+        return f"{report.reason}: {listed([_place(group) for group in report.groups], 3)}"
+    return f"no worker can be accused: {report.reason}"
 
 
 def _finish(text: str) -> str:
@@ -82,7 +110,8 @@ def _finish(text: str) -> str:
 
 def _clause(suspect: Suspect) -> str:
     at = f" at {suspect.frame}" if suspect.frame else ""
-    return f"{name(suspect)} {suspect.why}{at}"
+    missed = f" and {suspect.holds_up}" if suspect.holds_up else ""
+    return f"{name(suspect)} {suspect.why}{at}{missed}"
 
 
 def _workers_named(suspects: Iterable[Suspect]) -> Iterable[str]:
@@ -97,7 +126,7 @@ def worker_name(rank: int | None, pid: int | str, host: str) -> str:
     return f"pid {pid} on {host}" if host else f"pid {pid}"
 
 
-def _meanwhile(groups: Sequence[Group], named: set[str]) -> str:
+def _meanwhile(groups: Sequence[Group], named: set[str], said: str) -> str:
     others = [group for group in groups if not named.issuperset(group.workers)]
     if not others:
         return ""
@@ -106,7 +135,10 @@ def _meanwhile(groups: Sequence[Group], named: set[str]) -> str:
     count = f"{size}" if size == total else f"{size} of the {total} others"
     who = "the other rank" if size == total == 1 else f"{count} ranks" if size == total else count
     at = f" at {others[0].frame}" if others[0].frame else ""
-    return f" while {who} {'is' if size == 1 else 'are'} {others[0].what}{at}"
+    what = others[0].what
+    if what.removeprefix("waiting in ") in said:
+        what = "waiting in it"
+    return f" while {who} {'is' if size == 1 else 'are'} {what}{at}"
 
 
 def _where(groups: Sequence[Group]) -> str:
@@ -123,6 +155,13 @@ def _where(groups: Sequence[Group]) -> str:
 def _place(group: Group) -> str:
     at = f" at {group.frame}" if group.frame else ""
     return f"{_who(group)} {group.what}{at}"
+
+
+def _at(group: Group) -> str:
+    verb = "is" if group.size == 1 else "are"
+    return (
+        f"{_who(group)} {verb} at {group.frame}" if group.frame else f"{_who(group)} {group.what}"
+    )
 
 
 def _who(group: Group) -> str:
@@ -144,7 +183,8 @@ def render(report: HangReport, *, width: int = LONGEST) -> str:
         f"verdict: {report.verdict} (confidence {report.confidence}); "
         f"{report.workers} worker{'' if report.workers == 1 else 's'}{hosts}"
     )
-    lines += _wrapped(f"because: {report.reason}", width)
+    by = f" (by {listed(report.evidence)})" if report.evidence else ""
+    lines += _wrapped(f"because: {report.reason}{by}", width)
     if report.missing_ranks:
         lines.append(f"unknown: ranks {rank_ranges(report.missing_ranks)} were not seen")
     for title, suspects in (("suspect", report.suspects), ("held up by", report.lagging)):
@@ -176,7 +216,7 @@ def _group_lines(groups: Sequence[Group]) -> Iterable[str]:
         mark = "*" if group.suspected else " "
         pace = "" if group.pace is Pace.UNKNOWN else f" [{group.pace}]"
         yield f"{mark} {group.size} x {group.what}{pace}: {_who(group)}"
-        yield from (f"      {_LIBRARIES.sub('', frame)}" for frame in group.frames[:depth])
+        yield from (f"      {library_path(frame) or frame}" for frame in group.frames[:depth])
         if len(group.frames) > depth:
             yield f"      ... {len(group.frames) - depth} more calls"
     if len(groups) > len(shown):

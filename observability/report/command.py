@@ -9,17 +9,19 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from observability.hang.text import render
+
 from ._deadlines import Advice, render_advice
 from ._ending import Ending
 from ._files import EventFiles, UnusableError
-from ._html import page
-from ._incidents import WANTED, incidents
+from .html import page
+from .incidents import WANTED, incidents
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from ._deadlines import ScopeAdvice
-    from ._incidents import Incident
+    from .incidents import Incident
 
 __all__ = ["NOBODY", "SUSPECT", "UNUSABLE", "report"]
 
@@ -103,7 +105,7 @@ def _print_hangs(
     elif not hangs:
         click.echo("\n".join(filter(None, ("No timer expired.", ending.render()))))
     else:
-        texts = [f"{hang.started}\n{hang.report.render(width=_width())}" for hang in hangs]
+        texts = [f"{hang.started}\n{render(hang.report, width=_width())}" for hang in hangs]
         click.echo("\n\n".join(texts))
     return SUSPECT if any(hang.report.suspects for hang in hangs) else NOBODY
 

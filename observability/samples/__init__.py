@@ -1,14 +1,14 @@
-"""What one sample of one worker shows: frames, threads, waits, pace, facts.
+"""What the samples of one worker show: where it is, what it waits for, whether it moves.
 
 The map::
 
+    types.py            the data: a sample, a worker with its samples, its pace
     worker.py           one worker with the processes that it started
-    sample.py           take one sample of a live process
-    reading.py          read it: where the process is, what it waits for, whether it moves
+    reading.py          one process: where it is, what it waits for, whether it moves
+    threads.py          which thread of a process matters
     waits.py            what a thread waits for
-    frames.py           frames without what differs by accident
-    process_facts.py    what a stuck process has open
+    frames.py           frames without what differs by accident; whose code they are in
+    _busy.py            works, waits by spinning or asks for ever: one that is always on a CPU
     _pace.py            stuck, spinning or slow, by several samples
-    _threads.py         which thread of a process matters
     _wait_tables.py     the tables by which a wait is recognised
 """

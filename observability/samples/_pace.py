@@ -1,4 +1,4 @@
-"""Whether a worker got anywhere between the looks at it: stuck, spinning or slow.
+"""Whether a worker got anywhere between the samples of it: stuck, spinning or slow.
 
 Decision: when in doubt it moved. A worker that moves is never accused, so that a deadline that is
 too short does not cost a healthy rank its name.
@@ -9,9 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from observability.hang.types import Pace
-
 from .frames import is_anonymous, plain_file, plain_function
+from .types import Pace
 from .waits import Wait
 
 if TYPE_CHECKING:
@@ -19,26 +18,26 @@ if TYPE_CHECKING:
 
     from timers.stacks.take import Frame
 
-__all__ = ["ENOUGH_LOOKS", "IDLE", "Moment", "compare", "load"]
+__all__ = ["ENOUGH_SAMPLES", "IDLE", "Moment", "compare", "load"]
 
 BUSY = 0.5
 """Share of a CPU from which on a thread counts as computing."""
 STARVED = 0.05
-"""The same for one that was runnable at every look: others may need the CPU, too."""
+"""The same for one that was runnable at every sample: others may need the CPU, too."""
 IDLE = 0.05
-ENOUGH_LOOKS = 12
+ENOUGH_SAMPLES = 12
 """Fewer may all have met the same one of the functions that a loop calls in turn."""
 SHORTEST_SECONDS = 0.2
 """CPU time is counted in hundredths of a second: over shorter spans it says nothing."""
 PAUSES = 4
-"""Voluntary context switches that a look may cause itself, by pausing the process."""
+"""Voluntary context switches that a sample may cause itself, by pausing the process."""
 
 _Path = tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """One look at the thread that matters."""
+    """One sample of the thread that matters."""
 
     frames: tuple[Frame, ...]
     """Innermost first, without the machinery of waiting."""
@@ -46,6 +45,8 @@ class Moment:
     at_seconds: float
     cpu_seconds: float | None
     switches: int | None
+    holds_gil: bool = False
+    faults: int | None = None
 
     @property
     def path(self) -> _Path:
@@ -63,10 +64,10 @@ class Moment:
 
 
 def compare(moments: Sequence[Moment]) -> Pace:
-    """Tell the pace from two or more looks, the oldest first.
+    """Tell the pace from two or more samples, the oldest first.
 
     Moved: the functions differ, or, for one that waits, the lines. When it did so long ago but
-    not since the last but one look, that it is stuck now must show in what the kernel counts.
+    not since the last but one sample, that it is stuck now must show in what the kernel counts.
     """
     seen = [moment for moment in moments if moment.frames]
     if len(seen) < 2:  # noqa: PLR2004  # it takes two to compare
@@ -81,7 +82,7 @@ def compare(moments: Sequence[Moment]) -> Pace:
             return Pace.SLOW
         always = all(moment.wait is Wait.COMPUTE for moment in settled)
         least = STARVED if always else BUSY
-        sure = len(settled) >= ENOUGH_LOOKS and used is not None and used >= least
+        sure = len(settled) >= ENOUGH_SAMPLES and used is not None and used >= least
         # A loop that reads, writes or logs gives up the CPU, one without an end does not.
         woke = _woke(settled) or 0
         return Pace.SPINNING if sure and woke <= PAUSES * len(settled) else Pace.UNKNOWN
@@ -100,7 +101,7 @@ def _waiting(wait: Wait, used: float | None, woke: int | None, *, moved_before: 
 
 
 def _since_settled(seen: Sequence[Moment]) -> Sequence[Moment]:
-    """The looks since it came to where it is."""
+    """The samples since it came to where it is."""
     last = seen[-1]
     for index in range(len(seen) - 2, -1, -1):
         moment = seen[index]
@@ -111,7 +112,7 @@ def _since_settled(seen: Sequence[Moment]) -> Sequence[Moment]:
 
 
 def load(moments: Sequence[Moment]) -> float | None:
-    """Share of a CPU that was used between the first and the last look; None when unknown."""
+    """Share of a CPU that was used between the first and the last sample; None when unknown."""
     first, last = moments[0], moments[-1]
     seconds = last.at_seconds - first.at_seconds
     if first.cpu_seconds is None or last.cpu_seconds is None or seconds < SHORTEST_SECONDS:

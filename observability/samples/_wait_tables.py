@@ -9,7 +9,10 @@ __all__ = [
     "CALLS",
     "CHANNELS",
     "COLLECTIVE_WORDS",
+    "DEVICE_CALLS",
+    "LOCAL_WORK",
     "MAYBE_FOR_PEERS",
+    "MPI_CALLS",
     "NATIVE_RULES",
     "NEAR",
     "OPERATION_WORDS",
@@ -39,6 +42,8 @@ class Wait(enum.Enum):
     SLEEP = "sleeps"
     SIGNAL = "waits for a signal"
     GIL = "waits for a thread that holds the GIL"
+    DEVICE = "waits for its GPU"
+    ASKING = "asks again and again for something that does not come"
     COMPUTE = "runs"
     UNKNOWN = "waits"
 
@@ -68,6 +73,8 @@ MAYBE_FOR_PEERS = frozenset(
         Wait.PIPE,
         Wait.POLL,
         Wait.EVENT_LOOP,
+        Wait.DEVICE,
+        Wait.ASKING,
         Wait.UNKNOWN,
     }
 )
@@ -108,7 +115,7 @@ PYTHON_RULES: tuple[tuple[re.Pattern[str], re.Pattern[str], Wait | None], ...] =
         (r"(?:horovod|deepspeed/comm|mpi4py|torch_xla/core)/", r".*", Wait.COLLECTIVE),
         (r"ray/util/collective/", r".*", Wait.COLLECTIVE),
         (r"jax/experimental/multihost_utils\.py", r".*", Wait.COLLECTIVE),
-        (r"torch/(?:cuda|xpu|npu|mps)/", r"synchronize|wait", Wait.EVENT),
+        (r"torch/(?:cuda|xpu|npu|mps)/", r"synchronize|wait", Wait.DEVICE),
         (r"torch/autograd/graph\.py", r"_engine_run_backward", Wait.EVENT),
         (r"subprocess\.py", r".*", Wait.CHILD),
         (r"multiprocessing/popen_\w+\.py", r"poll|wait", Wait.CHILD),
@@ -141,6 +148,8 @@ NATIVE_RULES: tuple[tuple[re.Pattern[str], Wait], ...] = tuple(
     (re.compile(words, re.IGNORECASE), wait)
     for words, wait in (
         (r"nccl|gloo|rccl|c10d|ompi_|MPI_|PMPI|ucp_|ucx|hccl", Wait.COLLECTIVE),
+        (r"(?:cu|cuda|hip)(?:(?:Stream|Event|Device|Ctx)\w*Synchronize|Memcpy)", Wait.DEVICE),
+        (r"_local_scalar_dense_(?:cuda|hip)", Wait.DEVICE),
         (r"nanosleep|\busleep\b|pysleep|time_sleep", Wait.SLEEP),
         (r"waitpid|\bwait4\b|waitid", Wait.CHILD),
         (r"take_gil", Wait.GIL),
@@ -199,6 +208,17 @@ CALLS: dict[str, dict[str, Wait]] = {
         "98": Wait.FUTEX,
     },
 }
+
+
+LOCAL_WORK = frozenset({"_object_to_tensor", "_tensor_to_object"})
+"""Functions of torch.distributed that pickle and copy: who is in one has not joined yet."""
+DEVICE_CALLS = re.compile(r"\.(?:item|cpu|tolist|numpy|nonzero|synchronize|is_nonzero|to|wait)\(")
+"""Calls that wait for the device, in the text of a line."""
+MPI_CALLS = re.compile(
+    r"\.(I?(?:[Aa]ll(?:reduce|gatherv?|toallv?)|[Bb]arrier|[Bb]cast|[Rr]educe(?:_scatter)?"
+    r"|[Gg]atherv?|[Ss]catterv?|[Ww]ait(?:all|any)?|[Ss]?[Ss]end(?:recv)?|[Rr]ecv|[Pp]robe))\("
+)
+"""Calls of mpi4py, in the text of a line."""
 
 
 OPERATION_WORDS = re.compile(

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from timers.stacks.take import Frame
 
 __all__ = [
+    "frame_line",
     "innermost_own",
     "is_anonymous",
     "is_own",
@@ -35,6 +36,11 @@ _VAGUE_NAMES = frozenset({"__init__.py", "__main__.py"})
 _ADDRESS = re.compile(r"0x[0-9a-f]+|\+0?x?[0-9a-f]+$|@.*$|\.(?:cold|constprop|isra|part)(?:\.\d+)*")
 _ANONYMOUS = re.compile(r"<(?:lambda|listcomp|dictcomp|setcomp|genexpr)>$")
 _MAX_CACHED = 1 << 14
+
+
+def frame_line(frame: Frame) -> str:
+    """Write one call as ``file:line function``, which editors and ``grep`` understand."""
+    return f"{frame.file}:{frame.line} {frame.function}"
 
 
 @lru_cache(_MAX_CACHED)

@@ -9,19 +9,10 @@ import enum
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from observability.fields import frame_line
-from observability.hang.types import Pace
-
-from ._pace import ENOUGH_LOOKS, IDLE, Moment, compare, load
-from ._threads import (
-    computes,
-    gil_holder,
-    judge_thread,
-    lines_of_others,
-    thread_that_matters,
-    working_thread,
-)
+from ._busy import refine
+from ._pace import ENOUGH_SAMPLES, IDLE, Moment, compare, load
 from .frames import (
+    frame_line,
     innermost_own,
     is_anonymous,
     is_python,
@@ -30,15 +21,25 @@ from .frames import (
     plain_function,
     process_frames,
 )
+from .threads import (
+    computes,
+    gil_holder,
+    judge_thread,
+    lines_of_others,
+    thread_that_matters,
+    working_thread,
+)
+from .types import NOTHING_KNOWN, Pace
 from .waits import Peers, Reason, Wait, judge
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from observability.hang.input import Descendant, Look
     from timers.stacks.take import Frame, StackDump, ThreadStack
 
-__all__ = ["Condition", "Reading", "needs_more_looks", "read_process"]
+    from .types import Descendant, Sample, Surroundings
+
+__all__ = ["Condition", "Reading", "needs_more_samples", "read_process"]
 
 
 class Condition(enum.Enum):
@@ -83,7 +84,7 @@ class Reading:
     frames: tuple[Frame, ...] = ()
     """Of the thread that matters, innermost first."""
     own: Frame | None = None
-    """The line to look at."""
+    """The line that matters."""
     key: Key = ()
     """Equal for workers in the same place."""
     family: Key = ()
@@ -95,8 +96,8 @@ class Reading:
     child_reading: Reading | None = None
     idle_children: bool = False
     """Whether it waits for processes that wait for work themselves."""
-    looks: int = 0
-    """How often it was looked at."""
+    samples: int = 0
+    """How often it was sampled."""
     gone: str = ""
     error: str | None = None
 
@@ -104,80 +105,101 @@ class Reading:
     def moves(self) -> bool:
         """Whether it, or the child it waits for, got somewhere."""
         inner = self.child_reading
-        return (inner.pace if inner else self.pace) in (Pace.SLOW, Pace.REPEATING)
+        pace, wait = (inner.pace, inner.reason.wait) if inner else (self.pace, self.reason.wait)
+        # Asking again for what did not come is no progress.
+        return pace is Pace.SLOW or (pace is Pace.REPEATING and wait is not Wait.ASKING)
 
     @property
     def undecided(self) -> bool:
         """Whether nobody knows if it (or the child it waits for) gets anywhere.
 
-        One that computes has to be looked at twice for that. One that waits is taken to go on
-        waiting, unless the looks contradict that.
+        One that computes has to be sampled twice for that. One that waits is taken to go on
+        waiting, unless the samples contradict that.
         """
         inner = self.child_reading or self
         if inner.condition is Condition.UNINTERRUPTIBLE:
             return inner.pace is not Pace.STUCK  # Each read of a disk passes through it.
         if inner.pace is Pace.UNKNOWN:
             return inner.condition is Condition.RUNNING or (
-                inner.condition is Condition.WAITING and inner.looks > 1
+                inner.condition is Condition.WAITING and inner.samples > 1
             )
         return False
 
     @property
     def frame(self) -> str | None:
-        """The line to look at: the child's, when that is to blame and has one."""
+        """The line that matters: the child's, when that is to blame and has one."""
         if self.child_reading is not None and self.child_reading.own is not None:
             return frame_line(self.child_reading.own)
         return frame_line(self.own) if self.own else None
 
 
 def read_process(
-    looks: Sequence[Look],
+    samples: Sequence[Sample],
     thread: int | None = None,
     scope_id: str | None = None,
     *,
     pace: Pace = Pace.UNKNOWN,
+    around: Surroundings = NOTHING_KNOWN,
 ) -> Reading:
-    """Read one process from at least one look at it.
+    """Read one process from at least one sample of it.
 
     :param thread: native id of the thread that holds the timer.
-    :param pace: taken when the looks do not tell.
+    :param pace: taken when the samples do not tell.
+    :param around: what else is known of it.
     """
-    reading = _Process(_up_to_the_telling_one(looks, thread), thread, scope_id).read()
+    telling = _up_to_the_telling_one(samples, thread)
+    reading = _Process(telling, thread, scope_id, around).read()
     return reading if reading.pace is not Pace.UNKNOWN else replace(reading, pace=pace)
 
 
-def needs_more_looks(looks: Sequence[Look], thread: int | None = None) -> bool:
-    """Whether more looks could tell if a process that computes gets anywhere.
+def needs_more_samples(samples: Sequence[Sample], thread: int | None = None) -> bool:
+    """Whether more samples could tell if a process that computes gets anywhere.
 
     A loop without an end and one that is slow look alike, unless the slow one is met in several
-    of the functions that it calls: that takes a dozen looks, some hundredths of a second apart.
+    of the functions that it calls: that takes a dozen samples, some hundredths of a second apart.
 
-    :param looks: at a worker or a descendant, at least one.
+    :param samples: at a worker or a descendant, at least one.
     :param thread: native id of the thread that holds the timer.
     """
-    if len(looks) >= ENOUGH_LOOKS:
+    if len(samples) >= ENOUGH_SAMPLES:
         return False
-    reading = read_process(looks, thread)
+    reading = read_process(samples, thread)
     return reading.condition is Condition.RUNNING and reading.pace is Pace.UNKNOWN
 
 
-def _up_to_the_telling_one(looks: Sequence[Look], thread: int | None) -> Sequence[Look]:
-    """Leave out a last look that met somebody who waits and polls in the moment between.
+def _up_to_the_telling_one(samples: Sequence[Sample], thread: int | None) -> Sequence[Sample]:
+    """Leave out last samples that tell less than those before.
 
-    When most looks found it waiting in one place, that place tells more.
+    One without a stack, of a process that can go on; one that met somebody who waits and polls in
+    the moment between, when most found it waiting in one place.
     """
-    if len(looks) < 3 or not computes(looks[-1], thread):  # noqa: PLR2004  # most of 2 is both
-        return looks
-    waiting = [index for index, look in enumerate(looks) if not computes(look, thread)]
-    return looks[: waiting[-1] + 1] if len(waiting) * 2 > len(looks) else looks
+    seen = [index for index, sample in enumerate(samples) if _has_stack(sample)]
+    state = _condition(samples[-1].dump)
+    if seen and not (state is not None and state.broken):
+        samples = samples[: seen[-1] + 1]
+    if len(samples) < 3 or not computes(samples[-1], thread):  # noqa: PLR2004  # most of 2 is both
+        return samples
+    waiting = [index for index, sample in enumerate(samples) if not computes(sample, thread)]
+    return samples[: waiting[-1] + 1] if len(waiting) * 2 > len(samples) else samples
+
+
+def _has_stack(sample: Sample) -> bool:
+    return any(stack.frames for stack in sample.dump.threads)
 
 
 class _Process:
-    """Several looks at one process, while they are being read."""
+    """Several samples of one process, while they are being read."""
 
-    def __init__(self, looks: Sequence[Look], thread: int | None, scope_id: str | None) -> None:
-        self.looks = looks
-        self.dump = looks[-1].dump
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        thread: int | None,
+        scope_id: str | None,
+        around: Surroundings,
+    ) -> None:
+        self.around = around
+        self.samples = samples
+        self.dump = samples[-1].dump
         self.thread = thread
         self.scope_id = scope_id
         self.condition = _condition(self.dump)
@@ -187,7 +209,7 @@ class _Process:
         if stack is None:
             return self._without_stack()
         reason = judge_thread(self.dump, stack, self.scope_id)
-        holder = gil_holder(self.looks, stack)
+        holder = gil_holder(self.samples, stack)
         if holder is not None and reason.peers is not Peers.CERTAIN:
             return self._blocked_by(holder)
         if reason.wait is Wait.THREAD:
@@ -197,11 +219,15 @@ class _Process:
         return self._at(stack, reason)
 
     def _at(self, stack: ThreadStack, reason: Reason) -> Reading:
-        """What there is to say when ``stack`` is the one to look at."""
+        """What there is to say when ``stack`` is the one that matters."""
         frames = process_frames(stack.frames)
         running = reason.wait is Wait.COMPUTE
+        moments = self._moments(stack)
+        pace = compare(moments)
+        if self.condition is None:
+            reason, pace = refine(reason, pace, moments, self.around)
+            running = reason.wait is Wait.COMPUTE
         condition = self.condition or (Condition.RUNNING if running else Condition.WAITING)
-        pace = compare(self._moments(stack))
         if condition.broken and pace in (Pace.UNKNOWN, Pace.SPINNING):
             pace = Pace.STUCK  # Stopped while it computed, which its stack still shows.
         key, family = _keys(frames, reason)
@@ -216,7 +242,7 @@ class _Process:
             family=family,
             holds_gil=stack.holds_gil and not running,
             also=lines_of_others(self.dump, stack) if others else (),
-            looks=len(self.looks),
+            samples=len(self.samples),
             error=self.dump.error,
         )
 
@@ -244,17 +270,21 @@ class _Process:
         # What was counted is of the thread with the timer; of others, only their process is known.
         counted = stack.thread in (self.thread or self.dump.pid, None)
         moments = []
-        for look in self.looks:
-            found = next((each for each in look.dump.threads if each.thread == stack.thread), None)
-            reason = judge_thread(look.dump, found) if found else Reason(Wait.UNKNOWN)
+        for sample in self.samples:
+            found = next(
+                (each for each in sample.dump.threads if each.thread == stack.thread), None
+            )
+            reason = judge_thread(sample.dump, found) if found else Reason(Wait.UNKNOWN)
             frames = process_frames(found.frames) if found else ()
             moments.append(
                 Moment(
                     frames=_without_machinery(frames, reason),
                     wait=reason.wait,
-                    at_seconds=look.at_seconds,
-                    cpu_seconds=look.cpu if counted else look.dump.facts.cpu_seconds,
-                    switches=look.switches if counted else None,
+                    at_seconds=sample.at_seconds,
+                    cpu_seconds=sample.cpu if counted else sample.dump.facts.cpu_seconds,
+                    switches=sample.switches if counted else None,
+                    holds_gil=found is not None and found.holds_gil,
+                    faults=sample.faults if counted else None,
                 )
             )
         return moments

@@ -21,6 +21,7 @@ from ._wait_tables import (
     CALLS,
     CHANNELS,
     COLLECTIVE_WORDS,
+    LOCAL_WORK,
     MAYBE_FOR_PEERS,
     NATIVE_RULES,
     NEAR,
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from timers.linux.procfs import ProcessFacts
     from timers.stacks.take import Frame
 
-__all__ = ["Peers", "Reason", "Wait", "judge", "names_collective"]
+__all__ = ["Peers", "Reason", "Wait", "judge", "names_collective", "native_wait"]
 
 
 class Peers(enum.IntEnum):
@@ -89,13 +90,16 @@ def judge(
     :param scope_id: its timer.
     :param machine: whose system calls the facts speak of.
     """
+    running = active or (is_main and "running" in (facts.state, facts.system_call))
     found = _by_python(frames)
     if found is not None and found.peers is Peers.CERTAIN:
-        return found
+        working = running and plain_function(frames[0].function) in LOCAL_WORK
+        return Reason(Wait.COMPUTE) if working else found
     native = _by_native(frames)
     if native is Wait.COLLECTIVE:
         return Reason(native, Peers.CERTAIN, _native_operation(frames))
-    running = active or (is_main and "running" in (facts.state, facts.system_call))
+    if native is Wait.DEVICE:
+        return Reason(native)
     # A C function that blocks with the GIL held counts as active for py-spy, but it sleeps.
     if running and not (is_main and facts.state in ("sleeping", "uninterruptible")):
         return Reason(Wait.COMPUTE)
@@ -189,6 +193,19 @@ def _collective(python: Sequence[Frame], index: int) -> Reason:
     return Reason(wait, Peers.CERTAIN, operation, end)
 
 
+def native_wait(frames: Sequence[Frame]) -> Reason | None:
+    """Return what the C frames of a stack say its thread waits for; None when they say nothing."""
+    wait = _by_native(frames)
+    if wait is None:
+        return None
+    certain = wait is Wait.COLLECTIVE
+    return Reason(
+        wait,
+        Peers.CERTAIN if certain else Peers.NO,
+        _native_operation(frames) if certain else "",
+    )
+
+
 def _by_native(frames: Sequence[Frame]) -> Wait | None:
     for frame in frames:
         if is_python(frame.file):
@@ -200,7 +217,8 @@ def _by_native(frames: Sequence[Frame]) -> Wait | None:
                 break
         else:
             continue
-        if wait in (Wait.FUTEX, Wait.LOCK, Wait.POLL, Wait.NETWORK) and _collective_above(frames):
+        waits = (Wait.FUTEX, Wait.LOCK, Wait.POLL, Wait.NETWORK, Wait.DEVICE)
+        if wait in waits and _collective_above(frames):
             return Wait.COLLECTIVE
         return wait
     return None

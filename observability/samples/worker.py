@@ -5,17 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from observability.fields import frame_line
-from observability.hang.types import Pace
-
-from .frames import is_own, library_path
+from .frames import frame_line, is_own, library_path
 from .reading import Condition, Reading, read_process
+from .types import Pace
 from .waits import Peers, Wait
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from observability.hang.input import Descendant, WorkerView
+    from .types import Descendant, WorkerView
 
 __all__ = ["read"]
 
@@ -39,7 +37,7 @@ _LOOKS_LIKE_A_CHILD = frozenset(
 def read(view: WorkerView) -> Reading:
     """Read one worker."""
     if view.gone is not None or view.dump is None:
-        last = read_process(view.looks, view.thread, view.scope_id) if view.looks else None
+        last = read_process(view.samples, view.thread, view.scope_id) if view.samples else None
         condition = Condition.BLIND if view.gone is None else Condition.GONE
         gone = view.gone or ""
         return Reading(
@@ -50,7 +48,9 @@ def read(view: WorkerView) -> Reading:
             key=(condition,),
             family=(condition,),
         )
-    reading = read_process(view.looks, view.thread, view.scope_id, pace=view.pace)
+    reading = read_process(
+        view.samples, view.thread, view.scope_id, pace=view.pace, around=view.surroundings
+    )
     if reading.condition in (Condition.WAITING, Condition.BLIND) and view.descendants:
         return _blame_child(reading, view.descendants)
     return reading
@@ -60,9 +60,9 @@ def _blame_child(reading: Reading, descendants: Sequence[Descendant]) -> Reading
     if reading.reason.wait not in _LOOKS_LIKE_A_CHILD or reading.reason.peers is Peers.CERTAIN:
         return reading
     read_ones = [
-        (child, read_process(child.looks, pace=child.pace))
+        (child, read_process(child.samples, pace=child.pace))
         for child in descendants
-        if child.looks and not _is_helper(child)
+        if child.samples and not _is_helper(child)
     ]
     # An idle one waits for work from its parent, which says nothing against it.
     busy = [(child, found) for child, found in read_ones if not _is_idle(found)]
@@ -80,7 +80,7 @@ def _blame_child(reading: Reading, descendants: Sequence[Descendant]) -> Reading
 def _is_helper(child: Descendant) -> bool:
     return any(
         library_path(frame.file) in _HELPERS
-        for stack in child.looks[-1].dump.threads[:1]
+        for stack in child.samples[-1].dump.threads[:1]
         for frame in stack.frames[-3:]
     )
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from observability.events import HangReported
 from observability.fields import timestamp, to_fields
+from observability.hang.text import render
 from observability.untrusted import encodable, replaced
 from timers.events import ReapFailed, StackDumped, TimerExpired, WorkerKilled
 
@@ -42,7 +43,8 @@ class RecentReaps:
         """Take note of ``event``, if it is about a reap."""
         if isinstance(event, HangReported):
             hang = {"timestamp": timestamp(event.timestamp), **event.report.to_dict()}
-            self.hang = {**replaced(hang, str, encodable), "text": event.report.render(width=120)}
+            text = render(event.report, width=120)
+            self.hang = {**replaced(hang, str, encodable), "text": text}
             return
         if not isinstance(event, TimerExpired | StackDumped | WorkerKilled | ReapFailed):
             return

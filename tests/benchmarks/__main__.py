@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from . import (
     connections,
     cost,
+    fairness,
     growth,
     idle,
     lateness,
@@ -35,6 +36,7 @@ BENCHMARKS: dict[str, tuple[str, Callable[[Effort], Iterator[Row]]]] = {
     "cost": ("Cost of one block in the worker", cost.rows),
     "server": ("Requests that one server takes", server.rows),
     "lateness": ("From the deadline to the signal, and to the worker's death", lateness.rows),
+    "fairness": ("Stuck workers beside others at full speed", fairness.rows),
     "growth": ("With more and more active timers", growth.rows),
     "telling": ("Events and scrapes", telling.rows),
     "starting": ("Time to start", starting.rows),

@@ -50,6 +50,7 @@ __all__ = [
     "NO_DUMP",
     "SERVE",
     "SIGNAL",
+    "Noticed",
     "rows",
     "title",
 ]
@@ -130,7 +131,7 @@ def _hang(path: str, crowd: _Crowd) -> dict[str, list[float]]:
     return {SIGNAL: found["signal"], DEATH: found["death"]}
 
 
-class _Noticed:
+class Noticed:
     """A sink, and an observer, that keeps how late each expiry was noticed."""
 
     name = "noticed"
@@ -152,7 +153,7 @@ class _Noticed:
 
 def _serve(connection: Connection, kind: str, path: str) -> None:
     _discard_logs()
-    noticed = _Noticed()
+    noticed = Noticed()
     if kind == SERVE:
         settings = Settings(run_id="benchmark", http=Address("127.0.0.1", 0), events=os.devnull)
         service = Service(path, settings, ReapPolicy())

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, NamedTuple
 
-from . import growth, idle, lateness, ours, server, starting
+from . import fairness, growth, idle, lateness, ours, server, starting
 from .bursts import DEEP, SHALLOW
 from .cost import CPU
 from .hosts import METRICS, SERVICE
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["NEEDED", "Target", "as_json", "as_markdown", "as_text", "targets"]
 
-NEEDED = ("cost", "server", "lateness", "growth", "starting", "idle")
+NEEDED = ("cost", "server", "lateness", "fairness", "growth", "starting", "idle")
 """The benchmarks that these are taken from."""
 _NAMED = ours.title("File", "named", SHALLOW)
 _TORCH_FILE = ours.title("torch File", "named", SHALLOW)
@@ -66,6 +66,7 @@ def targets(rows: Mapping[str, Sequence[Row]], effort: Effort) -> Iterator[Targe
     yield from _cost(rows["cost"])
     yield from _server(rows["server"])
     yield from _lateness(rows["lateness"])
+    yield from _fairness(rows["fairness"])
     yield from _growth(rows["growth"], effort)
     beyond = find(rows["starting"], starting.OURS).median * 1e3
     yield Target("import timers, beyond a bare interpreter", beyond, "ms", 30)
@@ -120,6 +121,16 @@ def _lateness(rows: Sequence[Row]) -> Iterator[Target]:
                 row = find(rows, lateness.title(moment, kind, machine))
                 p99 = quantile(row.samples, 0.99) * 1e3
                 yield Target(f"p99 of lateness, {row.name}", p99, "ms", limit)
+
+
+def _fairness(rows: Sequence[Row]) -> Iterator[Target]:
+    beside = "of eight stuck workers beside 64 at full speed"
+    for name, limit in (("Socket", 100.0), ("File", None)):
+        late = quantile(find(rows, fairness.title(fairness.NOTICED, name)).samples, 0.99) * 1e3
+        missed = find(rows, fairness.title(fairness.MISSED, name)).median
+        how = fairness.KINDS[name]
+        yield Target(f"p99 of lateness {beside}, {how}", late, "ms", limit)
+        yield Target(f"never noticed {beside}, {how}", missed, "", 0)
 
 
 def _growth(rows: Sequence[Row], effort: Effort) -> Iterator[Target]:

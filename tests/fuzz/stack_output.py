@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from observability.fields import stack_fields
 from observability.hang.json import view_from
 from observability.hang.report import analyse
+from observability.hang.text import render
 from timers.stacks._parsing import explain, parse_py_spy, parse_pystack
 from timers.stacks.dump import StackDump, ThreadStack
 
@@ -55,9 +56,8 @@ def _check_dump(dump: StackDump) -> None:
     written = json.dumps(fields, allow_nan=False, ensure_ascii=False)
     written.encode()
     # As another host's `timers report` reads it.
-    analyse([view_from({"worker_pid": 4711, "expired": True, **json.loads(written)})]).render(
-        width=80
-    )
+    view = view_from({"worker_pid": 4711, "expired": True, **json.loads(written)})
+    render(analyse([view]), width=80)
 
 
 @contextlib.contextmanager

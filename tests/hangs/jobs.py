@@ -10,12 +10,13 @@ import subprocess
 import sys
 import tempfile
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from observability.hang.input import Look, WorkerView
-from observability.samples.reading import needs_more_looks
-from observability.samples.sample import descendants, look_at
+from observability.samples.reading import needs_more_samples
+from observability.samples.types import Descendant, Sample, WorkerView
+from observability.samples.worker import read
+from observability.sampling._sample import processes_below, surroundings, take_sample
 from support.processes import VICTIMS
 from support.waiting import eventually
 from timers.events import WorkerInfo
@@ -47,38 +48,62 @@ class Job:
         scope: str | None = "step",
         without_timer: Collection[int] = (),
     ) -> list[WorkerView]:
-        """What a server knows after that many rounds of looks at everybody.
+        """What a server knows after that many rounds of samples at everybody.
 
         Those who compute are then looked at more often, as the server does.
         """
-        looks: dict[int, list[Look]] = {rank: [] for rank in self.present}
+        samples: dict[int, list[Sample]] = {rank: [] for rank in self.present}
         for number in range(rounds):
             if number:
                 threading.Event().wait(BETWEEN_ROUNDS)
             for rank, pid in self.present.items():
-                looks[rank].append(look_at(pid, thread=pid, timeout=30))
+                samples[rank].append(take_sample(pid, thread=pid, timeout=30))
         for rank, pid in self.present.items():
-            while rounds > 1 and needs_more_looks(looks[rank], pid):
+            while rounds > 1 and needs_more_samples(samples[rank], pid):
                 threading.Event().wait(random.uniform(0.01, 0.04))
-                looks[rank].append(look_at(pid, thread=pid, timeout=30))
+                samples[rank].append(take_sample(pid, thread=pid, timeout=30))
         return [
-            WorkerView(
+            self._with_surroundings(view)
+            for view in self._plain_views(samples, scope=scope, without_timer=without_timer)
+        ]
+
+    def _plain_views(
+        self,
+        samples: dict[int, list[Sample]],
+        *,
+        scope: str | None,
+        without_timer: Collection[int],
+    ) -> Iterator[WorkerView]:
+        for rank, pid in self.pids.items():
+            yield WorkerView(
                 worker=WorkerInfo(pid=pid, rank=rank, local_rank=rank),
                 host="node1",
-                looks=tuple(looks.get(rank, ())),
+                samples=tuple(samples.get(rank, ())),
                 gone=_how(self.ended.get(rank)),
                 unclean=self.ended.get(rank, 0) != 0,
                 scope_id=None if rank in without_timer else scope,
                 thread=None if rank in without_timer else pid,
                 expired=rank not in without_timer and rank not in self.ended,
-                descendants=descendants(pid, timeout=30) if rank not in self.ended else (),
+                descendants=() if rank in self.ended else tuple(_below(pid)),
             )
-            for rank, pid in self.pids.items()
-        ]
+
+    def _with_surroundings(self, view: WorkerView) -> WorkerView:
+        if not view.samples:
+            return view
+        pid = int(view.worker.pid)
+        around = surroundings(pid, read(view), thread=pid, timeout=30, native=False)
+        return replace(view, surroundings=around)
 
     @property
     def present(self) -> dict[int, int]:
         return {rank: pid for rank, pid in self.pids.items() if rank not in self.ended}
+
+
+def _below(pid: int) -> Iterator[Descendant]:
+    for child, parent in processes_below(pid):
+        sample = take_sample(child, thread=None, timeout=30)
+        command = procfs.thread_names(child).get(child, "")
+        yield Descendant(pid=child, parent=parent, samples=(sample,), command=command)
 
 
 def _how(code: int | None) -> str | None:

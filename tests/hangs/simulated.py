@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from observability.hang.input import Look, WorkerView
+from observability.samples.types import Sample, WorkerView
 from timers.events import WorkerInfo
 from timers.linux.procfs import ProcessFacts
 from timers.stacks.take import Frame, StackDump, ThreadStack
@@ -45,10 +45,13 @@ def looking(
     switches: int | None = None,
     active: bool = False,
     others: Sequence[ThreadStack] = (),
-) -> Look:
+) -> Sample:
     """One look at a process whose main thread is in ``frames``."""
-    main = ThreadStack(frames=tuple(frames), thread=pid, name="MainThread", active=active)
-    return Look(
+    # Python code that runs holds the interpreter's lock.
+    main = ThreadStack(
+        frames=tuple(frames), thread=pid, name="MainThread", active=active, holds_gil=active
+    )
+    return Sample(
         dump=StackDump(
             pid=pid,
             method="py-spy" if frames else "proc",
@@ -62,7 +65,7 @@ def looking(
 
 def view(
     rank: int,
-    *looks: Look,
+    *samples: Sample,
     host: str | None = None,
     pid: int | None = None,
     scope: str | None = "step",
@@ -74,7 +77,7 @@ def view(
     return WorkerView(
         worker=WorkerInfo(pid=pid or 1000 + rank, rank=rank, local_rank=rank % 8),
         host=f"node{rank // 8}" if host is None else host,
-        looks=looks,
+        samples=samples,
         gone=gone,
         unclean=unclean,
         scope_id=scope,

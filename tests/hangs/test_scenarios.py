@@ -10,14 +10,16 @@ import pytest
 
 from hangs.jobs import job
 from observability.hang.report import analyse
-from observability.hang.types import Confidence, Pace, Verdict
+from observability.hang.text import render
+from observability.hang.types import Confidence, Verdict
+from observability.samples.types import Pace
 from support.processes import VICTIMS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from observability.hang.input import WorkerView
-    from observability.hang.report import HangReport
+    from observability.hang.types import HangReport
+    from observability.samples.types import WorkerView
 
 FILE = str(VICTIMS / "hang_job.py")
 
@@ -28,7 +30,7 @@ class Scenario:
 
     cause: str
     line: str = ""
-    """The source of the line to look at; empty for a rank without a stack."""
+    """The source of the line that matters; empty for a rank without a stack."""
     pace: Pace = Pace.STUCK
     child: bool = False
     also: str = ""
@@ -81,22 +83,22 @@ def test_names_the_rank_and_the_line(scenario: Scenario) -> None:
     with job(scenario.size, scenario.meeting, scenario.cause, scenario.odd) as running:
         views = running.views()
     report = analyse(views)
-    assert report.verdict is Verdict.ONE_SUSPECT, report.render()
+    assert report.verdict is Verdict.ONE_SUSPECT, render(report)
     [suspect] = report.suspects
     [odd] = scenario.odd
-    assert (suspect.rank, suspect.pid) == (odd, running.pids[odd]), report.render()
-    assert suspect.pace is (Pace.UNKNOWN if scenario.child else scenario.pace), report.render()
-    assert (suspect.child_pid is not None) == scenario.child, report.render()
+    assert (suspect.rank, suspect.pid) == (odd, running.pids[odd]), render(report)
+    assert suspect.pace is (Pace.UNKNOWN if scenario.child else scenario.pace), render(report)
+    assert (suspect.child_pid is not None) == scenario.child, render(report)
     assert f"rank {odd} (pid {suspect.pid} on node1)" in report.sentence.lower()
     if scenario.line:
-        assert suspect.frame is not None, report.render()
-        assert source(suspect.frame) == scenario.line, report.render()
+        assert suspect.frame is not None, render(report)
+        assert source(suspect.frame) == scenario.line, render(report)
         assert suspect.frame in report.sentence
     if scenario.also:
-        assert scenario.also in {source(line) for line in suspect.also}, report.render()
+        assert scenario.also in {source(line) for line in suspect.also}, render(report)
     for fewer in variations(views, scenario.odd):
         accused = {each.pid for each in analyse(fewer).suspects}
-        assert accused <= {running.pids[odd]}, analyse(fewer).render()
+        assert accused <= {running.pids[odd]}, render(analyse(fewer))
 
 
 @pytest.mark.parametrize("size", [2, 4])
@@ -115,7 +117,7 @@ def test_two_ranks_that_took_two_locks_in_opposite_order() -> None:
     with job(4, "barrier", "crossed_ranks", [1, 2]) as running:
         views = running.views()
     report = analyse(views)
-    assert report.verdict is Verdict.SEVERAL_SUSPECTS, report.render()
+    assert report.verdict is Verdict.SEVERAL_SUSPECTS, render(report)
     assert [suspect.rank for suspect in report.suspects] == [1, 2]
     assert {source(suspect.frame or "") for suspect in report.suspects} == {"with second:"}
     for fewer in variations(views, (1, 2)):
@@ -129,8 +131,8 @@ def test_a_rank_that_moves_is_slow_and_not_accused(cause: str, meeting: str) -> 
     with job(4, meeting, cause, [2]) as running:
         views = running.views()
     report = analyse(views)
-    assert report.suspects == (), report.render()
-    assert report.verdict is Verdict.SLOW, report.render()
+    assert report.suspects == (), render(report)
+    assert report.verdict is Verdict.SLOW, render(report)
     assert [each.rank for each in report.lagging] == [2]
     assert "rank 2" in report.sentence.lower()
     assert "deadline" in report.sentence
@@ -141,7 +143,7 @@ def test_when_every_rank_waits_for_storage_none_is_accused(size: int) -> None:
     with job(size, "barrier", "reading_storage", "all") as running:
         views = running.views()
     report = analyse(views)
-    assert report.verdict is Verdict.COMMON_WAIT, report.render()
+    assert report.verdict is Verdict.COMMON_WAIT, render(report)
     assert report.suspects == ()
     assert "no rank differs" in report.sentence.lower()
     assert source(report.groups[0].frame or "") == "file.read(1)"
@@ -165,11 +167,11 @@ def test_nobody_is_accused_when_the_evidence_is_even(size: int, meeting: str, ca
     with job(size, meeting, cause, odd) as running:
         views = running.views()
     report = analyse(views)
-    assert report.suspects == (), report.render()
+    assert report.suspects == (), render(report)
     assert report.verdict in (Verdict.INCONCLUSIVE, Verdict.COMMON_WAIT)
     assert len(report.groups) >= 1
     for fewer in variations(views, ()):
-        assert analyse(fewer).suspects == (), analyse(fewer).render()
+        assert analyse(fewer).suspects == (), render(analyse(fewer))
 
 
 def test_sixty_four_ranks_fit_on_a_screen() -> None:
@@ -180,7 +182,7 @@ def test_sixty_four_ranks_fit_on_a_screen() -> None:
     assert source(suspect.frame or "") == "time.sleep(1000)"
     assert report.workers == 64
     assert {(group.size, group.suspected) for group in report.groups} == {(63, False), (1, True)}
-    text = report.render(width=120)
+    text = render(report, width=120)
     assert len(text.splitlines()) <= 24
     assert "ranks 0-40, 42-63" in text
 
@@ -203,8 +205,8 @@ def source(frame: str) -> str:
 
 def variations(views: Sequence[WorkerView], odd: Sequence[int]) -> Iterator[list[WorkerView]]:
     """The same hang as a server that knows less would see it."""
-    yield [replace(view, looks=view.looks[-1:]) for view in views]
-    yield [replace(view, looks=view.looks[::2]) for view in views]
+    yield [replace(view, samples=view.samples[-1:]) for view in views]
+    yield [replace(view, samples=view.samples[::2]) for view in views]
     yield [replace(view, descendants=()) for view in views]
     yield [
         replace(view, scope_id=None, thread=None, expired=False)

@@ -8,6 +8,7 @@ import pytest
 
 from hangs.jobs import job
 from observability.hang.report import analyse
+from observability.hang.text import render
 from observability.hang.types import Verdict
 from support.processes import VICTIMS
 from support.torch import require_torch
@@ -29,7 +30,7 @@ def source(frame: str | None) -> str:
 def test_the_rank_that_never_enters_the_collective(size: int) -> None:
     with job(size, "all_reduce", "never_entering", [size - 1], victim="hang_torch") as running:
         report = analyse(running.views())
-    assert report.verdict is Verdict.ONE_SUSPECT, report.render()
+    assert report.verdict is Verdict.ONE_SUSPECT, render(report)
     [suspect] = report.suspects
     assert suspect.rank == size - 1
     assert source(suspect.frame) == "time.sleep(1000)"
@@ -40,7 +41,7 @@ def test_the_rank_that_is_in_another_collective() -> None:
     with job(4, "all_reduce", "gathering_instead", [2], victim="hang_torch") as running:
         views = running.views()
     report = analyse(views)
-    assert report.verdict is Verdict.DIFFERENT_COLLECTIVES, report.render()
+    assert report.verdict is Verdict.DIFFERENT_COLLECTIVES, render(report)
     [suspect] = report.suspects
     assert suspect.rank == 2
     assert source(suspect.frame).startswith("dist.all_gather(")
@@ -51,7 +52,7 @@ def test_the_rank_that_is_in_another_collective() -> None:
 def test_the_data_loader_whose_worker_is_stuck() -> None:
     with job(2, "all_reduce", "data_loading", [0], victim="hang_torch") as running:
         report = analyse(running.views())
-    assert report.verdict is Verdict.ONE_SUSPECT, report.render()
+    assert report.verdict is Verdict.ONE_SUSPECT, render(report)
     [suspect] = report.suspects
     assert suspect.rank == 0
     assert suspect.child_pid is not None

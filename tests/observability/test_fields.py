@@ -7,9 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from observability.fields import stuck_thread, timestamp, to_fields
+from observability.fields import timestamp, to_fields
 from support.samples import (
-    DUMP,
     PARENT_ID,
     SPAN_ID,
     TIMER,
@@ -53,6 +52,8 @@ def test_an_expired_timer_in_full() -> None:
         "signal": 9,
         "elapsed_seconds": 60.25,
         "lateness_seconds": 0.25,
+        "message": "Rank 3 (pid 4711) is still in all_reduce after 60.2 s, past its deadline of"
+        " 60 s.",
     }
 
 
@@ -119,17 +120,6 @@ def test_without_any_own_code_the_innermost_call_is_the_frame() -> None:
     fields = to_fields(stack_dumped(dump))
     assert fields["frame"] == "/usr/lib/python3.11/os.py:1 read"
     assert "innermost_frame" not in fields
-
-
-def test_which_thread_is_looked_at() -> None:
-    main, loader = DUMP.threads
-    assert stuck_thread(DUMP, TIMER) is loader
-    assert stuck_thread(DUMP, replace(TIMER, thread=None)) is main
-    assert stuck_thread(DUMP, None) is main
-    other = replace(DUMP, pid=1)
-    assert stuck_thread(replace(other, threads=(loader, main)), None) is main
-    assert stuck_thread(replace(other, threads=(loader,)), None) is loader
-    assert stuck_thread(replace(other, threads=()), TIMER) is None
 
 
 def test_a_worker_that_died_in_its_scopes() -> None:

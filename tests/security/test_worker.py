@@ -155,6 +155,19 @@ def test_one_worker_has_a_bound_on_its_timers(files: FilePair, recorder: Recorde
         os.close(pipe)
 
 
+def test_one_worker_has_a_bound_on_its_nested_blocks(
+    either: FilePair | SocketPair, recorder: Recorder
+) -> None:
+    server = either.server(observer=recorder, policy=ReapPolicy(max_timers=100))
+    worker = either.worker()
+    worker.do("nest", "x", 1000)
+    eventually(lambda: server.statistics.requests == 1000)
+    assert server.statistics.rejected["too_many"] == 899
+    assert server._watchdog.workers.by_pid[worker.pid].outers == 100
+    worker.tell("stuck", "hang", 0.2)
+    assert recorder.wait(WorkerKilled, worker.pid).timer.scope_id == "hang"
+
+
 def test_descriptors_that_a_worker_sends_along_are_not_kept(
     sockets: SocketPair, recorder: Recorder
 ) -> None:

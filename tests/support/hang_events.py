@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-    from observability.hang.input import WorkerView
+    from observability.samples.types import WorkerView
 
 __all__ = ["exited", "hang", "released", "write"]
 

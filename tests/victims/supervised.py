@@ -56,6 +56,18 @@ def environment() -> None:
     sys.stdin.readline()
 
 
+def recorder() -> None:
+    """Say what the environment has about the Flight Recorder."""
+    for name in (
+        "TIMERS_RECORDER_DIR",
+        "TORCH_FR_BUFFER_SIZE",
+        "TORCH_NCCL_DEBUG_INFO_TEMP_FILE",
+        "TORCH_NCCL_DEBUG_INFO_PIPE_FILE",
+    ):
+        say(f"{name}={os.environ[name]}")
+    sys.stdin.readline()
+
+
 def catch() -> None:
     """Say each signal that comes, and end on a line."""
     for name in SIGNALS:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import socket
+import subprocess
 import sys
 import threading
 import time
@@ -47,6 +49,7 @@ class Worker:
         self._stuck_after: float | None = None
         self._blocks_left = 0
         self._longest = 0.0
+        self._started: list[subprocess.Popen[bytes]] = []
         timers.configure(client)
 
     def enter(self, scope: str, after: float) -> None:
@@ -72,6 +75,11 @@ class Worker:
     def enter_all(self, scopes: list[str], after: float) -> None:
         for scope in scopes:
             self.enter(scope, after)
+
+    def nest(self, scope: str, depth: int) -> None:
+        """Enter blocks of one scope, each inside the one before."""
+        for _ in range(depth):
+            self.enter(scope, 600)
 
     def pairs(self, scope: str, count: int, after: float = 3600) -> int:
         """So many times into a block and out of it, as fast as it goes."""
@@ -192,6 +200,23 @@ class Worker:
         os.close(writer)
         with os.fdopen(reader) as file:
             return [int(word) for word in file.readline().split()]
+
+    def listening_family(self) -> int:
+        """Listen at a port, and start a child that has it, too; return the port."""
+        listener = socket.create_server(("127.0.0.1", 0))
+        if os.fork() == 0:
+            while True:
+                signal.pause()
+        port: int = listener.getsockname()[1]
+        return port
+
+    def start(self, environment: dict[str, str], session: bool = False) -> int:
+        """Start a program that waits, with this besides its own environment."""
+        process = subprocess.Popen(
+            ["sleep", "1000"], env={**os.environ, **environment}, start_new_session=session
+        )
+        self._started.append(process)
+        return process.pid
 
     def stuck_without_descriptors(self, scope: str, after: float) -> None:
         """Close all that is open, as daemons do, the connection to the test included."""

@@ -4,6 +4,9 @@ The map::
 
     procfs.py         what /proc says about a process
     process.py        a process that cannot be mistaken for another: pid, start time, pidfd
+    ranks.py          which rank of its job a process is
+    links.py          locks, pipes and sockets: who has the other end
     descriptors.py    keep some descriptors free, and one for when none is left
+    owned.py          descriptors that are closed only while they are this program's own
     ptrace.py         let a server read this process's stack
 """

@@ -21,14 +21,15 @@ from timers.events import Outcome, StackDumped
 from timers.stacks.dump import StackDump
 from timers.transport.wire import request_json
 
+from .process_tree import ProcessTree, helpers_of
 from .reaper import choose, terminate
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ._state import State
-    from ._table import Timer
     from .reaper import ReapPolicy, Step
+    from .table import Timer
     from .workers import Worker, Workers
 
 __all__ = ["Reap", "Reaping"]
@@ -251,11 +252,16 @@ class Reaping:
             outcome = Outcome.NOT_PERMITTED
         elif worker.process is not None:
             outcome, descendants = terminate(
-                worker.process, signal, grace=policy.grace, process_tree=policy.process_tree
+                worker.process, signal, grace=policy.grace, tree=self._tree(worker)
             )
         if reap is not None:
             reap.confirmed, reap.descendants = outcome, descendants
         return outcome
+
+    def _tree(self, worker: Worker) -> ProcessTree | None:
+        if self._policy.kill_tree == "helpers":
+            return helpers_of(worker, self._workers)
+        return ProcessTree() if self._policy.kill_tree == "all" else None
 
     def _of_this_thread(self, pid: int) -> Reap | None:
         # By the thread as well: the pid may have been recycled since the timers expired, and

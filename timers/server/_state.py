@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from timers.events import TimerInfo, TimerReleased, WorkerInfo
 
-from ._table import Timer, TimerTable
+from .boards.registry import Boards
+from .table import Timer, TimerTable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -80,6 +81,10 @@ class Deadlines(Protocol):
         """Return when :meth:`expired` next has something to do; None when nothing runs."""
         ...
 
+    def due(self, now_ns: int) -> set[Worker]:
+        """Return whose timers :meth:`expired` would return now."""
+        ...
+
     def expired(self, now_ns: int) -> list[Timer[Worker]]:
         """Return each timer that is due at ``now_ns``, once, marked ``expired``, by deadline."""
         ...
@@ -104,7 +109,7 @@ class State:
     :param statistics: counts what happens.
     :param clock: where the time comes from.
     :param observer: receives the events; may be replaced until the first one.
-    :param max_timers: how many timers one worker may have.
+    :param max_timers: how many timers one worker may have, and how many of blocks around others.
 
     Whoever changes timers or counts holds :attr:`lock`; emitting needs no lock and never raises.
     """
@@ -122,8 +127,10 @@ class State:
         self.statistics = statistics
         self.clock = clock
         self.observer = observer
+        self.max_timers = max_timers
         self.table: TimerTable[Worker] = TimerTable(max_timers)
-        self.deadlines: list[Deadlines] = [self.table]
+        self.boards = Boards(clock, statistics)
+        self.deadlines: list[Deadlines] = [self.table, self.boards]
         """Everywhere that timers are kept."""
         self.lock = threading.RLock()
         """Held while timers or workers change; never while waiting."""
@@ -170,6 +177,7 @@ class State:
         """Drop every timer of ``worker``; return them with the seconds since their block began."""
         now_ns = self.clock.monotonic_ns()
         cleared = [timer for each in self.deadlines for timer in each.remove_worker(worker)]
+        worker.outers = 0
         for timer in cleared:
             self.statistics.scope(timer.scope_id).count(0, 0, -1, -timer.expired)
         return tuple((timer_info(timer), (now_ns - timer.started_ns) / NS) for timer in cleared)

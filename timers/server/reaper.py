@@ -9,19 +9,19 @@ from __future__ import annotations
 
 import signal as signals
 import threading
-import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
-from timers.bounded import HANDOVER_SECONDS, left
+from timers.bounded import HANDOVER_SECONDS
 from timers.events import Outcome
-from timers.linux import procfs
-from timers.linux.process import Process
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from ._table import Timer
+    from timers.linux.process import Process
+
+    from .process_tree import ProcessTree
+    from .table import Timer
 
     BeforeKill: TypeAlias = Callable[..., object]
     """The step before a kill, with the arguments of torch's ``log_debug_info_for_expired_timers``:
@@ -29,9 +29,10 @@ if TYPE_CHECKING:
     is given the moment of time.monotonic() by which it has to be done. When it returns a dictionary
     from pid to :class:`~timers.stacks.dump.StackDump`, that becomes the ``stack dumped`` event."""
 
-__all__ = ["ReapPolicy", "Step", "choose", "escalation", "retry_delay", "terminate"]
+__all__ = ["KILL_TREE", "ReapPolicy", "Step", "choose", "escalation", "retry_delay", "terminate"]
 
 
+KILL_TREE = ("helpers", "all", "off")
 _CONFIRM_SECONDS = 1.0
 """How long after SIGKILL a process is given to end, at least."""
 _SLACK_SECONDS = 1.5
@@ -57,8 +58,10 @@ class ReapPolicy:
     given at least a second to end."""
     flush_timeout: float = 1.0
     """Bound on getting the events that explain the kill delivered before it."""
-    process_tree: bool = False
-    """Whether the worker's descendants are killed with it."""
+    kill_tree: str = "helpers"
+    """Which descendants of the worker are killed with it: its ``helpers`` (none that is a worker
+    itself, has a rank of its own, made a session of its own or is another user's), ``all`` or, with
+    ``off``, none."""
     descendants_of: int | None = None
     """When given, only descendants of this process are ever accepted as workers."""
     users: frozenset[int] = frozenset()
@@ -67,6 +70,9 @@ class ReapPolicy:
     """How many timers one worker may have open: a broken one must not fill the server's memory."""
 
     def __post_init__(self) -> None:
+        if self.kill_tree not in KILL_TREE:
+            choices = ", ".join(map(repr, KILL_TREE))
+            raise ValueError(f"ReapPolicy.kill_tree is one of {choices}, got {self.kill_tree!r}")
         for name in ("dump_timeout", "grace", "flush_timeout"):
             value = getattr(self, name)
             if not 0 <= value < threading.TIMEOUT_MAX:
@@ -105,17 +111,16 @@ def retry_delay(attempt: int) -> float:
 
 
 def terminate(
-    process: Process, signal: int, *, grace: float, process_tree: bool = False
+    process: Process, signal: int, *, grace: float, tree: ProcessTree | None = None
 ) -> tuple[Outcome, list[int]]:
     """Send ``signal`` to ``process``, see it end, and escalate to SIGKILL if it does not.
 
-    Blocks for at most twice ``grace`` (and a second or two). Returns how it ended and, with
-    ``process_tree``, the pids of the descendants that were killed after it. Never raises for a
-    process that is gone.
+    Blocks for at most twice ``grace`` (and a second or two). Returns how it ended and, with a
+    ``tree``, the pids of the descendants that were killed after it. Never raises for a process that
+    is gone.
     """
     if process.exited():
         return Outcome.ALREADY_GONE, []
-    tree = _Tree() if process_tree else None
     try:
         outcome = _terminate(process, signal, grace, tree)
         if tree is None or outcome is Outcome.NOT_PERMITTED:
@@ -128,10 +133,10 @@ def terminate(
             tree.close()
 
 
-def _terminate(process: Process, signal: int, grace: float, tree: _Tree | None) -> Outcome:
+def _terminate(process: Process, signal: int, grace: float, tree: ProcessTree | None) -> Outcome:
     for sent, wait in escalation(signal, grace):
         if tree is not None:
-            # Before each signal: once their parent is dead nothing tells whose children they were.
+            # Before each signal: once their parent is dead nothing says whose children they were.
             tree.collect(process)
         try:
             process.send(sent)
@@ -143,53 +148,3 @@ def _terminate(process: Process, signal: int, grace: float, tree: _Tree | None) 
         if process.exited(wait):
             return Outcome.KILLED if sent == signal else Outcome.ESCALATED
     return Outcome.STILL_ALIVE
-
-
-class _Tree:
-    """The descendants of a process, held by pidfd so that none is mistaken for another."""
-
-    def __init__(self) -> None:
-        self._found: dict[int, Process] = {}
-
-    def collect(self, parent: Process) -> None:
-        """Take hold of the descendants that ``parent`` has now."""
-        children = procfs.children(parent.pid)
-        if parent.exited():
-            return  # they may be those of another process, which has its pid by now
-        for pid in children:
-            if pid not in self._found:
-                try:
-                    self._found[pid] = Process(pid)
-                except OSError:  # it has ended, or cannot be told from another process
-                    continue
-            self.collect(self._found[pid])
-
-    def kill(self) -> list[int]:
-        """SIGKILL all of them; a stopped process cannot fork, so they are frozen first."""
-        killed: list[int] = []
-        frozen: set[int] = set()
-        while todo := [pid for pid in self._found if pid not in frozen]:
-            for pid in todo:
-                frozen.add(pid)
-                _send_quietly(self._found[pid], signals.SIGSTOP)
-                self.collect(self._found[pid])  # what it started since the first look
-        for pid, process in self._found.items():
-            if _send_quietly(process, signals.SIGKILL):
-                killed.append(pid)
-        until = time.monotonic() + _CONFIRM_SECONDS
-        for process in self._found.values():
-            process.exited(left(until))
-        return killed
-
-    def close(self) -> None:
-        """Let go of all of them."""
-        for process in self._found.values():
-            process.close()
-
-
-def _send_quietly(process: Process, signal: int) -> bool:
-    try:
-        process.send(signal)
-    except OSError:
-        return False
-    return True

@@ -29,8 +29,9 @@ if TYPE_CHECKING:
     from timers.events import Observer, WorkerInfo
     from timers.transport.source import OwnedSource
 
-    from ._table import Timer
     from .reaper import BeforeKill
+    from .statistics import Statistics
+    from .table import Timer
     from .workers import Worker
 
 __all__ = ["WatchdogServer"]
@@ -105,6 +106,14 @@ class WatchdogServer(TimerServer):
         super()._receive_with(observer)
         if "_watchdog" in vars(self):  # not yet in the base class's constructor
             self._watchdog.state.observer = observer
+
+    @property
+    def statistics(self) -> Statistics:
+        """Exact counts of what this server did; any thread may read them."""
+        found = super().statistics
+        if "_watchdog" in vars(self):  # not yet in the constructor
+            found.collect()
+        return found
 
     # -- what torch's servers have, by the same names --------------------------------------------
 
@@ -270,7 +279,9 @@ class WatchdogServer(TimerServer):
             return
         self._run_once_signaled = True
         self._join()
-        self._watchdog.step(self._clock.monotonic_ns())
+        now_ns = self._clock.monotonic_ns()
+        self._watchdog.read_all(now_ns + int(self._max_interval * _NS))
+        self._watchdog.step(now_ns)
         self._watchdog.wait_for_reaps(self._policy.reap_timeout)
         self._close()
 

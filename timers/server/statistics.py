@@ -13,9 +13,10 @@ from bisect import bisect_left
 from typing import TYPE_CHECKING
 
 from timers.events import Outcome
+from timers.transport.board import DURATION_BUCKETS, RATIO_BUCKETS, WARM_UP_USES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
 __all__ = [
     "DUMP_LABELS",
@@ -28,14 +29,8 @@ __all__ = [
     "Statistics",
 ]
 
-DURATION_BUCKETS = (0.001, 0.005, 0.025, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0)
-"""Upper bounds, in seconds, of ``timers_scope_duration_seconds``."""
-RATIO_BUCKETS = (0.1, 0.25, 0.5, 0.7, 0.8, 0.9, 0.95, 1.0, 1.5)
-"""Upper bounds of ``timers_deadline_used_ratio``: 0.8 and above is a near miss."""
 NEAR_MISS = 0.8
 """Share of its deadline from which on a block that ended in time was a near miss."""
-WARM_UP_USES = 3
-"""How many uses of a scope by one worker count as its warm-up."""
 LATENESS_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 1.0, 5.0, 30.0)
 """Upper bounds, in seconds, of ``timers_expiry_lateness_seconds`` and of stack dump times."""
 
@@ -81,6 +76,11 @@ class Histogram:
         self.counts = [0] * (len(bounds) + 1)
         self.total = 0.0
         self.exemplars: dict[int, tuple[str, float, float]] = {}
+
+    def add(self, counts: list[int], total: float) -> None:
+        """Count values that somebody else has sorted into the same buckets."""
+        self.counts = [mine + more for mine, more in zip(self.counts, counts, strict=True)]
+        self.total += total
 
     def observe(self, value: float, traceparent: str | None = None) -> None:
         """Count one value, as Prometheus does: a bound includes its own value.
@@ -150,6 +150,13 @@ class ScopeStatistics:
         elif elapsed > self.longest_steady:
             self.longest_steady = elapsed
 
+    def took_at_most(self, warm_up: float, steady: float, after: float) -> None:
+        """Note the longest durations that somebody else has counted, and the last deadline."""
+        self.longest_warm_up = max(self.longest_warm_up, warm_up)
+        self.longest_steady = max(self.longest_steady, steady)
+        if after > 0:
+            self.after_seconds = after
+
     def used(self, ratio: float, after: float, traceparent: str | None) -> None:
         """Count which share of its ``after`` seconds a block took since its last heartbeat."""
         self.after_seconds = after
@@ -165,6 +172,8 @@ class Statistics:
 
     def __init__(self, max_scopes: int = 200) -> None:
         self._max_scopes = max_scopes
+        self.collectors: list[Callable[[], None]] = []
+        """Whoever counts elsewhere, to be added here by :meth:`collect`."""
         self.scopes: dict[str, ScopeStatistics] = {}
         self.requests = 0
         """Every valid request, whether or not it changed anything."""
@@ -177,6 +186,11 @@ class Statistics:
         """Times of stack dumps, in seconds, by (method, outcome)."""
         self.last_sweep = 0.0
         """Wall clock of the last time the watchdog checked its deadlines."""
+
+    def collect(self) -> None:
+        """Count what is only counted on demand. For whoever is about to read; from any thread."""
+        for collector in self.collectors:
+            collector()
 
     def requested(self, count: int) -> None:
         """Count valid requests."""

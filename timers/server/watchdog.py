@@ -6,13 +6,17 @@ anything that can block on somebody else. What can (dump, kill, confirmation) ha
 for each worker being reaped (:mod:`timers.server._reaping`), which hands its result back.
 
 A release that was sent before a deadline always counts: before a timer expires and before a
-worker's exit is taken note of, everything that lies in the transport is read.
+worker's exit is handled, everything that this worker has sent is read. Of what others have sent a
+step reads no more than a fair share, so that nothing due has to wait for those who send much.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import os
+import select
+import time
 from typing import TYPE_CHECKING, Protocol
 
 from timers.events import (
@@ -26,24 +30,28 @@ from timers.events import (
     WorkerKilled,
 )
 from timers.forks import reset_in_child
+from timers.transport.board import MOMENT_NS
+from timers.transport.source import BoardSource
+from timers.transport.wire import BOARD, Rejection
 
 from ._intake import HOLD_NS, Intake
 from ._reaping import Reap, Reaping
 from ._state import NS, RunningTimer, State, running, timer_info
+from .boards.registry import BadBoardError
 from .reaper import ReapPolicy, retry_delay
 from .workers import Worker, Workers
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Collection, Iterable
 
     from timers.clock import Clock
     from timers.events import Observer, WorkerInfo
     from timers.transport.source import Source
-    from timers.transport.wire import Message, Rejection
+    from timers.transport.wire import Message
 
-    from ._table import TimerTable
     from .reaper import Step
     from .statistics import Statistics
+    from .table import TimerTable
 
 __all__ = ["RunningTimer", "Sampler", "Watchdog"]
 
@@ -53,6 +61,7 @@ _FOREVER = 2**63
 _OVERSLEPT_NS = 2 * NS
 """A server that wakes up this much too late was stopped (SIGSTOP, a frozen cgroup). The releases
 that its workers could not send meanwhile get some time to arrive before anything expires."""
+_COUNT_SECONDS = 0.25
 _HOLD_AT_MOST_NS = 5 * HOLD_NS
 """As long as requests keep coming in it is still catching up, and holds on for up to this long."""
 
@@ -62,6 +71,14 @@ class Sampler(Protocol):
 
     def moments(self, after_seconds: float) -> tuple[float, ...]:
         """Return when to sample, in seconds after the acquire, for a timer of ``after_seconds``."""
+        ...
+
+    @property
+    def first(self) -> tuple[int, int]:
+        """What workers have to know of :meth:`moments`; (0, 0) when there never are any.
+
+        From how many ns on a timer is sampled, and when first, in thousandths of its time.
+        """
         ...
 
     def look(self, running: RunningTimer, /) -> None:
@@ -125,6 +142,10 @@ class Watchdog:
             on_exit=self._exited,
         )
         self._intake = Intake(self.state, self.workers)
+        for source in sources:
+            if isinstance(source, BoardSource):
+                source.on_descriptor, source.on_wake = self._accept_board, self._wake_board
+        statistics.collectors.append(self._collect)
         self._reaping = Reaping(self.state, self.workers, policy, replaced_reap, before_kill)
         self._sampler: Sampler | None = None
         self._retries: dict[Worker, tuple[int, Reap]] = {}
@@ -149,6 +170,10 @@ class Watchdog:
     def sampler(self, sampler: Sampler | None) -> None:
         self._sampler = sampler
         self._intake.sample_at(None if sampler is None else sampler.moments)
+        if sampler is not None:
+            boards = self.state.boards
+            boards.moments = sampler.moments
+            boards.sample_from_ns, boards.sample_share = sampler.first
 
     # -- the loop -----------------------------------------------------------------------------
 
@@ -180,7 +205,11 @@ class Watchdog:
         # Before the last read: a deadline that passes while requests are applied is for the next
         # step, because its release may have been sent in time and not been read yet.
         due_ns = self._clock.monotonic_ns()
-        self._read(0.0)
+        with self.lock:
+            due = {worker for each in self.state.deadlines for worker in each.due(due_ns)}
+        # Everything of those who are about to be expired or forgotten; of the others only their
+        # turn, or workers that send without a pause would delay what is due.
+        self._read(0.0, {worker.pid for worker in (*due, *gone, *finished)})
         with self.lock:
             for worker in gone:
                 self._exited(worker)
@@ -194,9 +223,18 @@ class Watchdog:
         if now_ns >= self._hold_until_ns:
             self.sweep(due_ns)
 
-    def _read(self, timeout: float) -> None:
+    def read_all(self, until_ns: int) -> None:
+        """Apply everything that has been sent, for as long as there is more, until ``until_ns``."""
+        waiting = select.poll()
         for source in self._sources:
-            self.apply(*source.read(timeout))
+            if (fd := source.fileno()) is not None:
+                waiting.register(fd, select.POLLIN)
+        while waiting.poll(0) and self._clock.monotonic_ns() < until_ns:
+            self._read(0.0)
+
+    def _read(self, timeout: float, pids: Collection[int] = ()) -> None:
+        for source in self._sources:
+            self.apply(*source.read(timeout, pids))
 
     def wake(self) -> None:
         """Make a sleeping :meth:`step` return. Safe from any thread and after :meth:`close`."""
@@ -213,6 +251,54 @@ class Watchdog:
         """Apply requests; count what was refused before it got here."""
         self._intake.apply(messages, rejections)
 
+    # -- boards -------------------------------------------------------------------------------
+
+    def _accept_board(
+        self, pid: int, start_time: int | None, data: bytes, fd: int
+    ) -> Rejection | None:
+        """Take over the board that a worker sends along with a packet."""
+        with self.lock:
+            try:
+                worker = self._intake.sender(pid, start_time) if data == BOARD else None
+                if worker is None or worker.refusal is not None:
+                    os.close(fd)
+                    reason = "identity_mismatch" if worker is None else worker.refusal or ""
+                    return Rejection(reason, f"process {pid} sent what is no board of a worker's")
+                boards = self.state.boards
+                boards.wants_requests = self.state.observer.wants_requests
+                boards.accept(worker, fd)
+            except BadBoardError as error:
+                return Rejection("wrong_type", f"the board of process {pid} is refused: {error}")
+            except OSError as error:
+                with contextlib.suppress(OSError):
+                    os.close(fd)
+                return Rejection("internal_error", f"the board of process {pid}: {error}")
+        return None
+
+    def _wake_board(self, pid: int) -> None:
+        with self.lock:
+            worker = self.workers.by_pid.get(pid)
+            if worker is not None:
+                self.state.boards.wake(worker)
+
+    def _collect(self) -> None:
+        """Count what the workers have counted on their boards."""
+        if not self._count_boards():
+            time.sleep(MOMENT_NS / NS)
+            self._count_boards()
+        for _ in range(self.state.boards.take_absurd()):
+            self.statistics.rejected_for("out_of_range")
+
+    def _count_boards(self) -> bool:
+        """Count; return false when another count, a moment later, would add more."""
+        # Whoever reads counts of a server that is stuck wants to know that, and not to be, too.
+        if not self.lock.acquire(timeout=_COUNT_SECONDS):
+            return True
+        try:
+            return self.state.boards.count()
+        finally:
+            self.lock.release()
+
     def _recover(self) -> None:
         """Do what a step left undone that did not come to its end.
 
@@ -226,7 +312,10 @@ class Watchdog:
                     self._exited(worker)
             timers = list(self.state.timers())
             for timer in timers:
+                timer.worker.outers = 0
+            for timer in timers:
                 worker = timer.worker
+                worker.outers += timer.depth
                 if timer.expired and worker not in self._reaping and worker not in self._retries:
                     timer.expired = False  # for the next sweep, which emits, counts and reaps
                     worker.pending = []

@@ -11,134 +11,97 @@ import fcntl
 import os
 import select
 import stat
-import threading
 import time
-from collections import deque
 from functools import partial
+from typing import TYPE_CHECKING
 
 from timers.errors import InsecurePathError, NoServerError
 from timers.forks import reset_in_child
+from timers.linux.owned import Identity, identity
 
-from .wire import MAX_LINE_BYTES, bounded
+from .receipt import Unnoted
+from .wire import bounded
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .receipt import Receipt
 
 __all__ = ["DEFAULT_CAPACITY", "PAGE_BYTES", "FifoWriter"]
 
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 DEFAULT_CAPACITY = 16 * PAGE_BYTES
-_DRAIN_SECONDS = 0.25
-_EXIT_SECONDS = 10.0
-"""How long a process that ends waits for a server that is stopped. The lines count; the timers in
-them end with the process, whether the server reads of it or not."""
 _MOST_MS = 2**31 - 1  # poll(2) takes an int: 24.8 days
 _F_GETPIPE_SZ = getattr(fcntl, "F_GETPIPE_SZ", 1032)
 
 
 class FifoWriter:
-    """The client's end: each :meth:`send` is one atomic write of one line.
+    """The client's end: each :meth:`write` is one atomic write of one line. Never waits for room.
 
     :param path: of the pipe; the server creates it.
     :param connect_timeout: seconds to wait, once, for a server that is not there (yet).
-    :param full_timeout: seconds to wait for room in a full pipe. After that the line is kept and
-        a thread of this process delivers it, in order, as soon as there is room: a server that is
-        stopped for a while slows its workers down once, and loses nothing. One that reads, however
-        slowly, is waited for.
 
-    Safe from several threads. A forked child opens its own descriptor, and so does a pickled copy.
+    Safe from several threads. A forked child opens its own descriptor.
     """
 
-    _MAX_KEPT = 10_000
-    """Lines kept for a stopped server before senders have to wait for each."""
-
-    def __init__(
-        self, path: str, *, connect_timeout: float = 1.0, full_timeout: float = 1.0
-    ) -> None:
+    def __init__(self, path: str, *, connect_timeout: float = 1.0) -> None:
         self.path = path
+        self.raw: Callable[[bytes], int] | None = None
+        """Writes a line of at most PIPE_BUF bytes to the server of the last :meth:`write`, by one
+        call of write(2); None before there was one whose descriptor may be kept."""
         self._connect_timeout = connect_timeout
-        self._full_timeout = full_timeout
+        self._unreachable = False
         self._fd = -1
-        self._reset()
+        self._file: Identity = None
+        """What that descriptor is: its number may be of another file by now."""
         reset_in_child(self)
 
-    def __reduce__(self) -> tuple[object, ...]:
-        make = partial(
-            type(self), connect_timeout=self._connect_timeout, full_timeout=self._full_timeout
-        )
-        return make, (self.path,)
+    def write(
+        self, line: bytes, receipt: Receipt | None = None, totals: tuple[int, int] = (0, 0)
+    ) -> None:
+        """Write ``line``, to whichever server there is.
 
-    def _reset(self) -> None:
-        self._lock = threading.RLock()
-        self._unreachable = False
-        self._kept: deque[bytes] = deque()
-        self._patience = self._full_timeout
-        """Seconds left to wait for room: used up once, and given back whenever the server reads."""
-        self._drainer: threading.Thread | None = None
-
-    def send(self, line: bytes) -> None:
-        """Write ``line``, at most PIPE_BUF bytes with its newline.
-
-        Raises :class:`~timers.errors.NoServerError` when nobody reads from the pipe,
-        :class:`~timers.errors.InsecurePathError` when the pipe is another user's, and
-        :class:`~timers.errors.RequestTooLargeError` for a line that one write might not take.
+        :param receipt: its ``sent`` becomes ``totals`` in the same step as ``line`` is written, so
+            that an exception that comes from outside finds both done or neither.
+        :raises BlockingIOError: the pipe is full.
+        :raises NoServerError: nobody reads from it.
+        :raises InsecurePathError: it is another user's.
+        :raises RequestTooLargeError: one write might not take ``line``.
         """
-        if len(line) > MAX_LINE_BYTES:
-            bounded(line)  # raises, with the reason
-        if self._fd >= 0 and not self._kept:
-            try:
-                os.write(self._fd, line)
-            except OSError:
-                pass  # full, or the server is gone: below
-            else:
-                return
-        with self._lock:
-            if not self._catch_up() or not self._deliver_patiently(line):
-                self._keep(line)
-
-    def _catch_up(self) -> bool:
-        """Deliver what was kept; whether all of it went. Waits as long as the server reads.
-
-        A line that is kept behind others is told by nobody when its thread then hangs with the
-        interpreter's lock: a server that is only slow has to slow its workers down.
-        """
-        try:
-            while self._kept:
-                if not self._deliver_patiently(self._kept[0]):
-                    return False
-                self._kept.popleft()
-        except OSError:
-            self._kept.clear()  # what that server knew died with it, and so did their use
-        return True
-
-    def _deliver_patiently(self, line: bytes) -> bool:
-        went = self._deliver(line, self._patience)
-        self._patience = self._full_timeout if went else 0.0
-        return went
-
-    def _deliver(self, line: bytes, timeout: float) -> bool:
-        """Write ``line`` to whichever server there is; false when its pipe stays full."""
+        bounded(line)
+        if receipt is None:
+            receipt = Unnoted()
+        before = receipt.sent
         if self._fd >= 0:
             try:
-                return _write(self._fd, line, timeout)
+                # fmt: off
+                receipt.sent = totals; os.write(self._fd, line)  # noqa: E702  # one step
+            # fmt: on
             except OSError as error:
+                receipt.sent = before
                 # EPIPE: that server is gone; there may be another one at the path by now. EBADF:
                 # a program that became a daemon has closed whatever it knew nothing of.
                 if error.errno == errno.EBADF:
-                    self._fd = -1
+                    self._fd, self.raw = -1, None
                 elif error.errno != errno.EPIPE:
                     raise
+            else:
+                return
+        self._write_anew(line, receipt, totals)
+
+    def _write_anew(self, line: bytes, receipt: Receipt, totals: tuple[int, int]) -> None:
         fd = self._open()
         try:
+            # fmt: off
+            receipt.sent = totals; os.write(fd, line)  # noqa: E702  # one step
+            # fmt: on
+            # The descriptor of an earlier server stays: a thread may be about to write to its
+            # number, which must not become another file's.
             if _keeps_descriptors(fd):
-                if self._fd >= 0:
-                    # Replaced in one step: another thread may be writing to the same number.
-                    os.dup2(fd, self._fd, inheritable=False)
-                    os.close(fd)
-                else:
-                    self._fd = fd
+                self._keep(fd)
                 fd = -1
-                return _write(self._fd, line, timeout)
-            # A descriptor of a server that was there before stays: a thread may be about to write
-            # to its number, which must not become another file's.
-            return _write(fd, line, timeout)
+        except BlockingIOError:
+            raise
         except OSError as error:
             raise NoServerError(
                 error.errno, f"the timer server at {self.path} went away: {error.strerror}"
@@ -146,6 +109,23 @@ class FifoWriter:
         finally:
             if fd >= 0:
                 os.close(fd)
+
+    def _keep(self, fd: int) -> None:
+        """Keep ``fd`` in place of the descriptor of an earlier server."""
+        file = identity(fd)
+        while True:
+            kept = self._fd
+            is_ours = kept >= 0 and identity(kept) in (self._file, file)
+            if self._fd == kept:  # no other thread has kept another one meanwhile
+                break
+        if is_ours:
+            # Replaced in one step: another thread may be writing to the same number.
+            os.dup2(fd, kept, inheritable=False)
+            os.close(fd)
+            self._file = file
+        else:
+            self._fd, self._file = fd, file
+            self.raw = partial(os.write, fd)
 
     def _open(self) -> int:
         # Only the first failure waits: a job whose watchdog is gone must not stall at each block.
@@ -174,42 +154,28 @@ class FifoWriter:
             raise InsecurePathError(
                 errno.EPERM,
                 f"the named pipe belongs to user {found.st_uid}, neither root nor user "
-                f"{os.geteuid()}: it is told nothing; use a path in a directory of your own",
+                f"{os.geteuid()}: nothing is written to it; use a path in a directory of your own",
                 self.path,
             )
         self._unreachable = False
         return fd
 
-    def _keep(self, line: bytes) -> None:
-        if len(self._kept) >= self._MAX_KEPT and self._fd >= 0:
-            _wait_writable(self._fd, self._full_timeout)
-        self._kept.append(line)
-        if self._drainer is None:
-            # Not a daemon: a process that ends waits, for a bounded time, until they are sent.
-            self._drainer = threading.Thread(target=self._drain, name="timers-fifo", daemon=False)
-            self._drainer.start()
-
-    def _drain(self) -> None:
-        exit_by: float | None = None
-        while True:
-            if exit_by is None and not threading.main_thread().is_alive():
-                exit_by = time.monotonic() + _EXIT_SECONDS
-            if self._fd < 0 or not _wait_writable(self._fd, _DRAIN_SECONDS):
-                time.sleep(_DRAIN_SECONDS)
-            with self._lock:
-                self._catch_up()
-                if exit_by is not None and time.monotonic() > exit_by:
-                    self._kept.clear()
-                if not self._kept:
-                    self._drainer = None
-                    return
+    def wait_for_room(self, seconds: float) -> bool:
+        """Wait at most ``seconds`` for room; False at once when nobody reads any more."""
+        fd = self._fd
+        if fd < 0:
+            time.sleep(min(seconds, 0.01))  # a pipe that is opened for each line tells nothing
+            return True
+        poll = select.poll()
+        poll.register(fd, select.POLLOUT)
+        found = poll.poll(min(seconds * 1000, _MOST_MS))
+        return not any(events & ~select.POLLOUT for _, events in found)
 
     def close(self) -> None:
-        """Close the descriptor; the next :meth:`send` opens another."""
-        with self._lock:
-            fd, self._fd = self._fd, -1
-            if fd >= 0:
-                os.close(fd)
+        """Close the descriptor; the next :meth:`write` opens another."""
+        fd, self._fd, self.raw = self._fd, -1, None
+        if fd >= 0 and identity(fd) == self._file:
+            os.close(fd)
 
     def __del__(self) -> None:
         # A client made for a few blocks and forgotten must not cost a descriptor for ever.
@@ -217,33 +183,10 @@ class FifoWriter:
             self.close()
 
     def after_fork(self) -> None:
-        """Open another descriptor in a forked child, where nothing is kept either."""
-        self._reset()
+        """Leave the descriptor to the parent."""
+        self._unreachable = False
         with contextlib.suppress(OSError):
             self.close()
-
-
-def _write(fd: int, line: bytes, timeout: float) -> bool:
-    """One whole write, waiting up to ``timeout`` seconds for room; False when there was none."""
-    give_up = time.monotonic() + timeout
-    while True:
-        try:
-            os.write(fd, line)
-        except BlockingIOError:
-            left = give_up - time.monotonic()
-            if left <= 0:
-                return False
-            _wait_writable(fd, left)
-        else:
-            return True
-
-
-def _wait_writable(fd: int, timeout: float) -> bool:
-    """Wait up to ``timeout`` seconds for room; false at once when nobody reads any more."""
-    poll = select.poll()
-    poll.register(fd, select.POLLOUT)
-    found = poll.poll(min(timeout * 1000, _MOST_MS))
-    return not any(events & ~select.POLLOUT for _, events in found)
 
 
 def _keeps_descriptors(fd: int) -> bool:

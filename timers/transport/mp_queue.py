@@ -16,7 +16,7 @@ from .source import RequestQueue
 from .wire import Message, Rejection, writable
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from timers.worker.client import TimerRequest
 
@@ -169,8 +169,11 @@ class QueueSource:
     def close(self) -> None:
         """Do nothing: the queue is its maker's."""
 
-    def read(self, timeout: float) -> tuple[Sequence[Message], Sequence[Rejection]]:
+    def read(
+        self, timeout: float, pids: Collection[int] = ()
+    ) -> tuple[Sequence[Message], Sequence[Rejection]]:
         """Return the requests in the queue; waits only where it has no descriptor."""
+        del pids  # everything is read in any case
         wait = 0.0 if self._fd is not None else min(timeout, _BLIND_WAIT_SECONDS)
         messages: list[Message] = []
         rejections: list[Rejection] = []

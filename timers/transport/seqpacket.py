@@ -16,19 +16,20 @@ import contextlib
 import os
 import select
 import socket
-from collections import Counter
+from collections import deque
 from typing import TYPE_CHECKING
 
 from timers.forks import reset_in_child
 from timers.linux import procfs
 from timers.linux.descriptors import EXHAUSTED, Reserve, is_reserved
+from timers.linux.owned import close_epoll, close_socket, identity
 
 from ._packets import Packet, Packets
-from .socket_path import Listener, peer_credentials, remove
-from .wire import MAX_LINE_BYTES, Decoder, Message, Rejection
+from .socket_path import BACKLOG, Listener, peer_credentials, remove
+from .wire import MAX_LINE_BYTES, WAKE, Decoder, Message, Rejection
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Collection, Iterable, Sequence
     from typing import TypeAlias
 
     from .socket_path import Credentials
@@ -46,8 +47,11 @@ __all__ = ["SocketSource"]
 _SO_PEERPIDFD = 77  # asm-generic/socket.h; the socket module has no name for it yet
 _SO_PASSCRED = getattr(socket, "SO_PASSCRED", 16)
 _PACKETS_AT_ONCE = 64
-_MOST_READS = 128
-"""Of so many packets; more than fit into what a client of ours has in flight."""
+_TURN_MESSAGES = 512
+"""How many messages, and 63 more, one call returns: two milliseconds of work for the server."""
+_ACCEPTED_AT_ONCE = 64
+_DRAIN_READS = 128
+"""Of 64 packets; more than fit into what a client of ours has in flight."""
 _MOST_CONNECTIONS = 64
 """Of one process, whose threads may well have a client each; so that it leaves room for others."""
 _END = Packet(b"", 0)
@@ -59,10 +63,11 @@ _UNKNOWN_START_TIME = -1
 class _Peer:
     """One connection and whose it is."""
 
-    __slots__ = ("connection", "credentials", "decoder", "has_ended", "start_time")
+    __slots__ = ("connection", "credentials", "decoder", "has_ended", "identity", "start_time")
 
     def __init__(self, connection: socket.socket, credentials: Credentials) -> None:
         self.connection = connection
+        self.identity = identity(connection.fileno())
         self.credentials = credentials
         self.start_time = _start_time(connection, credentials.pid)
         self.decoder = Decoder(most_known=200)
@@ -107,11 +112,15 @@ class SocketSource:
     ) -> None:
         self.path = listener.path
         self.on_descriptor = on_descriptor
+        self.on_wake: Callable[[int], None] | None = None
+        """Takes the pid of a worker whose board is to be looked at; called as ``on_descriptor``."""
         self._listener = listener
         self._users = frozenset(users)
         self._peers: dict[int, _Peer] = {}
-        self._connections: Counter[int] = Counter()
-        """How many of them each process has."""
+        self._by_pid: dict[int, list[_Peer]] = {}
+        self._closed = False
+        self._turns: deque[int] = deque()
+        """The connections that were readable and have not had their turn since."""
         self._packets = Packets(_PACKETS_AT_ONCE, MAX_LINE_BYTES + 1)
         listener.connections.setblocking(False)
         # Inherited by what is accepted (Linux 6.16) or set again there. Packets of connections
@@ -119,25 +128,41 @@ class SocketSource:
         listener.connections.setsockopt(socket.SOL_SOCKET, _SO_PASSCRED, 1)
         self._reserve = Reserve()
         self._epoll = select.epoll()
-        self._epoll.register(listener.connections, select.EPOLLIN)
+        self._listening = listener.connections.fileno()
+        self._listener_identity = identity(self._listening)
+        self._epoll.register(self._listening, select.EPOLLIN)
         reset_in_child(self)
 
     def fileno(self) -> int:
         """A descriptor that is readable when there is something to read or to accept."""
         return self._epoll.fileno()
 
-    def read(self, timeout: float) -> tuple[Sequence[Message], Sequence[Rejection]]:
-        """All that was sent until now, connection by connection. Never waits."""
+    def read(
+        self, timeout: float, pids: Collection[int] = ()
+    ) -> tuple[Sequence[Message], Sequence[Rejection]]:
+        """Return everything from ``pids``, and a fair share of what others have sent. Never waits.
+
+        Fair: each connection that is readable gets its turn, of up to 64 packets, before any gets
+        another one, however fast its worker sends; and a call returns after so many messages.
+        """
         del timeout
         messages: list[Message] = []
         rejections: list[Rejection] = []
-        listening = self._listener.connections.fileno()
-        for fd, _ in self._epoll.poll(0, len(self._peers) + 1):
-            if fd == listening:
-                for accepted in self._accept(rejections):
-                    self._read_from(accepted, messages, rejections)
-            elif peer := self._peers.get(fd):
-                self._read_from(peer, messages, rejections)
+        if pids:  # one of their connections may be waiting to be accepted
+            self._accept(rejections, BACKLOG)
+        for pid in pids:
+            for peer in tuple(self._by_pid.get(pid, ())):
+                self._read_from(peer, _DRAIN_READS, messages, rejections)
+        if not self._turns:
+            ready = self._epoll.poll(0, len(self._peers) + 1)
+            self._turns.extend(fd for fd, _ in ready)
+        most = len(messages) + len(rejections) + _TURN_MESSAGES
+        while self._turns and len(messages) + len(rejections) < most:
+            fd = self._turns.popleft()
+            if fd == self._listening:
+                self._accept(rejections, _ACCEPTED_AT_ONCE)
+            elif found := self._peers.get(fd):
+                self._read_from(found, 1, messages, rejections)
         return messages, rejections
 
     @property
@@ -147,25 +172,23 @@ class SocketSource:
 
     # -- connections --------------------------------------------------------------------------
 
-    def _accept(self, rejections: list[Rejection]) -> list[_Peer]:
-        accepted: list[_Peer] = []
-        while True:
+    def _accept(self, rejections: list[Rejection], most: int) -> None:
+        """Accept up to ``most`` connections; what they have sent is read in their turn."""
+        for _ in range(most):
             try:
                 connection, _ = self._listener.connections.accept()
             except OSError as error:
                 if error.errno not in EXHAUSTED:
-                    return accepted  # none is left, or who it was has gone
+                    return  # none is left, or who it was has gone
                 self._turn_away(rejections)
-                return accepted
+                return
             if is_reserved(connection.fileno()):
                 connection.close()
                 rejections.append(self._no_room())
                 continue
-            peer = self._admit(connection, rejections)
-            if peer is not None:
-                accepted.append(peer)
+            self._admit(connection, rejections)
 
-    def _admit(self, connection: socket.socket, rejections: list[Rejection]) -> _Peer | None:
+    def _admit(self, connection: socket.socket, rejections: list[Rejection]) -> None:
         credentials = peer_credentials(connection)
         if credentials.uid not in self._users:
             detail = (
@@ -178,7 +201,7 @@ class SocketSource:
                 "not inside of the server's, where it could not be ended either"
             )
             rejections.append(Rejection("identity_mismatch", detail))
-        elif self._connections[credentials.pid] >= _MOST_CONNECTIONS:
+        elif len(self._by_pid.get(credentials.pid, ())) >= _MOST_CONNECTIONS:
             detail = (
                 f"process {credentials.pid} has {_MOST_CONNECTIONS} connections already: a client "
                 "is safe from several threads, one is enough"
@@ -186,30 +209,27 @@ class SocketSource:
             rejections.append(Rejection("too_many", detail))
         else:
             try:
-                return self._add(connection, credentials)
+                self._add(connection, credentials)
             except OSError as error:
                 detail = f"process {credentials.pid} cannot be connected: {error}"
                 rejections.append(Rejection("internal_error", detail))
+            else:
+                return
         connection.close()
-        return None
 
-    def _add(self, connection: socket.socket, credentials: Credentials) -> _Peer:
+    def _add(self, connection: socket.socket, credentials: Credentials) -> None:
         connection.setblocking(False)
         connection.setsockopt(socket.SOL_SOCKET, _SO_PASSCRED, 1)
         peer = _Peer(connection, credentials)
         self._epoll.register(connection, select.EPOLLIN)
         self._peers[connection.fileno()] = peer
-        self._connections[credentials.pid] += 1
-        return peer
+        self._by_pid.setdefault(credentials.pid, []).append(peer)
+        self._turns.append(connection.fileno())
 
     def _turn_away(self, rejections: list[Rejection]) -> None:
         """Without descriptors: let one client know, or it would wait and this server spin."""
-        self._reserve.close()
-        try:
-            with contextlib.suppress(OSError):
-                self._listener.connections.accept()[0].close()
-        finally:
-            self._reserve = Reserve()
+        with self._reserve.lent(), contextlib.suppress(OSError):
+            self._listener.connections.accept()[0].close()
         rejections.append(self._no_room())
 
     def _no_room(self) -> Rejection:
@@ -225,14 +245,16 @@ class SocketSource:
             self._epoll.unregister(fd)
             peer.connection.close()
             pid = peer.credentials.pid
-            self._connections[pid] -= 1
-            if not self._connections[pid]:
-                del self._connections[pid]
+            self._by_pid[pid].remove(peer)
+            if not self._by_pid[pid]:
+                del self._by_pid[pid]
 
     # -- messages -----------------------------------------------------------------------------
 
-    def _read_from(self, peer: _Peer, messages: list[Message], rejections: list[Rejection]) -> None:
-        for _ in range(_MOST_READS):
+    def _read_from(
+        self, peer: _Peer, reads: int, messages: list[Message], rejections: list[Rejection]
+    ) -> None:
+        for _ in range(reads):
             try:
                 packets = self._packets.receive(peer.connection.fileno())
             except BlockingIOError:
@@ -265,6 +287,9 @@ class SocketSource:
             if sender != pid:
                 rejections.append(_passed_on(peer, sender))
                 continue
+            if data == WAKE and self.on_wake is not None:
+                self.on_wake(pid)
+                continue
             lines.append(data)
             if data[-1] != 10:  # noqa: PLR2004  # newline: a packet is a line, the next one another
                 lines.append(b"\n")
@@ -283,8 +308,10 @@ class SocketSource:
             refused = self.on_descriptor(sender, peer.start_time, data, fd)
             if refused is not None:
                 rejections.append(refused)
+                peer.has_ended = True  # so that its client learns of it, and tries again later
             return True
         os.close(fd)
+        peer.has_ended = peer.has_ended or wanted
         detail = f"process {sender} sent a descriptor along, which nothing here takes"
         refused = self._no_room() if wanted else Rejection("unexpected_descriptor", detail)
         rejections.append(refused)
@@ -292,16 +319,17 @@ class SocketSource:
 
     def close(self, *, remove_path: bool = True) -> None:
         """Hang up on everybody and close the socket. Idempotent."""
-        if self._epoll.closed:
+        if self._closed:
             return
+        self._closed = True
         if remove_path and self._listener.inode is not None:
             remove(self._listener)
-        self._epoll.close()
         self._reserve.close()
+        close_epoll(self._epoll, self._listener_identity)
         for peer in self._peers.values():
-            peer.connection.close()
+            close_socket(peer.connection, peer.identity)
         self._peers.clear()
-        self._listener.connections.close()
+        close_socket(self._listener.connections, self._listener_identity)
 
     def after_fork(self) -> None:
         """Close it in a forked child, or clients would not notice the death of their server."""

@@ -18,11 +18,13 @@ import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from timers.errors import InsecurePathError, NoServerError, PathOccupiedError, ServerRunningError
+from timers.linux.process import Process
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 __all__ = [
+    "BACKLOG",
     "Credentials",
     "Listener",
     "check_directory",
@@ -34,7 +36,7 @@ __all__ = [
 ]
 
 _MAX_PATH_BYTES = 107  # sun_path has 108, with the terminating null
-_BACKLOG = 4096
+BACKLOG = 4096
 """As many workers may connect while the server is stopped or being replaced."""
 _TAKEOVER_SECONDS = 5.0
 _UCRED = struct.Struct("3i")
@@ -105,7 +107,7 @@ def listen(path: str, mode: int = 0o600) -> Listener:
             os.fchmod(listener.fileno(), mode)  # what bind(2) creates has no more than this
             listener.bind(path)
             os.chmod(path, mode)  # and, whatever the umask, no less
-            listener.listen(_BACKLOG)
+            listener.listen(BACKLOG)
         except BaseException:
             listener.close()
             raise
@@ -225,6 +227,22 @@ def _check_stale(path: str) -> None:
                 ) from error
             if error.errno != errno.EAGAIN:  # full: somebody listens and does not accept
                 raise
+        else:
+            # A process that the dead server had just forked, and that has not called execve(2) yet,
+            # holds the socket open for a moment longer.
+            server = peer_credentials(probe).pid
+            if server > 0 and _has_ended(server):
+                return
     raise ServerRunningError(
         errno.EEXIST, "a live timer server listens there; stop it or use another path", path
     )
+
+
+def _has_ended(pid: int) -> bool:
+    try:
+        Process(pid).close()
+    except ProcessLookupError:
+        return True
+    except OSError:  # it is there, and cannot be identified
+        return False
+    return False

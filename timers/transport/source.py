@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import abc
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Collection, Sequence
 
     from timers.worker.client import TimerRequest
 
     from .wire import Message, Rejection
 
-__all__ = ["OwnedSource", "RequestQueue", "Source"]
+__all__ = ["BoardSource", "OwnedSource", "RequestQueue", "Source"]
 
 
 class RequestQueue(abc.ABC):
@@ -34,12 +34,30 @@ class Source(Protocol):
         """Return a descriptor that is readable when requests wait; None when there is none."""
         ...
 
-    def read(self, timeout: float) -> tuple[Sequence[Message], Sequence[Rejection]]:
-        """Return all that is there now.
+    def read(
+        self, timeout: float, pids: Collection[int] = ()
+    ) -> tuple[Sequence[Message], Sequence[Rejection]]:
+        """Return some of what is there, so that nobody has to wait for long for the next call.
 
         :param timeout: seconds to wait for it, for a source without descriptor; others never wait.
+        :param pids: of these processes, everything that they have sent until now.
         """
         ...
+
+
+@runtime_checkable
+class BoardSource(Protocol):
+    """A source over which workers can hand over their boards."""
+
+    on_descriptor: Callable[[int, int | None, bytes, int], Rejection | None] | None
+    """Takes a packet that brought a descriptor along: ``(pid, start_time, data, descriptor)``.
+
+    Who sent it is vouched for by the kernel, as for messages (``start_time`` is -1 for a process
+    that had ended, None when it could not be read). The descriptor is close-on-exec and belongs to
+    the callee from then on, whatever it returns: None, or why the packet is refused. Called on the
+    watchdog's thread, while the source is read: must neither block nor raise."""
+    on_wake: Callable[[int], None] | None
+    """Takes the pid of a worker whose board is to be looked at now. Called likewise."""
 
 
 class OwnedSource(Source, Protocol):

@@ -24,6 +24,9 @@ key             type    meaning
 ``span_id``     string  16 hexadecimal digits: the id that the span of the scope shall have
 ``missed``      array   two integers: the line says how things stand rather than what happened,
                         and stands for so many acquires and releases that were not sent
+``board``       boolean over the socket: the block is counted and kept on a board, and the line
+                        is for logs and spans alone
+``took``        number  of such a block, when it was left: how many seconds it took
 =============== ======= ====================================================================
 
 A line has at most :data:`MAX_LINE_BYTES` bytes with its newline, so that one write of it is
@@ -45,8 +48,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 __all__ = [
+    "BOARD",
     "MAX_LINE_BYTES",
     "VERSION",
+    "WAKE",
     "Decoder",
     "Message",
     "Rejection",
@@ -58,6 +63,11 @@ __all__ = [
 VERSION = 1
 MAX_LINE_BYTES: int = getattr(select, "PIPE_BUF", 4096)
 """The longest line, its newline included (pipe(7): a larger write may be interleaved)."""
+
+BOARD = b"board 1\n"
+"""Over the socket: comes with the descriptor of a board (:mod:`timers.transport.board`)."""
+WAKE = b"wake\n"
+"""Over the socket: something on the sender's board is due before the server's next look."""
 
 _MAX_PID = 2**31 - 1  # pid_t is a signed 32-bit integer
 _MAX_SIGNAL = 64  # signal(7): the last real-time signal
@@ -93,8 +103,12 @@ class Message(NamedTuple):
     span_id: str | None = None
     warn_after: float | None = None
     missed: tuple[int, int] | None = None
-    """None for what happens now. From a client that tells again how things stand: how many
-    acquires and releases of this scope it has not told before."""
+    """None for what happens now. From a client that says how things stand: how many acquires and
+    releases of this scope it has not sent before."""
+    board: bool = False
+    """Whether this is for logs and spans alone, of a block that the board counts and keeps."""
+    took: float | None = None
+    """Of such a block, when it was left: how many seconds it took."""
 
 
 _new = tuple.__new__
@@ -160,9 +174,9 @@ class Decoder:
     One decoder a pipe; not thread-safe. It never raises, whatever it is fed, and never holds more
     than one unfinished line.
 
-    The same worker says nearly the same again and again. What has once been found good is known
-    by heart: whole lines (releases are all alike) and heads of lines, up to the two numbers at the
-    end of an acquire of our clients. What a line means never depends on that: a known head is
+    The same worker says nearly the same again and again. What has once been found good is
+    remembered: whole lines (releases are all alike) and heads of lines, up to the two numbers at
+    the end of an acquire of our clients. What a line means never depends on that: a known head is
     completed only by numbers of the plainest form, and everything else is parsed.
 
     :param most_known: how many lines and how many heads, of ordinary length, are remembered.
@@ -324,6 +338,7 @@ def _message(value: Any) -> Message:  # noqa: C901, PLR0912  # flat, and the hot
     after, nested, leave = get("after"), get("nested", False), get("leave", False)
     error, traceparent, span_id = get("error"), get("traceparent"), get("span_id")
     warn_after, missed = get("warn_after"), get("missed")
+    board, took = get("board", False), get("took")
     if (
         (start_time is not None and type(start_time) is not int)
         or (thread is not None and type(thread) is not int)
@@ -334,6 +349,8 @@ def _message(value: Any) -> Message:  # noqa: C901, PLR0912  # flat, and the hot
         )
         or type(nested) is not bool
         or type(leave) is not bool
+        or type(board) is not bool
+        or (took is not None and type(took) is not float and type(took) is not int)
         or (error is not None and type(error) is not str)
         or (traceparent is not None and type(traceparent) is not str)
         or (span_id is not None and type(span_id) is not str)
@@ -345,6 +362,7 @@ def _message(value: Any) -> Message:  # noqa: C901, PLR0912  # flat, and the hot
         or not 0 <= (thread or 0) <= _MAX_PID
         or not 0 <= (after or 0) < _MAX_SECONDS
         or not 0 <= (warn_after or 0) < _MAX_SECONDS
+        or not 0 <= (took or 0) < _MAX_SECONDS
     ):
         raise _BadRequest("out_of_range", "a number of an optional key is out of range")
     if error is not None:
@@ -367,6 +385,8 @@ def _message(value: Any) -> Message:  # noqa: C901, PLR0912  # flat, and the hot
         span_id,
         warn_after,
         missed,
+        board,
+        took,
     )
 
 

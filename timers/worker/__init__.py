@@ -8,9 +8,11 @@ The map::
     pipe_client.py       the client of the named pipe
     socket_client.py     the client of the Unix socket
     queue_client.py      the client of a multiprocessing queue
-    on_error.py          what a client does when a request cannot be delivered
-    _request_lines.py    one acquire or release as text of the wire
-    _socket_link.py      the worker's end of the Unix socket
-    _open_timers.py      which timers are open, for the next server: pure state
-    _trace_context.py    the OpenTelemetry span that a block reserves
+    slots/               which blocks are open, and how the server comes to know
+    _client_slots.py     the base of our own clients: a slot for each scope and thread
+    _foreign.py          slots for clients of somebody's own
+    _decorator.py        expires() on functions, coroutines and generators
+    _socket_channel.py   the connection, the board, and the thread that reconnects
+    _lines.py            requests as text of the wire
+    _on_error.py         what a client does when a request cannot be delivered
 """

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from timers.auto import start_worker_server
 from timers.linux.ptrace import allow_dumps_by
+from timers.linux.ranks import announce
 
 from .client import TimerClient
 from .pipe_client import FileTimerClient
@@ -53,6 +55,8 @@ def configure_from_env(environ: Mapping[str, str] | None = None) -> TimerClient:
     server = environ.get(SERVER_PID_VARIABLE, "")
     if server.isascii() and server.isdigit() and len(server) <= _PID_DIGITS:
         allow_dumps_by(int(server))
+    announce(environ)
+    start_worker_server(environ)
     return client
 
 

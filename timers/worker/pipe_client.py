@@ -7,17 +7,27 @@ from __future__ import annotations
 
 import os
 import signal as signals
-import weakref
-from typing import Any, SupportsInt
+import time
+from typing import TYPE_CHECKING, Any, SupportsInt
 
 from timers.transport.fifo_writer import FifoWriter
 from timers.transport.wire import VERSION, request_json
 
-from ._request_lines import RequestLines
-from .client import TimerClient, TimerRequest, signal_number
-from .on_error import ErrorPolicy
+from ._client_slots import ClientWithSlots
+from ._lines import Lines
+from ._on_error import ErrorPolicy
+from .client import TimerRequest, signal_number
+from .slots.messages import Channel, MessageSlot
+
+if TYPE_CHECKING:
+    from timers.transport.receipt import Receipt
+
+    from .slots.request import Request
+    from .slots.slot import Slot
 
 __all__ = ["FileTimerClient", "FileTimerRequest"]
+
+_SLICE_SECONDS = 0.01
 
 
 class FileTimerRequest(TimerRequest):
@@ -59,7 +69,7 @@ class FileTimerRequest(TimerRequest):
         return request_json(self.worker_pid, self.scope_id, self.expiration_time, self.signal)
 
 
-class FileTimerClient(TimerClient):
+class FileTimerClient(ClientWithSlots):
     """The worker's side: each acquire and release is one atomic write into the pipe.
 
     :param file_path: of the pipe; the server creates it.
@@ -71,12 +81,11 @@ class FileTimerClient(TimerClient):
         when it is not given.
     :raises ValueError: for an impossible signal or ``on_error``.
 
-    Safe from several threads and across fork, and picklable, so that it can be handed to a process
-    when that is started. A full pipe is waited for, for at most a second; nothing is dropped then,
-    and nothing raised, while the server lives. The wait blocks the thread, an event loop included.
+    Safe from several threads, signal handlers and finalizers, and across fork; picklable, so that
+    it can be handed to a process when that is started. A full pipe is waited for, for at most a
+    second; nothing is lost then, and nothing raised, while the server lives: what there was no room
+    for is sent later, by how things stand then. The wait blocks the thread, an event loop included.
     """
-
-    takes_deadlines = True
 
     def __init__(
         self,
@@ -85,21 +94,24 @@ class FileTimerClient(TimerClient):
         *,
         on_error: str | None = None,
     ) -> None:
-        super().__init__()
-        self.signal = signal
+        self._signal = signal
+        self._number = signal_number("FileTimerClient", signal)
         self._file_path = os.fspath(file_path)
         self._errors = ErrorPolicy(on_error)
-        self._writer = FifoWriter(self._file_path)
-        self._reset()
-        _clients.add(self)
+        super().__init__()
+
+    def _reset(self) -> None:
+        super()._reset()
+        self._channel = _PipeChannel(self._file_path, Lines(self._number), self._errors)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # What is left out names the process that it is pickled in.
+        of_this_process = ("_channel", "_slots", "timer_slots")
+        return {name: value for name, value in vars(self).items() if name not in of_this_process}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
-        self._reset()  # what is cached names the process that it was pickled in
-        _clients.add(self)
-
-    def _reset(self) -> None:
-        self._lines = RequestLines()
+        self._reset()
 
     @property
     def signal(self) -> SupportsInt:
@@ -108,7 +120,7 @@ class FileTimerClient(TimerClient):
 
     @signal.setter
     def signal(self, signal: SupportsInt) -> None:
-        self._number = signal_number("FileTimerClient", signal)
+        self._number = self._channel.lines.signal = signal_number("FileTimerClient", signal)
         self._signal = signal
 
     @property
@@ -116,45 +128,59 @@ class FileTimerClient(TimerClient):
         """How many requests were not delivered, with ``on_error="warn"``."""
         return self._errors.failures
 
-    def acquire(self, scope_id: str, expiration_time: float) -> None:
-        """Start, or start again, the timer of ``scope_id`` for the calling thread.
+    def prepare(self) -> None:
+        """Start the thread that sends what there was no room for, while a thread can be had."""
+        self._channel.prepare()
 
-        :param expiration_time: wall-clock seconds since the epoch.
-        :raises BrokenPipeError: no server listens (unless ``on_error="warn"``).
-        :raises RuntimeError: the scope is too long for one write (4096 bytes in all).
-        """
-        try:
-            self._writer.send(self._lines.acquire_line(scope_id, expiration_time, self._number))
-        except OSError as error:
-            self._errors.failed(error)
-
-    def release(self, scope_id: str) -> None:
-        """Stop the timer of ``scope_id`` of the calling thread; allowed when there is none.
-
-        :raises BrokenPipeError: no server listens (unless ``on_error="warn"``).
-        """
-        try:
-            self._writer.send(self._lines.release_line(scope_id))
-        except OSError as error:
-            self._errors.failed(error)
-
-    def _send(self, line: bytes) -> None:
-        try:
-            self._writer.send(line)
-        except OSError as error:
-            self._errors.failed(error)
+    def _make_slot(self, scope: str, thread: int) -> Slot:
+        self._channel.lines.check(thread, scope)
+        return MessageSlot(self._channel, scope, thread)
 
     def _send_request(self, request: FileTimerRequest) -> None:
         """Send a request of one's own making, with torch's keys alone."""
-        self._send(f"{request.to_json()}\n".encode())
+        self._channel.write_line(f"{request.to_json()}\n".encode())
 
 
-_clients: weakref.WeakSet[FileTimerClient] = weakref.WeakSet()
+class _PipeChannel(Channel):
+    """Sends over a named pipe."""
 
+    def __init__(self, path: str, lines: Lines, errors: ErrorPolicy) -> None:
+        super().__init__(errors.failed)
+        self.lines = lines
+        self.writer = FifoWriter(path)
 
-def _after_fork_in_child() -> None:
-    for client in list(_clients):
-        client._reset()  # noqa: SLF001  # this module's own; the prefixes name the parent
+    def write(self, request: Request, receipt: Receipt, totals: tuple[int, int]) -> None:
+        self.writer.write(self.lines.encode(request), receipt, totals)
+        self.raw = self.writer.raw
 
+    def write_line(self, line: bytes) -> None:
+        """Send a line of somebody else's; waits as long as for any other."""
+        give_up = time.monotonic() + self._full_timeout
+        while True:
+            try:
+                self.writer.write(line)
+            except BlockingIOError:
+                if time.monotonic() > give_up:
+                    raise
+                self.writer.wait_for_room(_SLICE_SECONDS)
+            except OSError as error:
+                self.fail(error)
+                return
+            else:
+                return
 
-os.register_at_fork(after_in_child=_after_fork_in_child)
+    def acquire_line(
+        self, slot: MessageSlot, after: float, wall_ns: int, deadline_ns: int
+    ) -> bytes:
+        return self.lines.acquire(slot.thread, slot.scope, after, wall_ns, deadline_ns)
+
+    def release_line(self, slot: MessageSlot) -> bytes:
+        return self.lines.release(slot.thread, slot.scope)
+
+    def wait_for_room(self, seconds: float) -> bool:
+        return self.writer.wait_for_room(seconds)
+
+    def after_fork(self) -> None:
+        super().after_fork()
+        self.raw = None
+        self.lines = Lines(self.lines.signal)

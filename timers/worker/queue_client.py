@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import os
-import weakref
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from timers.linux import procfs
 
-from .client import TimerClient, TimerRequest
-from .on_error import ErrorPolicy
-from .scopes import Deadline, calling, plain_deadline
+from ._client_slots import ClientWithSlots
+from ._on_error import ErrorPolicy
+from .client import TimerRequest
+from .slots.messages import Channel, MessageSlot, is_of_system
+
+if TYPE_CHECKING:
+    from timers.transport.receipt import Receipt
+
+    from .slots.request import Request
+    from .slots.slot import Slot
 
 __all__ = ["LocalTimerClient", "LocalTimerRequest"]
 
@@ -28,91 +34,92 @@ class LocalTimerRequest(TimerRequest):
         self.extras = extras
 
 
-class LocalTimerClient(TimerClient):
+class LocalTimerClient(ClientWithSlots):
     """The worker's side of a multiprocessing queue.
 
     :param mp_queue: made by the server's process and handed to this one when it was started; any
-        start method, ``Queue`` or ``SimpleQueue``.
+        start method, ``Queue`` or ``SimpleQueue``, or a manager's.
     :param on_error: as for :class:`~timers.file_based_local_timer.FileTimerClient`; it matters
         for a closed or broken queue.
 
     Safe from several threads and across fork.
     """
 
-    takes_deadlines = True
-
     def __init__(self, mp_queue: Any, *, on_error: str | None = None) -> None:
-        super().__init__()
         self._mp_queue = mp_queue
         self._errors = ErrorPolicy(on_error)
-        self._identity: tuple[int, int | None] = (0, None)
-        _clients.add(self)
+        super().__init__()
+
+    def _reset(self) -> None:
+        super()._reset()
+        self._channel = _QueueChannel(self._mp_queue, self._errors)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_mp_queue": self._mp_queue, "_errors": self._errors}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
-        _clients.add(self)
+        self._reset()
 
     @property
     def failures(self) -> int:
         """How many requests were not delivered, with ``on_error="warn"``."""
         return self._errors.failures
 
-    def acquire(self, scope_id: str, expiration_time: float) -> None:
-        """Start, or start again, the timer of ``scope_id`` for the calling thread.
+    def _make_slot(self, scope: str, thread: int) -> Slot:
+        return MessageSlot(self._channel, scope, thread)
 
-        :param expiration_time: wall-clock seconds since the epoch.
-        """
-        deadline = expiration_time
-        if not isinstance(deadline, Deadline):
-            deadline = plain_deadline(scope_id, expiration_time)
-        extras: dict[str, Any] = {
-            "thread": deadline.thread,
-            "after": deadline.after,
-            "deadline_ns": deadline.deadline_ns,
-        }
-        special = deadline.special
-        if special is not None:
-            extras["nested"] = special.nested
-            extras["leave"] = special.leave
-            extras["error"] = special.error
-            if special.warn_after is not None:
-                extras["warn_after"] = special.warn_after
-            if special.span is not None:
-                extras["traceparent"] = special.span.traceparent
-                extras["span_id"] = special.span.span_id
-        self._put(scope_id, float(expiration_time), extras)
 
-    def release(self, scope_id: str) -> None:
-        """Stop the timer of ``scope_id`` of the calling thread; allowed when there is none."""
-        thread, error = calling.release or (calling.native_id, None)
-        self._put(scope_id, -1, {"thread": thread, "error": error})
+class _QueueChannel(Channel):
+    """Sends by putting into a queue."""
 
-    def _put(self, scope_id: str, expiration_time: float, extras: dict[str, Any]) -> None:
+    def __init__(self, queue: Any, errors: ErrorPolicy) -> None:
+        super().__init__(errors.failed)
+        self._queue = queue
+        self._identity: tuple[int, int | None] = (0, None)
+
+    def write(self, request: Request, receipt: Receipt, totals: tuple[int, int]) -> None:
         pid = os.getpid()
         known, start_time = self._identity
         if known != pid:
             start_time = procfs.start_time(pid)
             self._identity = (pid, start_time)
-        extras["start_time"] = start_time
-        try:
-            self._mp_queue.put(LocalTimerRequest(pid, scope_id, expiration_time, extras))
-        except (OSError, ValueError) as error:  # ValueError: the queue is closed
-            self._errors.failed(error)
+        extras: dict[str, Any] = {
+            "thread": request.thread,
+            "error": request.error,
+            "start_time": start_time,
+        }
+        if not request.is_release:
+            extras["after"], extras["deadline_ns"] = request.after, request.deadline_ns
+            extras["nested"], extras["leave"] = request.nested, request.leave
+            if request.warn_after is not None:
+                extras["warn_after"] = request.warn_after
+            if request.span is not None:
+                extras["traceparent"] = request.span.traceparent
+                extras["span_id"] = request.span.span_id
+        if request.missed is not None:
+            extras["missed"] = request.missed
+        found = LocalTimerRequest(pid, request.scope_id, request.expiration_time, extras)
+        # fmt: off
+        receipt.sent = totals; self._queue.put(found)  # noqa: E702  # as near as it gets
+        # fmt: on
 
-    def _after_fork(self) -> None:
+    def is_failure(self, error: Exception) -> bool:
+        # A queue that is closed, and whatever a manager's says when that is gone.
+        return (
+            is_of_system(error)
+            or isinstance(error, EOFError | ValueError | ConnectionError)
+            or type(error).__module__.startswith(("multiprocessing", "queue", "_queue"))
+        )
+
+    def wait_for_room(self, seconds: float) -> bool:
+        del seconds  # a queue waits by itself
+        return True
+
+    def after_fork(self) -> None:
+        super().after_fork()
         # multiprocessing does this in processes that it forks itself. Without it a queue believes
         # in a feeder thread that exists in the parent only, and sends nothing.
-        reset = getattr(self._mp_queue, "_after_fork", None)
+        reset = getattr(self._queue, "_after_fork", None)
         if reset is not None:
             reset()
-
-
-_clients: weakref.WeakSet[LocalTimerClient] = weakref.WeakSet()
-
-
-def _after_fork_in_child() -> None:
-    for client in list(_clients):
-        client._after_fork()  # noqa: SLF001  # this module's own
-
-
-os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,109 +1,45 @@
 """``expires()``: the block that may take so long and no longer, as the worker writes it.
 
-What is open in a thread is remembered here, so that a block inside another one of the same scope
-does not take the outer block's protection away when it ends: its end restarts the countdown of
-the block around it.
+Entering and leaving a plain block of a client with a board is written out here, because it is done
+in inner loops; everything else is in :mod:`timers.worker.slots.slot`, which also says why each of
+these lines stands where it does.
 """
 
 from __future__ import annotations
 
-import functools
+import contextlib
 import logging
 import math
-import os
 import sys
 import threading
-import time
-from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, TypeVar, cast
+import weakref
+from time import monotonic_ns
+from typing import TYPE_CHECKING, ParamSpec, TypeVar, cast
 
 from timers.errors import ClientNotConfiguredError
 
-from . import _trace_context as trace_context
+from ._client_slots import ClientWithSlots
+from ._foreign import slot_of
+from .slots.slot import DEPTH, ENTER, NONE, TakenError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
 
-    from ._trace_context import ScopeSpan
     from .client import TimerClient
+    from .slots.slot import Slot
 
-__all__ = ["Deadline", "Special", "calling", "configure", "expires", "plain_deadline"]
+__all__ = ["configure", "expires"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 _logger = logging.getLogger(__name__)
-_NS = 1_000_000_000
-_LATEST = 2**33
-"""Seconds since the epoch: the year 2242."""
-_TRACE = "opentelemetry.trace"
-"""Nobody traces unless this has been imported."""
 _LONGEST_SECONDS = 3e9
 """A century: no deadline on the wire may come to lie beyond the range of the clocks."""
-
-
-class Special(NamedTuple):
-    """What is to be said of few blocks."""
-
-    nested: bool = False
-    """Whether the same client has been told of a block around it, of the same scope."""
-    leave: bool = False
-    """Whether an inner block has ended, which restarts the countdown of this one."""
-    error: str | None = None
-    """Of a leave: type name of the exception that is leaving the inner block."""
-    span: ScopeSpan | None = None
-    warn_after: float | None = None
-
-
-class Deadline(float):
-    """The ``expiration_time`` of one block, and whatever else ``expires`` knows of that block.
-
-    Our own clients (``takes_deadlines``) are given it in place of the number, and send the rest
-    along. Copied and pickled, it is the number alone.
-    """
-
-    __slots__ = ("after", "client", "deadline_ns", "outer", "owner", "special", "thread", "wall_ns")
-
-    wall_ns: int
-    """The number itself, in nanoseconds."""
-    thread: int
-    """Native id of the thread that entered the block, which need not be the one that leaves it."""
-    after: float
-    deadline_ns: int
-    owner: expires
-    client: TimerClient
-    outer: Deadline | None
-    """The block of the same thread and scope that it was entered in."""
-    special: Special | None
-
-    def __reduce__(self) -> tuple[type[float], tuple[float]]:
-        return float, (float(self),)
-
-
-class _Calling(threading.local):
-    """Of one thread: who it is, and what ``expires`` has to say about the release under way."""
-
-    def __init__(self) -> None:
-        self.native_id = threading.get_native_id()
-        """Kept, because the function is a system call."""
-        self.release: tuple[int, str | None] | None = None
-        """Thread that entered the block, and type name of the exception that is leaving it; None
-        when it is this thread, and no exception."""
-
-
-calling = _Calling()
-
-
-def _after_fork_in_child() -> None:
-    calling.native_id = threading.get_native_id()  # of the only thread that there is
-
-
-os.register_at_fork(after_in_child=_after_fork_in_child)
-
-# By (native thread id, scope), the innermost block first. One dictionary for all threads, because
-# a block may be left by another thread than the one that entered it. Every access is one operation
-# on a built-in dictionary, which needs no lock.
-_blocks: dict[tuple[int, str], Deadline] = {}
+_LOOK = 512
+"""Where on a board the server's next look stands: :data:`timers.transport.board.LOOK`, which a
+worker without a socket does not load."""
 
 _client: TimerClient | None = None
 
@@ -115,14 +51,16 @@ def configure(timer_client: TimerClient | None) -> None:
     """
     global _client  # noqa: PLW0603  # one client a process is torch's contract
     _client = timer_client
+    if isinstance(timer_client, ClientWithSlots):
+        timer_client.prepare()
     _logger.info("timer client configured to %s", type(timer_client).__name__)
 
 
 class expires:  # noqa: N801  # torch's name; used like a function
     """Acquire a countdown timer for a block; the worker may be reaped when the block overruns.
 
-    Works as ``with``, as ``async with`` and as a decorator of plain and ``async`` functions, and
-    may be entered again, from other threads too.
+    Works as ``with``, as ``async with`` and as a decorator of functions, ``async`` functions,
+    generators and ``async`` generators, and may be entered again, from other threads too.
 
     :param after: seconds from entering the block to its deadline: finite and at least 0 (then it
         expires at once); more than a century is taken as a century.
@@ -139,14 +77,34 @@ class expires:  # noqa: N801  # torch's name; used like a function
 
     Entering raises whatever ``client.acquire`` raises (:class:`BrokenPipeError` when no server
     listens). Leaving never raises by itself: a release that fails is logged, so that it neither
-    hides the exception of the block nor fails a block that succeeded.
+    hides the exception of the block nor fails a block that succeeded. An exception that comes from
+    outside at any moment (Ctrl-C, a signal's handler, ``PyThreadState_SetAsyncExc``) leaves no
+    timer running after its block: the end of the block object sees to that.
 
     Differs from torch: the default scope is the caller's line (torch takes a line of contextlib,
     the same for everybody); leaving a nested block keeps the outer one protected; a failing
     release does not raise; negative, infinite and not-a-number durations are errors.
     """
 
-    __slots__ = ("_after", "_client", "_scope", "_warn_after")
+    __slots__ = (
+        "__weakref__",
+        "_after",
+        "_client",
+        "_others",
+        "_plain",
+        "_scope",
+        "_slot",
+        "_ticket",
+        "_warn_after",
+    )
+
+    _slot: Slot
+    """Where the block was entered that is left next."""
+    _ticket: int | None
+    """By which that slot knows the block; None outside. Positive when :meth:`__exit__` may leave it
+    by itself: a plain one on a board, of an object that was entered once."""
+    _others: list[expires] | None
+    """Blocks of this object that were entered while it was: inside itself, or elsewhere."""
 
     def __init__(
         self,
@@ -160,14 +118,17 @@ class expires:  # noqa: N801  # torch's name; used like a function
             after = _number(after)
         if not 0 <= after <= _LONGEST_SECONDS:
             after = _limited(after)
-        if warn_after is not None and not 0 < warn_after < after:
-            raise ValueError(
-                f"expires(after={after!r}, warn_after={warn_after!r}): must be more than 0 and less"
-                " than after"
-            )
+        self._plain = after
+        if warn_after is not None:
+            if not 0 < warn_after < after:
+                raise ValueError(
+                    f"expires(after={after!r}, warn_after={warn_after!r}): must be more than 0 and"
+                    " less than after"
+                )
+            self._plain = -1.0
         if scope is None:
             # One frame up and no further: inspect.stack() would read source files for each frame.
-            caller = sys._getframe(1)  # noqa: SLF001  # what inspect.currentframe() is made of
+            caller = sys._getframe(1)  # what inspect.currentframe() is made of
             scope = f"{caller.f_code.co_filename}#{caller.f_lineno}"
         elif not isinstance(scope, str):
             raise TypeError(f"expires(scope={scope!r}): must be a string")
@@ -175,34 +136,38 @@ class expires:  # noqa: N801  # torch's name; used like a function
         self._scope = scope
         self._client = client
         self._warn_after = warn_after
+        self._ticket = self._others = None
 
     def __enter__(self) -> None:
         client = _client if self._client is None else self._client
-        if client is None:
-            raise ClientNotConfiguredError(
-                "no timer client configured: call timers.configure(client) in this worker before "
-                "timers.expires(), or pass client= to it"
-            )
-        thread = calling.native_id
-        scope = self._scope
-        key = (thread, scope)
-        outer = _blocks.get(key)
-        special = None
-        if outer is not None or self._warn_after is not None or _TRACE in sys.modules:
-            special = _special(outer, client, self._warn_after)
-        entered = _deadline(self._after)
-        entered.thread = thread
-        entered.owner = self
-        entered.client = client
-        entered.outer = outer
-        entered.special = special
+        if self._ticket is not None:
+            self._enter_again()
+            return
         try:
-            client.acquire(scope, _for(client, entered))
+            slot = client.timer_slots.by_scope[self._scope]  # type: ignore[union-attr]  # see below
+        except (AttributeError, KeyError):
+            slot = _slot(client, self._scope)
+        try:
+            if slot.after != self._plain:
+                slot.enter(self, self._after, self._warn_after)
+                return
+            view = slot.view
+            guard = weakref.ref(self, slot.guarded)
+            deadline_ns = monotonic_ns() + slot.after_ns
+            state = view[slot.at_state]  # one step from here
+            if state & DEPTH or slot.after != self._plain or self._ticket is not None:
+                slot.enter(self, self._after, self._warn_after)
+                return
+            self._slot, self._ticket = slot, state + ENTER
+            view[slot.at_deadline] = deadline_ns
+            slot.guard, view[slot.at_state] = guard, state + ENTER
+            if deadline_ns - slot.lead < view[_LOOK]:
+                slot.wake(deadline_ns)
+        except TakenError:
+            self._enter_again()
         except BaseException:
-            if special is not None and special.span is not None:
-                trace_context.leave(special.span)
+            self._abandon()
             raise
-        _blocks[key] = entered
 
     def __exit__(
         self,
@@ -210,22 +175,41 @@ class expires:  # noqa: N801  # torch's name; used like a function
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        key = (calling.native_id, self._scope)
-        block = _blocks.get(key)
         try:
-            if (
-                block is None
-                or block.owner is not self
-                or block.outer is not None
-                or block.special is not None
-                or kind is not None
-            ):
-                self._leave(key, None if kind is None else kind.__name__)
+            now = monotonic_ns()
+            ticket = self._ticket  # one step from here
+            if ticket is None:
+                raise _not_entered(self._scope)  # noqa: TRY301  # what is raised here ends there
+            slot = self._slot
+            view = slot.view
+            if view[slot.at_state] != ticket:
+                self._leave(None if kind is None else kind.__name__)
+                return
+            elapsed = now - view[slot.at_deadline] + slot.after_ns
+            view[slot.at_state], self._ticket, slot.guard = ticket - 1, None, None
+            view[slot.at_deadline] = NONE
+            if elapsed < slot.limit:
+                view[slot.at_short] += elapsed
             else:
-                del _blocks[key]
-                block.client.release(self._scope)
-        except _NotEnteredError as failure:
-            raise RuntimeError(str(failure)) from None
+                slot.closed(None, elapsed, elapsed, None)
+        except BaseException:
+            self._abandon()
+            raise
+
+    def _leave(self, error: str | None) -> None:
+        """Leave a block whose end takes more than two stores."""
+        if self._others:
+            thread = threading.get_native_id()
+            here = [other for other in self._others if other._slot.thread == thread]
+            if here or self._ticket == _NONE_OF_ITS_OWN or self._slot.thread != thread:
+                other = (here or self._others)[-1]
+                self._others.remove(other)
+                other._leave(error)
+                if not self._others and self._ticket == _NONE_OF_ITS_OWN:
+                    self._ticket = None
+                return
+        try:
+            self._slot.leave(cast("int", self._ticket), error)
         except Exception as failure:  # noqa: BLE001  # whatever a client raises
             _logger.warning(
                 "could not release the timer of scope %r, which may expire although its block "
@@ -234,41 +218,30 @@ class expires:  # noqa: N801  # torch's name; used like a function
                 type(failure).__name__,
                 failure,
             )
+        self._ticket = _NONE_OF_ITS_OWN if self._others else None
 
-    def _leave(self, key: tuple[int, str], error: str | None) -> None:
-        """Leave a block whose end takes more than a release."""
-        block = _blocks.get(key)
-        if block is None or block.owner is not self:
-            key, block = _find(self, key)
-        top = _blocks[key]
-        rest = _without(block, top)
-        if rest is None:
-            del _blocks[key]
-        else:
-            _blocks[key] = rest
-        if block.special is not None and block.special.span is not None:
-            trace_context.leave(block.special.span)
-        thread, scope = key
-        around = _same_client(rest, block.client)
-        if around is None:
-            calling.release = (thread, error)
-            try:
-                block.client.release(scope)
-            finally:
-                calling.release = None
-            return
-        restarted = _deadline(around.after)
-        if block is not top:  # an interleaved coroutine: nothing restarts
-            restarted = Deadline(around)
-            restarted.wall_ns, restarted.deadline_ns = around.wall_ns, around.deadline_ns
-            restarted.after = around.after
-        restarted.thread = thread
-        restarted.special = Special(
-            leave=True,
-            error=error,
-            warn_after=around.owner._warn_after,  # noqa: SLF001  # of this class
-        )
-        block.client.acquire(scope, _for(block.client, restarted))
+    def _abandon(self) -> None:
+        """Leave what was interrupted while it was entered or left."""
+        ticket = self._ticket
+        if ticket is not None and ticket != _NONE_OF_ITS_OWN:
+            with contextlib.suppress(Exception):
+                self._slot.leave(ticket, None)
+            self._ticket = _NONE_OF_ITS_OWN if self._others else None
+
+    def _enter_again(self) -> None:
+        other = self._copy()
+        other.__enter__()
+        if self._others is None:
+            self._others = []
+        self._others.append(other)
+        ticket = self._ticket  # one step from here
+        if ticket is None:  # the block that was the reason for this one was left meanwhile
+            self._ticket = _NONE_OF_ITS_OWN
+        elif ticket > 0:
+            self._ticket = -ticket
+
+    def _copy(self) -> expires:
+        return expires(self._after, self._scope, self._client, warn_after=self._warn_after)
 
     async def __aenter__(self) -> None:
         self.__enter__()
@@ -282,28 +255,33 @@ class expires:  # noqa: N801  # torch's name; used like a function
         self.__exit__(kind, error, traceback)
 
     def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
-        """Guard each call of ``function``; for an ``async`` one, until its coroutine is done."""
-        import inspect  # noqa: PLC0415  # a third of the time that this package takes to import
+        """Guard each call of ``function``, by a block of its own.
 
-        if inspect.iscoroutinefunction(function):
+        Where a call goes on after it has returned, until that is done: for a coroutine or any other
+        awaitable that it returns, and for a generator from its first step to its last.
+        """
+        from ._decorator import guard  # noqa: PLC0415  # needs inspect, which is slow to import
 
-            @functools.wraps(function)
-            async def guarded_coroutine(*args: P.args, **kwargs: P.kwargs) -> Any:
-                with self:
-                    return await function(*args, **kwargs)
-
-            return cast("Callable[P, R]", guarded_coroutine)
-
-        @functools.wraps(function)
-        def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
-            with self:
-                return function(*args, **kwargs)
-
-        return guarded
+        return guard(function, self._copy)
 
 
-class _NotEnteredError(Exception):
-    pass
+def _not_entered(scope: str) -> RuntimeError:
+    return RuntimeError(f"expires(scope={scope!r}) was left but never entered")
+
+
+_NONE_OF_ITS_OWN = -1
+"""The ticket of an object that is entered again and no longer itself."""
+
+
+def _slot(client: TimerClient | None, scope: str) -> Slot:
+    if client is None:
+        raise ClientNotConfiguredError(
+            "no timer client configured: call timers.configure(client) in this worker before "
+            "timers.expires(), or pass client= to it"
+        )
+    if isinstance(client, ClientWithSlots) and client.timer_slots is not None:
+        return client.slot(scope)
+    return slot_of(client, scope)
 
 
 def _number(after: object) -> float:
@@ -321,81 +299,3 @@ def _limited(after: float) -> float:
     if not 0 <= _number(after) < math.inf:
         raise ValueError(f"expires(after={after!r}): must be a finite number of seconds >= 0")
     return _LONGEST_SECONDS
-
-
-def _deadline(after: float) -> Deadline:
-    """The deadline of a countdown that begins now."""
-    after_ns = int(after * _NS)
-    wall_ns = time.time_ns() + after_ns
-    deadline = Deadline(wall_ns / _NS)
-    deadline.wall_ns = wall_ns
-    deadline.after = after
-    deadline.deadline_ns = time.monotonic_ns() + after_ns
-    return deadline
-
-
-def plain_deadline(scope_id: str, expiration_time: float) -> Deadline:
-    """The deadline of a call of ``acquire`` that ``expires`` does not make, in this thread.
-
-    :raises ValueError: ``expiration_time`` is not a number of seconds that a clock can show.
-    """
-    seconds = float(expiration_time)
-    if not 0 <= seconds < _LATEST:
-        raise ValueError(
-            f"acquire({scope_id!r}, expiration_time={expiration_time!r}): must be seconds since the"
-            " epoch, as time.time() has them"
-        )
-    deadline = Deadline(seconds)
-    deadline.wall_ns = int(seconds) * _NS + int(seconds % 1 * _NS)  # seconds * _NS is too large
-    remaining_ns = deadline.wall_ns - time.time_ns()
-    deadline.thread = calling.native_id
-    deadline.after = max(0, remaining_ns) / _NS
-    deadline.deadline_ns = max(0, time.monotonic_ns() + remaining_ns)
-    deadline.special = None
-    return deadline
-
-
-def _for(client: TimerClient, deadline: Deadline) -> float:
-    """``deadline`` as ``client`` knows it."""
-    return deadline if getattr(client, "takes_deadlines", False) is True else float(deadline)
-
-
-def _special(
-    outer: Deadline | None, client: TimerClient, warn_after: float | None
-) -> Special | None:
-    """What is to be said of a block beyond its deadline; None when that is nothing."""
-    nested = _same_client(outer, client) is not None
-    span = trace_context.enter()
-    if not nested and span is None and warn_after is None:
-        return None
-    return Special(nested=nested, span=span, warn_after=warn_after)
-
-
-def _same_client(block: Deadline | None, client: TimerClient) -> Deadline | None:
-    """The innermost block from ``block`` outwards that was sent to ``client``."""
-    while block is not None and block.client is not client:
-        block = block.outer
-    return block
-
-
-def _without(block: Deadline, top: Deadline) -> Deadline | None:
-    """The innermost of the blocks below ``top`` once ``block`` is taken out of them."""
-    if top is block:
-        return block.outer
-    above = top
-    while above.outer is not block:
-        assert above.outer is not None  # noqa: S101  # the caller found it in this chain
-        above = above.outer
-    above.outer = block.outer
-    return top
-
-
-def _find(owner: expires, key: tuple[int, str]) -> tuple[tuple[int, str], Deadline]:
-    """The innermost block of ``owner``: this thread's, or another's of the same scope."""
-    for found in [key, *(other for other in list(_blocks) if other[1] == key[1])]:
-        block = _blocks.get(found)
-        while block is not None:
-            if block.owner is owner:
-                return found, block
-            block = block.outer
-    raise _NotEnteredError(f"expires(scope={key[1]!r}) was left but never entered")

@@ -8,10 +8,11 @@ import json
 import pytest
 
 from hangs.simulated import IN_ALL_REDUCE, IN_BARRIER, OUTER, looking, view
-from observability.hang.input import Descendant, Look, WorkerView
-from observability.hang.report import HangReport, analyse
-from observability.hang.types import Confidence, Node, Pace, Verdict
-from observability.samples.reading import needs_more_looks
+from observability.hang.report import analyse
+from observability.hang.text import render
+from observability.hang.types import Confidence, HangReport, Node, Verdict
+from observability.samples.reading import needs_more_samples
+from observability.samples.types import Descendant, Pace, Sample, WorkerView
 from timers.stacks.take import Frame, ThreadStack
 
 LIBRARY = "/opt/venv/lib/python3.12/site-packages"
@@ -26,23 +27,23 @@ SPINNING = (Frame("search", "/job/tokens.py", 9), *OUTER)
 
 
 def waiting(rank: int, frames: tuple[Frame, ...] = IN_ALL_REDUCE, count: int = 2) -> WorkerView:
-    looks = (looking(1000 + rank, frames, at=10.0 * at, cpu=5.0) for at in range(count))
-    return view(rank, *looks)
+    samples = (looking(1000 + rank, frames, at=10.0 * at, cpu=5.0) for at in range(count))
+    return view(rank, *samples)
 
 
 def computing(rank: int, *places: tuple[Frame, ...], busy: float = 1.0) -> WorkerView:
-    looks = (
+    samples = (
         looking(
             1000 + rank, frames, state="running", channel=None, at=at, cpu=busy * at, active=True
         )
         for at, frames in enumerate(places)
     )
-    return view(rank, *looks)
+    return view(rank, *samples)
 
 
 def sleeping(rank: int, count: int = 2, *, switches: int | None = None) -> WorkerView:
     frames = (Frame("pause", "/job/io.py", 31), *OUTER)
-    looks = (
+    samples = (
         looking(
             1000 + rank,
             frames,
@@ -53,7 +54,7 @@ def sleeping(rank: int, count: int = 2, *, switches: int | None = None) -> Worke
         )
         for at in range(count)
     )
-    return view(rank, *looks)
+    return view(rank, *samples)
 
 
 def accused(report: HangReport) -> list[int | None]:
@@ -145,22 +146,22 @@ def test_the_stuck_child_of_a_rank_is_named() -> None:
         *OUTER,
     )
     idle = Descendant(
-        pid=70, parent=1001, looks=(looking(70, (*in_get, *worker_loop)),), command="loader"
+        pid=70, parent=1001, samples=(looking(70, (*in_get, *worker_loop)),), command="loader"
     )
     stuck = Descendant(
         pid=71,
         parent=1001,
-        looks=(looking(71, (Frame("decode", "/job/data.py", 9), *worker_loop)),),
+        samples=(looking(71, (Frame("decode", "/job/data.py", 9), *worker_loop)),),
         command="loader",
     )
     both = WorkerView(
-        worker=rank.worker, host=rank.host, looks=rank.looks, descendants=(idle, stuck)
+        worker=rank.worker, host=rank.host, samples=rank.samples, descendants=(idle, stuck)
     )
     [suspect] = analyse([waiting(0), both]).suspects
     assert (suspect.rank, suspect.child_pid, suspect.frame) == (1, 71, "/job/data.py:9 decode")
     assert suspect.also == ("/job/data.py:50 next_batch",)
     only_idle = WorkerView(
-        worker=rank.worker, host=rank.host, looks=rank.looks, descendants=(idle,)
+        worker=rank.worker, host=rank.host, samples=rank.samples, descendants=(idle,)
     )
     [suspect] = analyse([waiting(0), only_idle]).suspects
     assert (suspect.child_pid, suspect.frame) == (None, "/job/data.py:50 next_batch")
@@ -177,7 +178,7 @@ def test_the_thread_that_holds_the_timer_is_the_one_that_is_read() -> None:
         ),
     )
     rank = view(1, main)
-    chosen = WorkerView(worker=rank.worker, host=rank.host, looks=rank.looks, thread=7002)
+    chosen = WorkerView(worker=rank.worker, host=rank.host, samples=rank.samples, thread=7002)
     [suspect] = analyse([waiting(0), chosen]).suspects
     assert suspect.frame == "/job/checkpoint.py:71 write_part"
     [suspect] = analyse([waiting(0), rank]).suspects
@@ -189,8 +190,8 @@ def test_another_thread_that_keeps_the_gil_is_the_line_to_look_at() -> None:
     holder = ThreadStack(
         frames=(Frame("convert", "/job/native.py", 3),), thread=7001, holds_gil=True, active=True
     )
-    looks = tuple(looking(1001, READING, at=at, cpu=4.0, others=(holder,)) for at in (0.0, 9.0))
-    [suspect] = analyse([waiting(0), view(1, *looks)]).suspects
+    samples = tuple(looking(1001, READING, at=at, cpu=4.0, others=(holder,)) for at in (0.0, 9.0))
+    [suspect] = analyse([waiting(0), view(1, *samples)]).suspects
     assert suspect.frame == "/job/native.py:3 convert"
     assert "GIL" in suspect.why
 
@@ -242,12 +243,12 @@ def test_one_that_computes_is_accused_only_after_enough_looks() -> None:
 
 
 def test_more_looks_are_asked_for_only_where_they_can_decide() -> None:
-    assert needs_more_looks(computing(0, SPINNING).looks)
-    assert needs_more_looks(computing(0, *[SPINNING] * 11).looks)
-    assert not needs_more_looks(computing(0, *[SPINNING] * 12).looks)
-    assert not needs_more_looks(computing(0, SPINNING, SAVING).looks)
-    assert not needs_more_looks(waiting(0).looks)
-    assert not needs_more_looks(waiting(0, count=1).looks)
+    assert needs_more_samples(computing(0, SPINNING).samples)
+    assert needs_more_samples(computing(0, *[SPINNING] * 11).samples)
+    assert not needs_more_samples(computing(0, *[SPINNING] * 12).samples)
+    assert not needs_more_samples(computing(0, SPINNING, SAVING).samples)
+    assert not needs_more_samples(waiting(0).samples)
+    assert not needs_more_samples(waiting(0, count=1).samples)
 
 
 def test_a_single_long_sleep_is_stuck_and_many_short_ones_are_not() -> None:
@@ -320,7 +321,7 @@ def test_without_stacks_nobody_is_accused() -> None:
     assert (report.verdict, report.suspects) == (Verdict.INCONCLUSIVE, ())
     assert "no stack" in report.reason
     assert analyse([]).verdict is Verdict.INCONCLUSIVE
-    assert analyse([]).render()
+    assert render(analyse([]))
 
 
 def test_ranks_that_spin_together_at_a_device_are_waiting_for_the_one_that_does_not() -> None:
@@ -382,7 +383,7 @@ def test_large_runs_take_seconds_and_their_report_stays_short(size: int) -> None
     views[size // 3] = sleeping(size // 3)
     report = analyse(views)
     assert accused(report) == [size // 3]
-    assert len(report.render().splitlines()) <= 40
+    assert len(render(report).splitlines()) <= 40
     assert len(json.dumps(report.to_dict())) < 16_000
 
 
@@ -394,8 +395,8 @@ def test_a_run_in_which_each_rank_is_elsewhere_stays_short_too() -> None:
     report = analyse(views)
     assert (report.verdict, report.suspects) == (Verdict.INCONCLUSIVE, ())
     assert len(report.groups) == 2_000
-    assert len(report.render().splitlines()) <= 40
-    assert "1992 workers in 1992 more places" in report.render()
+    assert len(render(report).splitlines()) <= 40
+    assert "1992 workers in 1992 more places" in render(report)
     assert len(json.dumps(report.to_dict())) < 100_000
 
 
@@ -410,11 +411,11 @@ def test_the_report_is_plain_data_and_its_text_harmless() -> None:
     assert [group["count"] for group in data["groups"]] == [3, 1]
     assert data["tree"][0]["count"] == 4
     assert "tree" not in report.to_dict(tree=False)
-    assert "\x1b" not in report.render()
+    assert "\x1b" not in render(report)
     assert "\x1b" not in report.sentence
 
 
 def test_looks_without_a_usable_stack_are_no_obstacle() -> None:
-    broken = Look(dump=looking(9, ()).dump)
-    report = analyse([waiting(0), waiting(1), view(2, broken, *sleeping(2).looks)])
+    broken = Sample(dump=looking(9, ()).dump)
+    report = analyse([waiting(0), waiting(1), view(2, broken, *sleeping(2).samples)])
     assert accused(report) == [2]

@@ -1,11 +1,11 @@
-"""Stuck, spinning, slow: what several looks at one thread show."""
+"""Stuck, spinning, slow: what several samples at one thread show."""
 
 from __future__ import annotations
 
 import pytest
 
-from observability.hang.types import Pace
 from observability.samples._pace import Moment, compare
+from observability.samples.types import Pace
 from observability.samples.waits import Wait
 from timers.stacks.take import Frame
 
@@ -20,7 +20,7 @@ def moments(
     cpu: float | None = 0.0,
     switches: int | None = None,
 ) -> list[Moment]:
-    """Looks ten seconds apart; ``cpu`` and ``switches`` are what is added between two of them."""
+    """Samples ten seconds apart; ``cpu`` and ``switches`` are what is added between two of them."""
     return [
         Moment(
             frames=place,
@@ -34,7 +34,7 @@ def moments(
 
 
 @pytest.mark.parametrize(
-    ("looks", "pace"),
+    ("samples", "pace"),
     [
         pytest.param(moments(), Pace.UNKNOWN, id="never"),
         pytest.param(moments((A,)), Pace.UNKNOWN, id="once"),
@@ -70,7 +70,7 @@ def moments(
             id="a lambda of the function",
         ),
         pytest.param(
-            moments(*[(A,)] * 11, wait=Wait.COMPUTE, cpu=10.0), Pace.UNKNOWN, id="too few looks"
+            moments(*[(A,)] * 11, wait=Wait.COMPUTE, cpu=10.0), Pace.UNKNOWN, id="too few samples"
         ),
         pytest.param(
             moments(*[(A,)] * 12, wait=Wait.COMPUTE, cpu=10.0, switches=90),
@@ -100,8 +100,8 @@ def moments(
         ),
     ],
 )
-def test_the_pace(looks: list[Moment], pace: Pace) -> None:
-    assert compare(looks) is pace
+def test_the_pace(samples: list[Moment], pace: Pace) -> None:
+    assert compare(samples) is pace
 
 
 def test_a_burst_of_looks_is_too_short_for_cpu_time() -> None:

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from hangs.simulated import IN_ALL_REDUCE, OUTER, looking, view
-from observability.hang.report import HangReport, analyse
-from observability.hang.types import Confidence, Verdict
+from observability.hang.report import analyse
+from observability.hang.types import Confidence, HangReport, Verdict
 from timers.stacks.take import Frame
 
 if TYPE_CHECKING:
-    from observability.hang.input import WorkerView
+    from observability.samples.types import WorkerView
 
 NETWORK, SLEEP, PIPE, FUTEX = "wait_woken", "hrtimer_nanosleep", "anon_pipe_read", "futex_do_wait"
 
@@ -27,7 +27,7 @@ def rank(
     name: str = "",
     channel: str = NETWORK,
     *,
-    looks: int = 2,
+    samples: int = 2,
     scope: str | None = "step",
     expired: bool = True,
     state: str = "sleeping",
@@ -36,17 +36,17 @@ def rank(
     frames = place(name) if name else IN_ALL_REDUCE
     seen = (
         looking(1000 + number, frames, state=state, channel=channel, at=9.0 * at, cpu=1.0)
-        for at in range(looks)
+        for at in range(samples)
     )
     return view(number, *seen, scope=scope, expired=expired)
 
 
 def moving(number: int, *, expired: bool = False) -> WorkerView:
-    looks = (
+    samples = (
         looking(1000 + number, place(name), channel=NETWORK, at=float(at), cpu=1.0)
         for at, name in enumerate(("read", "parse", "read"))
     )
-    return view(number, *looks, expired=expired)
+    return view(number, *samples, expired=expired)
 
 
 def accused(*views: WorkerView) -> list[int | None]:
@@ -66,7 +66,7 @@ def test_most_ranks_in_an_uninterruptible_wait_have_a_device_in_common() -> None
 
 
 def test_an_uninterruptible_rank_seen_once_is_suspected_with_less_confidence() -> None:
-    report = analyse([rank(0), rank(1, "save", state="uninterruptible", looks=1)])
+    report = analyse([rank(0), rank(1, "save", state="uninterruptible", samples=1)])
     assert [suspect.rank for suspect in report.suspects] == [1]
     assert report.confidence is Confidence.MEDIUM
 
@@ -107,7 +107,7 @@ def test_when_more_are_outside_of_the_collective_than_inside() -> None:
     assert verdict(rank(0), moving(1), moving(2)) is Verdict.SLOW
     crossed = [rank(1, "first", FUTEX), rank(2, "second", FUTEX)]
     assert accused(rank(0), *crossed) == [1, 2]
-    assert accused(rank(0), *(replace(each, looks=each.looks[:1]) for each in crossed)) == []
+    assert accused(rank(0), *(replace(each, samples=each.samples[:1]) for each in crossed)) == []
     # The one may be waiting for data of the other.
     assert accused(rank(0), rank(1, "pause", SLEEP), rank(2, "receive")) == [1]
 
@@ -151,7 +151,7 @@ def test_two_in_one_scope_of_which_one_waits_for_nothing_of_the_other() -> None:
     assert accused(rank(0, "exchange"), rank(1, "pause", SLEEP)) == [1]
     other_scope = rank(1, "pause", SLEEP, scope="load")
     assert accused(rank(0, "exchange"), other_scope) == []
-    early = rank(1, "pause", SLEEP, looks=1, expired=False)
+    early = rank(1, "pause", SLEEP, samples=1, expired=False)
     assert accused(rank(0, "exchange"), early) == []
     assert accused(moving(0, expired=True), rank(1, "pause", SLEEP)) == []
 
@@ -159,6 +159,6 @@ def test_two_in_one_scope_of_which_one_waits_for_nothing_of_the_other() -> None:
 def test_the_only_one_that_expired_while_the_others_work_on() -> None:
     others = [moving(number) for number in (1, 2)]
     assert accused(rank(0, "exchange"), *others) == [0]
-    assert accused(rank(0, "exchange", looks=1), *others) == []
+    assert accused(rank(0, "exchange", samples=1), *others) == []
     assert accused(moving(0, expired=True), *others) == []
     assert accused(rank(0), *others) == []

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 
 from observability.hang import roll_call
-from observability.hang.input import Look
 from observability.hang.roll_call import RollCall
+from observability.samples.types import Sample
+from observability.sampling import survey as sampling
 from timers.events import Event, StackDumped, TimerInfo, WorkerInfo
 from timers.server.statistics import Statistics
 from timers.server.watchdog import RunningTimer
@@ -58,15 +59,15 @@ class Rig:
             self.events.append, run_id="r", host="h", sample_from=0.0, timeout=30.0
         )
         self.roll_call.attach(cast("WatchdogServer", self.server))
-        monkeypatch.setattr(roll_call, "look_at", self._look_at)
-        monkeypatch.setattr(roll_call, "_ROUNDS", 1)
+        monkeypatch.setattr(sampling, "take_sample", self._take_sample)
+        monkeypatch.setattr(sampling, "_ROUNDS", 1)
         monkeypatch.setattr(roll_call, "_EPISODE_SECONDS", math.inf)
 
-    def _look_at(self, pid: int, **_options: Any) -> Look:
+    def _take_sample(self, pid: int, **_options: Any) -> Sample:
         self.looked_at.append(pid)
         frame = Frame(f"look_{len(self.looked_at)}", "a.py", 1)
         threads = (ThreadStack(frames=(frame,), thread=pid, name="MainThread"),)
-        return Look(dump=StackDump(pid=pid, method="py-spy", threads=threads))
+        return Sample(dump=StackDump(pid=pid, method="py-spy", threads=threads))
 
     def expire(self, pid: int) -> StackDump:
         """What the step before the kill answers for a worker that has expired."""
@@ -124,4 +125,4 @@ def test_looks_at_those_that_are_gone_are_forgotten(
     for restart in range(3):
         rig.server.pids = [FIRST + restart, SECOND + restart]
         rig.expire(FIRST + restart)
-        assert {worker.pid for worker in rig.roll_call._looks} == set(rig.server.pids)
+        assert {worker.pid for worker in rig.roll_call._sampling._samples} == set(rig.server.pids)

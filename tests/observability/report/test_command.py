@@ -13,11 +13,10 @@ import pytest
 from click.testing import CliRunner
 
 from hangs.simulated import IN_ALL_REDUCE, OUTER, looking, view
-from observability.hang.input import Descendant, Look
 from observability.hang.json import extra_fields, view_from
 from observability.hang.report import analyse
-from observability.hang.types import Pace
 from observability.report.command import NOBODY, SUSPECT, UNUSABLE, report
+from observability.samples.types import Descendant, Pace, Sample
 from support.hang_events import BEGIN, exited, hang, write
 from timers.stacks.take import Frame
 
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
 
     from click.testing import Result
 
-    from observability.hang.input import WorkerView
+    from observability.samples.types import WorkerView
 
 READING = (Frame("read_shard", "/job/data.py", 88), *OUTER)
 
@@ -252,7 +251,9 @@ def test_what_is_read_back_is_what_was_known() -> None:
     child = Descendant(
         pid=7100,
         parent=1001,
-        looks=(looking(7100, (Frame("decode", "/job/data.py", 9),), channel="hrtimer_nanosleep"),),
+        samples=(
+            looking(7100, (Frame("decode", "/job/data.py", 9),), channel="hrtimer_nanosleep"),
+        ),
         command="loader",
     )
     waiting_for_it = worker(1, (Frame("get", "/usr/lib/python3.12/queue.py", 5), *OUTER))
@@ -282,7 +283,8 @@ def test_any_fields_make_a_worker(fields: dict[str, Any]) -> None:
     assert found.pace is Pace.UNKNOWN
     assert analyse([found]).suspects == ()
     assert (
-        extra_fields(replace(found, looks=(Look(dump=looking(1, ()).dump),), descendants=())) == {}
+        extra_fields(replace(found, samples=(Sample(dump=looking(1, ()).dump),), descendants=()))
+        == {}
     )
 
 

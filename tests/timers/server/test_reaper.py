@@ -18,8 +18,9 @@ from timers import ReapPolicy
 from timers.events import Outcome
 from timers.linux import procfs
 from timers.linux.process import Process
-from timers.server._table import Timer
-from timers.server.reaper import _Tree, choose, escalation, retry_delay, terminate
+from timers.server.process_tree import ProcessTree
+from timers.server.reaper import choose, escalation, retry_delay, terminate
+from timers.server.table import Timer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -220,7 +221,7 @@ def test_the_whole_tree_is_killed_when_asked_for(family: tuple[int, list[int]]) 
     pid, descendants = family
     process = Process(pid)
     before = descriptors()
-    outcome, killed = terminate(process, signal.SIGKILL, grace=30, process_tree=True)
+    outcome, killed = terminate(process, signal.SIGKILL, grace=30, tree=ProcessTree())
     assert (outcome, sorted(killed)) == (Outcome.KILLED, descendants)
     eventually(lambda: all(gone(descendant) for descendant in descendants))
     assert descriptors() == before
@@ -233,7 +234,7 @@ def test_the_tree_of_a_worker_that_may_not_be_signalled_is_left_alone(
     pid, descendants = family
     process = Stubborn(pid, refuses=True)
     before = descriptors()
-    outcome, killed = terminate(process, signal.SIGTERM, grace=0, process_tree=True)
+    outcome, killed = terminate(process, signal.SIGTERM, grace=0, tree=ProcessTree())
     assert (outcome, killed) == (Outcome.NOT_PERMITTED, [])
     assert not any(gone(descendant) for descendant in descendants)
     assert descriptors() == before
@@ -246,7 +247,7 @@ def test_the_tree_of_a_worker_that_outlives_sigkill_is_killed(
     pid, descendants = family
     process = Stubborn(pid)
     before = descriptors()
-    outcome, killed = terminate(process, signal.SIGTERM, grace=0, process_tree=True)
+    outcome, killed = terminate(process, signal.SIGTERM, grace=0, tree=ProcessTree())
     assert (outcome, sorted(killed)) == (Outcome.STILL_ALIVE, descendants)
     assert process.sent == [signal.SIGTERM, signal.SIGKILL]
     eventually(lambda: all(gone(descendant) for descendant in descendants))
@@ -268,12 +269,12 @@ def test_the_children_of_whoever_has_the_pid_now_are_not_taken_for_its_own(
         ended = False
 
     process = Ended(pid)
-    tree = _Tree()
+    tree = ProcessTree()
     tree.collect(process)
-    assert sorted(tree._found) == descendants
+    assert sorted(tree.found) == descendants
     tree.close()
     process.ended = True
-    tree = _Tree()
+    tree = ProcessTree()
     tree.collect(process)
-    assert tree._found == {}
+    assert tree.found == {}
     process.close()

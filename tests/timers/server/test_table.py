@@ -15,7 +15,7 @@ from hypothesis.stateful import (
     rule,
 )
 
-from timers.server._table import _MIN_STALE, Timer, TimerTable
+from timers.server.table import _MIN_STALE, Timer, TimerTable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -81,6 +81,12 @@ class TableAgainstDictionary(RuleBasedStateMachine):
             if t in self.model.values() and t.deadline_ns <= self.now and id(t) not in self.expired
         ]
         due.sort(key=lambda t: t.deadline_ns)  # stable: equal ones in the order of their acquires
+        concerned = {
+            t.worker
+            for t in self.model.values()
+            if not t.expired and min([*self.marks[id(t)], t.deadline_ns]) <= self.now
+        }
+        assert self.table.due(self.now) == concerned
         assert self.table.expired(self.now) == due
         assert all(t.expired for t in due)
         self.expired.update(id(t) for t in due)

@@ -22,7 +22,7 @@ from timers.transport.socket_path import connect, listen
 from timers.transport.wire import Decoder, Rejection
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
 
 @pytest.fixture
@@ -91,6 +91,8 @@ def test_of_a_message_only_who_sent_it_is_changed(
         "span_id": "s",
         "warn_after": 1.5,
         "missed": [1, 2],
+        "board": True,
+        "took": 0.5,
     }
     data = request("all", **optional)
     client.send(data)
@@ -201,6 +203,7 @@ def test_who_takes_descriptors_may_refuse_one(source: SocketSource, client: sock
     send_with(client, b"x", client.fileno())
     messages, rejections = source.read(0)
     assert (messages, rejections) == ([], [Rejection("wrong_type", "mine")])
+    assert source.connections == 0  # by which its client hears of it
     taken.close()
 
 
@@ -233,9 +236,12 @@ def test_a_descriptor_for_which_there_is_no_room_is_not_kept(
     monkeypatch.setattr("timers.transport.seqpacket.is_reserved", lambda _descriptor: True)
     send_with(client, request("x"), client.fileno())
     messages, rejections = source.read(0)
-    assert [message.scope_id for message in messages] == ["x"]
     assert [rejection.reason for rejection in rejections] == ["internal_error"]
-    assert (taken.calls, descriptors()) == ([], before)
+    # The connection is given up, so that the client hears of it and tries again.
+    assert (messages, taken.calls, source.connections) == ([], [], 0)
+    assert len(descriptors()) == len(before) - 1
+    with pytest.raises(ConnectionError):
+        client.send(request("x"))
 
 
 def test_an_empty_packet_with_a_descriptor_is_the_end(
@@ -302,7 +308,7 @@ def test_one_process_has_a_bound_on_its_connections(
         each.close()
     source.read(0)
     assert source.connections == 0
-    assert source._connections == {}
+    assert source._by_pid == {}
 
 
 def test_the_last_descriptors_are_not_for_connections(
@@ -364,6 +370,65 @@ def test_a_forked_child_does_not_keep_it(source: SocketSource, client: socket.so
     assert os.path.exists(source.path)
 
 
+# -- fair turns ------------------------------------------------------------------------------------
+
+
+def full(connection: socket.socket, data: bytes) -> int:
+    """Send until no more fits; return how many packets that were."""
+    for number in range(1_000_000):
+        try:
+            connection.send(data)
+        except BlockingIOError:
+            return number
+    raise AssertionError("there is no end to it")
+
+
+def test_who_sends_much_does_not_delay_who_sends_little(
+    source: SocketSource, client: socket.socket
+) -> None:
+    many = full(client, request("much"))
+    assert many > 64
+    with connect(source.path) as quiet:
+        quiet.send(request("little"))
+        messages, _ = source.read(0)
+        assert [message.scope_id for message in messages] == ["much"] * 64 + ["little"]
+        for left in (many - 64, many - 128):
+            assert is_readable(source)
+            messages, _ = source.read(0)
+            assert [message.scope_id for message in messages] == ["much"] * min(64, left)
+
+
+def test_a_call_returns_after_so_many_and_every_connection_gets_its_turn(
+    source: SocketSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("timers.transport.seqpacket._TURN_MESSAGES", 100)
+    clients = [connect(source.path) for _ in range(8)]
+    for number, each in enumerate(clients):
+        for _ in range(200):
+            each.send(request(str(number)) if number % 2 else b"{")
+    seen: list[str] = []
+    for call in range(4):
+        messages, rejections = source.read(0)
+        assert len(messages) + len(rejections) == 128, call
+        seen += [message.scope_id for message in messages]
+    assert {scope: seen.count(scope) for scope in seen} == dict.fromkeys("1357", 64)
+    for each in clients:
+        each.close()
+
+
+def test_of_who_is_asked_for_everything_is_read(
+    source: SocketSource, client: socket.socket
+) -> None:
+    source.read(0)
+    second = connect(source.path)
+    many = full(client, request("first")) + full(second, request("second"))
+    messages, _ = source.read(0, {os.getpid()})
+    assert len(messages) == many
+    messages, _ = source.read(0, {os.getpid()})
+    assert messages == []
+    second.close()
+
+
 # -- several sources as one ------------------------------------------------------------------------
 
 
@@ -390,8 +455,8 @@ def test_a_source_without_a_descriptor_cannot_be_one_of_several(path: str) -> No
         def fileno(self) -> None:
             return None
 
-        def read(self, timeout: float) -> tuple[list[Any], list[Any]]:
-            raise AssertionError(timeout)
+        def read(self, timeout: float, pids: Collection[int] = ()) -> tuple[list[Any], list[Any]]:
+            raise AssertionError(timeout, pids)
 
         def close(self) -> None:
             pass

@@ -12,7 +12,7 @@ import logging
 import math
 import threading
 import time
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -20,13 +20,17 @@ import timers
 from support.children import FORKS, in_child
 from timers import expires
 from timers.errors import ClientNotConfiguredError, TimerError
-from timers.testing import RecordingClient
-from timers.worker import scopes
+from timers.testing import Call, RecordingClient
+from timers.worker import _foreign
+from timers.worker._client_slots import ClientWithSlots
+from timers.worker.slots.messages import Channel, MessageSlot
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from timers.worker._trace_context import ScopeSpan
+    from timers.transport.receipt import Receipt
+    from timers.worker.slots.request import Request
+    from timers.worker.slots.slot import Slot
 
 
 @pytest.fixture(autouse=True)
@@ -34,10 +38,11 @@ def nothing_left_open() -> Iterator[None]:
     """Every test closes its blocks; and none leaves a client behind for the next."""
     yield
     timers.configure(None)
-    left = dict(scopes._blocks)
-    scopes._blocks.clear()
-    assert left == {}
-    assert scopes.calling.release is None
+    known = [slots for _, slots in _foreign._clients.by_id.values()]
+    _foreign._clients.by_id.clear()
+    assert [
+        slot.scope for slots in known for slot in slots.by_scope.values() if slot.is_needed
+    ] == []
 
 
 @pytest.fixture
@@ -81,46 +86,41 @@ class Failing(RecordingClient):
             raise self._on_release
 
 
-class Announced(NamedTuple):
-    """What a client of ours is told of one call."""
-
-    expiration_time: float
-    thread: int
-    after: float = 0.0
-    deadline_ns: int = 0
-    nested: bool = False
-    leave: bool = False
-    error: str | None = None
-    span: ScopeSpan | None = None
-    warn_after: float | None = None
-
-
-class Noting(RecordingClient):
-    """Notes what ``expires`` announces to our own clients besides the arguments."""
-
-    takes_deadlines = True
+class Noting(ClientWithSlots):
+    """Notes what is sent of each block, as our own clients send it."""
 
     def __init__(self) -> None:
+        self.announced: list[Request] = []
         super().__init__()
-        self.announced: list[Announced] = []
 
-    def acquire(self, scope_id: str, expiration_time: float) -> None:
-        super().acquire(scope_id, expiration_time)
-        assert isinstance(expiration_time, scopes.Deadline)
-        self.announced.append(
-            Announced(
-                expiration_time,
-                expiration_time.thread,
-                expiration_time.after,
-                expiration_time.deadline_ns,
-                *(expiration_time.special or scopes.Special()),
-            )
-        )
+    def _make_slot(self, scope: str, thread: int) -> Slot:
+        return MessageSlot(_Notes(self), scope, thread)
 
-    def release(self, scope_id: str) -> None:
-        super().release(scope_id)
-        thread, error = scopes.calling.release or (threading.get_native_id(), None)
-        self.announced.append(Announced(-1, thread, error=error))
+    def note(self, request: Request) -> None:
+        self.announced.append(request)
+
+    @property
+    def calls(self) -> list[Call]:
+        return [
+            Call("release", request.scope_id, None)
+            if request.is_release
+            else Call("acquire", request.scope_id, request.expiration_time)
+            for request in self.announced
+        ]
+
+    @property
+    def names(self) -> list[tuple[str, str]]:
+        return [(call.name, call.scope_id) for call in self.calls]
+
+
+class _Notes(Channel):
+    def __init__(self, client: Noting) -> None:
+        super().__init__(None)
+        self._client = client
+
+    def write(self, request: Request, receipt: Receipt, totals: tuple[int, int]) -> None:
+        self._client.note(request)
+        receipt.sent = totals
 
 
 def line_of(needle: str) -> int:
@@ -721,11 +721,12 @@ def test_an_interrupt_in_the_release_is_not_swallowed() -> None:
     assert client.names == [("acquire", "x"), ("release", "x")]
 
 
-def test_an_interrupt_in_the_acquire_leaves_no_block_behind() -> None:
+def test_an_interrupt_in_the_acquire_leaves_no_timer_behind() -> None:
+    # Whether the client had sent anything by then only the client knows: a release ends it.
     client = Failing(on_acquire=KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):
         expires(1, "x", client).__enter__()
-    assert client.names == [("acquire", "x")]
+    assert client.names == [("acquire", "x"), ("release", "x")]
 
 
 def test_the_name_of_the_exception_is_announced_on_every_way_out() -> None:
@@ -746,16 +747,14 @@ def test_the_name_of_the_exception_is_announced_on_every_way_out() -> None:
 
 
 @FORKS
-def test_a_fork_inside_a_block_leaves_each_process_its_own_exit() -> None:
+def test_a_child_that_leaves_the_block_it_was_forked_in_sends_nothing() -> None:
     client = Noting()
     block = expires(1, "x", client)
     block.__enter__()
 
     def leave_in_child() -> bool:
         block.__exit__(None, None, None)
-        return [call.name for call in client.calls] == ["acquire", "release"] and (
-            scopes._blocks == {}
-        )
+        return client.names == [("acquire", "x")]
 
     assert in_child(leave_in_child)
     assert client.names == [("acquire", "x")]  # the child's list is the child's

@@ -1,0 +1,90 @@
+"""What a thread does that is on a CPU whenever it is met: work, wait by spinning, or ask for ever.
+
+GPUs and MPI wait with the CPU busy, a loop may ask again and again for what never comes, and a long
+computation looks the same from outside. What tells them apart, in this order: C frames; the source
+of the line; whether the interpreter's lock is held; whether memory comes and goes.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ._wait_tables import MPI_CALLS
+from .frames import innermost_own, plain_file, plain_function
+from .types import Loop, Pace
+from .waits import Peers, Reason, Wait, native_wait
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ._pace import Moment
+    from .types import Surroundings
+
+__all__ = ["refine"]
+
+FAULTS_PER_SECOND = 50.0
+"""From which on memory comes and goes. A loop that only asks touches none that is new."""
+HOLDS_IT = 0.5
+"""Share of the samples with the interpreter's lock held. Numerical work is done without it."""
+
+
+def refine(
+    reason: Reason, pace: Pace, moments: Sequence[Moment], around: Surroundings
+) -> tuple[Reason, Pace]:
+    """Say more precisely what a thread does that computes, or sleeps time and again.
+
+    :param reason: what its last sample says.
+    :param pace: what all of its samples say.
+    :param moments: those samples, the oldest first.
+    """
+    asks = around.source is not None and around.source.loop is Loop.ASKING
+    if asks and reason.wait in (Wait.COMPUTE, Wait.SLEEP) and _stays(moments):
+        if reason.wait is Wait.SLEEP:
+            return Reason(Wait.ASKING), Pace.REPEATING
+        if not _touches_memory(moments):
+            return Reason(Wait.ASKING), Pace.SPINNING
+    if reason.wait is not Wait.COMPUTE or pace is Pace.SLOW:
+        return reason, pace
+    waits = _waits_by_spinning(moments, around)
+    if waits is not None:
+        return waits, Pace.STUCK if len(moments) > 1 else Pace.UNKNOWN
+    if pace is Pace.SPINNING and _works(moments, around):
+        return reason, Pace.SLOW
+    return reason, pace
+
+
+def _waits_by_spinning(moments: Sequence[Moment], around: Surroundings) -> Reason | None:
+    found = native_wait(around.native)
+    if found is not None and found.wait in (Wait.DEVICE, Wait.COLLECTIVE):
+        return found
+    text = around.source.text if around.source else ""
+    free = _share_with_the_lock(moments) < HOLDS_IT
+    operation = MPI_CALLS.search(text) if around.mpi else None
+    if operation is not None and free:
+        return Reason(Wait.COLLECTIVE, Peers.BY_NAME, operation[1])
+    return Reason(Wait.DEVICE) if around.gpu and free else None
+
+
+def _works(moments: Sequence[Moment], around: Surroundings) -> bool:
+    """Whether something speaks for a long computation, and against an endless loop."""
+    bounded = around.source is not None and around.source.loop is Loop.BOUNDED
+    return bounded or _share_with_the_lock(moments) < HOLDS_IT or _touches_memory(moments)
+
+
+def _stays(moments: Sequence[Moment]) -> bool:
+    """Whether it was in one function of the job's own at all samples."""
+    owns = [innermost_own(moment.frames) for moment in moments]
+    return len({own and (plain_file(own.file), plain_function(own.function)) for own in owns}) == 1
+
+
+def _share_with_the_lock(moments: Sequence[Moment]) -> float:
+    return sum(moment.holds_gil for moment in moments) / max(1, len(moments))
+
+
+def _touches_memory(moments: Sequence[Moment]) -> bool:
+    known = [moment for moment in moments if moment.faults is not None]
+    if len(known) < 2:  # noqa: PLR2004  # it takes two to compare
+        return False
+    seconds = known[-1].at_seconds - known[0].at_seconds
+    faults = (known[-1].faults or 0) - (known[0].faults or 0)
+    return seconds > 0 and faults / seconds > FAULTS_PER_SECOND

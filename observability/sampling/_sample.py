@@ -1,0 +1,108 @@
+"""Sample a live process: its stacks, what the kernel counts, what else surrounds it."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING
+
+from observability.samples.reading import Condition
+from observability.samples.threads import thread_that_matters
+from observability.samples.types import Sample, Surroundings
+from observability.samples.waits import Wait
+from timers.linux import procfs
+from timers.stacks import take as stacks
+
+from ._source import source_at
+
+if TYPE_CHECKING:
+    from collections.abc import Container
+
+    from observability.samples.reading import Reading
+    from timers.stacks.take import Frame
+
+__all__ = ["processes_below", "surroundings", "take_sample"]
+
+_MOST_DESCENDANTS = 64
+_GPUS = ("/dev/nvidia", "/dev/kfd", "/dev/dri/", "/dev/accel")
+_MPI = ("libmpi", "libpmpi", "libmpich")
+_MOST_MAPS_BYTES = 4 << 20
+_NATIVE_SECONDS = 2.5
+"""A torch process has thousands of symbols: with its C frames a stack takes 1 s and more."""
+
+
+def take_sample(pid: int, *, thread: int | None, timeout: float, native: bool = False) -> Sample:
+    """Sample ``pid`` now; within ``timeout`` seconds, and never raising.
+
+    :param thread: native id of the thread that matters; by default the main one.
+    """
+    dump = stacks.take(pid, timeout=timeout, native=native)
+    number = pid if thread is None else thread
+    return Sample(
+        dump=dump,
+        at_seconds=time.monotonic(),
+        cpu_seconds=procfs.thread_cpu_seconds(pid, number),
+        switches=procfs.voluntary_switches(pid, number),
+        faults=procfs.page_faults(pid, number),
+    )
+
+
+def processes_below(pid: int, *, without: Container[int] = ()) -> list[tuple[int, int]]:
+    """List what ``pid`` started and what those started, each with its parent, at most 64.
+
+    :param without: processes that are left out with all that they started: workers themselves.
+    """
+    found: list[tuple[int, int]] = []
+    parents = [pid]
+    while parents and len(found) < _MOST_DESCENDANTS:
+        parent = parents.pop(0)
+        children = [child for child in procfs.children(parent) if child not in without]
+        found.extend((child, parent) for child in children)
+        parents.extend(children)
+    return found[:_MOST_DESCENDANTS]
+
+
+def surroundings(
+    pid: int, reading: Reading, *, thread: int | None, timeout: float, native: bool
+) -> Surroundings:
+    """Find out what else tells what ``pid`` does, when its samples alone leave that open.
+
+    :param reading: what its samples say.
+    :param timeout: seconds, for the stack with C frames.
+    :param native: whether such a stack may be taken, which pauses the process for a moment.
+    """
+    runs = reading.condition is Condition.RUNNING
+    if not runs and reading.reason.wait is not Wait.SLEEP:
+        return Surroundings()
+    own = reading.own
+    gpu, mpi = (_has_gpu(pid), _has_mpi(pid)) if runs else (False, False)
+    frames: tuple[Frame, ...] = ()
+    if native and (gpu or mpi) and timeout > 0:
+        dump = stacks.take(pid, timeout=min(timeout, _NATIVE_SECONDS), native=True)
+        stack = thread_that_matters(dump, thread)
+        frames = stack.frames if stack is not None else ()
+    return Surroundings(
+        source=None if own is None else source_at(pid, own.file, own.line),
+        native=frames,
+        gpu=gpu,
+        mpi=mpi,
+    )
+
+
+def _has_gpu(pid: int) -> bool:
+    directory = f"/proc/{pid}/fd"
+    try:
+        return any(
+            os.readlink(f"{directory}/{entry}").startswith(_GPUS) for entry in os.listdir(directory)
+        )
+    except OSError:
+        return False
+
+
+def _has_mpi(pid: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/maps", encoding="utf-8", errors="replace") as file:
+            text = file.read(_MOST_MAPS_BYTES)
+    except OSError:
+        return False
+    return any(f"/{name}" in text for name in _MPI)

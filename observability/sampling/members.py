@@ -1,0 +1,136 @@
+"""Which processes of this host are ranks of a job, whether they have registered or not.
+
+A rank that is stuck before its first timer is unknown to the server, and yet the one that all
+others wait for. A process is taken for a rank when its launcher, or it itself, says so, and when
+it does not merely have the variables from a parent that is that rank already.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING
+
+from timers.events import WorkerInfo
+from timers.linux import procfs
+from timers.linux.ranks import Ranks, ranks_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+__all__ = ["job_of", "unregistered", "world_size"]
+
+_MOST_PROCESSES = 8192
+_INIT = 1
+_JOB_VARIABLES = (
+    "TORCHELASTIC_RUN_ID",
+    "MASTER_ADDR",
+    "MASTER_PORT",
+    "SLURM_JOB_ID",
+    "SLURM_STEP_ID",
+    "OMPI_MCA_ess_base_jobid",
+    "PMIX_NAMESPACE",
+)
+
+
+def job_of(pid: int) -> tuple[str | None, ...]:
+    """Return what tells the job of ``pid`` from others on this host."""
+    environment = procfs.environment(pid)
+    return tuple(environment.get(name) for name in _JOB_VARIABLES)
+
+
+def unregistered(
+    known: Sequence[WorkerInfo], *, timeout: float, roots: Iterable[int] = ()
+) -> list[WorkerInfo]:
+    """Find the ranks of a job among the relatives of those that are known.
+
+    :param known: the registered workers of the job.
+    :param timeout: seconds, after which what was found by then is returned.
+    :param roots: processes of which all descendants are searched, besides the siblings of the
+        known ones.
+    """
+    until = time.monotonic() + timeout
+    pids = {int(worker.pid) for worker in known}
+    stats = (procfs.stat(pid) for pid in pids)
+    parents = {stat.parent for stat in stats if stat is not None and stat.parent > _INIT}
+    tree = _tree(parents | set(roots), until)
+    ranks = {pid: ranks_of(pid) for pid in tree if time.monotonic() < until}
+    taken = {worker.rank for worker in known} | {None}
+    jobs = {job_of(pid) for pid in pids}
+    found: dict[int, WorkerInfo] = {}
+    for pid, mine in ranks.items():  # parents before their children
+        if pid in pids or mine.rank in taken or mine.rank is None or not _is_python(pid):
+            continue
+        if _has_it_from_above(pid, tree, ranks) or _launches(pid, tree, ranks):
+            continue
+        if all(_same_job(job_of(pid), job) for job in jobs):
+            taken.add(mine.rank)
+            found[mine.rank] = WorkerInfo(
+                pid=pid,
+                start_time=procfs.start_time(pid),
+                rank=mine.rank,
+                local_rank=mine.local_rank,
+                restart_count=mine.restart_count,
+            )
+    return [found[rank] for rank in sorted(found)]
+
+
+def world_size(workers: Iterable[WorkerInfo]) -> int | None:
+    """Return how many ranks the job has, where all that say so agree."""
+    workers = list(workers)
+    sizes = {ranks_of(int(worker.pid)).world_size for worker in workers} - {None}
+    size = sizes.pop() if len(sizes) == 1 else None
+    largest = max((worker.rank for worker in workers if worker.rank is not None), default=-1)
+    return size if size is not None and size > largest else None
+
+
+def _tree(roots: set[int], until: float) -> dict[int, int]:
+    """Map the descendants of ``roots`` to their parents, parents first."""
+    found: dict[int, int] = {}
+    queue = sorted(roots)
+    while queue and len(found) < _MOST_PROCESSES and time.monotonic() < until:
+        parent = queue.pop(0)
+        for child in procfs.children(parent):
+            if child not in found and child != os.getpid():
+                found[child] = parent
+                queue.append(child)
+    return found
+
+
+def _ancestors(pid: int, tree: dict[int, int]) -> list[int]:
+    found = []
+    while (pid := tree.get(pid, 0)) and pid not in found:
+        found.append(pid)
+    return found
+
+
+def _same_job(one: tuple[str | None, ...], other: tuple[str | None, ...]) -> bool:
+    """Whether nothing speaks against it: who starts a job need not have its variables."""
+    return all(a == b or None in (a, b) for a, b in zip(one, other, strict=True))
+
+
+def _has_it_from_above(pid: int, tree: dict[int, int], ranks: dict[int, Ranks]) -> bool:
+    """Whether it is a child of that rank, such as a worker of its DataLoader."""
+    return any(
+        each in ranks
+        and (ranks[each].rank, ranks[each].strength) == (ranks[pid].rank, ranks[pid].strength)
+        and _is_python(each)
+        for each in _ancestors(pid, tree)
+    )
+
+
+def _launches(pid: int, tree: dict[int, int], ranks: dict[int, Ranks]) -> bool:
+    """Whether it starts ranks of its own: a task of Slurm, or a pod, that runs torchrun."""
+    return any(
+        found.rank is not None
+        and found.strength > ranks[pid].strength
+        and pid in _ancestors(each, tree)
+        for each, found in ranks.items()
+    )
+
+
+def _is_python(pid: int) -> bool:
+    try:
+        return "python" in os.path.basename(os.readlink(f"/proc/{pid}/exe"))
+    except OSError:
+        return False

@@ -1,0 +1,114 @@
+"""Start torch's worker server in a worker, so that its Flight Recorder can be asked from outside.
+
+The server is a thread of C++ that answers HTTP on a Unix socket, also while the worker is stuck
+with the GIL held. This module never imports torch: it acts on one that the worker has imported, or
+waits until it does. Torch 2.4 and later have the server; without it nothing happens.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from importlib.machinery import ModuleSpec
+    from types import ModuleType
+
+__all__ = ["RECORDER_VARIABLE", "start_worker_server"]
+
+RECORDER_VARIABLE = "TIMERS_RECORDER_DIR"
+"""A directory for the sockets, ``PID.sock`` each; ``timers run`` makes it."""
+_TORCH = "torch.distributed.distributed_c10d"
+_BINDINGS = "torch._C._distributed_c10d"
+_LONGEST_PATH = 107
+"""Of a Unix socket (unix(7)), without its final zero."""
+
+_started_by = 0
+"""Pid of the process whose server runs: a forked child has to start its own."""
+
+
+def start_worker_server(environ: Mapping[str, str] | None = None) -> None:
+    """Start the server as soon as ``torch.distributed`` is there, which may be now.
+
+    Does nothing without the directory of ``TIMERS_RECORDER_DIR``. Never raises: that nobody can
+    ask this worker later must not cost it its work now. From any thread; once for each process.
+
+    :param environ: in place of ``os.environ``.
+    """
+    directory = (os.environ if environ is None else environ).get(RECORDER_VARIABLE)
+    if not directory or not os.path.isdir(directory):
+        return
+    if _TORCH in sys.modules and not _is_loading(sys.modules[_TORCH]):
+        _start(directory)
+    elif not any(isinstance(finder, _WhenImported) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _WhenImported(directory))
+
+
+def _is_loading(module: ModuleType) -> bool:
+    return bool(getattr(module.__spec__, "_initializing", False))
+
+
+def _start(directory: str) -> None:
+    global _started_by  # noqa: PLW0603  # one server for each process, whoever asks for it
+    path = os.path.join(directory, f"{os.getpid()}.sock")
+    make = getattr(sys.modules.get(_BINDINGS), "_WorkerServer", None)
+    if make is None or _started_by == os.getpid() or len(os.fsencode(path)) > _LONGEST_PATH:
+        return
+    _started_by = os.getpid()
+    with contextlib.suppress(Exception):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)  # of a process that had this pid before
+        _keep_for_ever(make(path))
+
+
+def _keep_for_ever(server: object) -> None:
+    # Its destructor waits for its thread, which a forked child does not have: it would never end.
+    from ctypes import py_object, pythonapi  # noqa: PLC0415  # slow to import; torch has done so
+
+    pythonapi.Py_IncRef(py_object(server))
+
+
+class _WhenImported:
+    """A finder of modules that finds none: it starts the server once torch's has been run."""
+
+    def __init__(self, directory: str) -> None:
+        self._directory = directory
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """Let the other finders find torch's module, and run ours after its code."""
+        if name != _TORCH:
+            return None
+        with contextlib.suppress(ValueError):
+            sys.meta_path.remove(self)
+        for finder in list(sys.meta_path):
+            find = getattr(finder, "find_spec", None)
+            spec: ModuleSpec | None = None if find is None else find(name, path, target)
+            if spec is not None:
+                if spec.loader is not None:
+                    spec.loader = _Loader(spec.loader, self._directory)  # type: ignore[assignment]  # all of one, by __getattr__
+                return spec
+        return None
+
+
+class _Loader:
+    """Torch's own loader, with one more step after it."""
+
+    def __init__(self, loader: Any, directory: str) -> None:
+        self._loader = loader
+        self._directory = directory
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loader, name)
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Run the module as its own loader does, which is the one it has from then on."""
+        if module.__spec__ is not None:
+            module.__spec__.loader = self._loader
+        module.__loader__ = self._loader
+        self._loader.exec_module(module)
+        _start(self._directory)

@@ -1,0 +1,147 @@
+"""What a worker counted on its board, added to the counts of the server: once, by whichever.
+
+Behind what the worker counted the board has a copy of what a server has counted of it, so that the
+server that follows goes on from there.
+"""
+
+from __future__ import annotations
+
+from array import array
+from typing import TYPE_CHECKING
+
+from timers.transport import board
+from timers.transport.board import DEPTH, DEPTH_BITS, DURATIONS, RATIOS, WARM_UPS
+
+if TYPE_CHECKING:
+    from timers.server.statistics import Statistics
+
+    from ._board import Board
+
+__all__ = ["BoardCounts"]
+
+_NS = 1_000_000_000
+_BILLION = 1e9
+_MOST = 1 << 56
+"""A year has fewer nanoseconds; what grows by more between two counts is nobody's count."""
+_DURATION_BUCKETS = len(board.DURATION_BUCKETS) + 1
+_RATIO_BUCKETS = len(board.RATIO_BUCKETS) + 1
+
+
+class BoardCounts:
+    """Counts what one board says.
+
+    :param own: the board.
+    :param statistics: where it is counted.
+
+    Under the server's lock.
+    """
+
+    def __init__(self, own: Board, statistics: Statistics) -> None:
+        self._board = own
+        self._statistics = statistics
+        self._states = b""
+        """Of the last count."""
+        self._open: set[int] = set()
+        """Numbers of the slots that are counted as active."""
+        self._overdue: dict[int, int] = {}
+        """By number: the state of slots that are counted as overdue."""
+        self._unsettled: set[int] = set()
+        """Numbers of those whose durations may be stored a moment after their state."""
+        self.absurd = 0
+        """How many slots were found to say what cannot be, since the last look at this number."""
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether nothing is left that another count, a moment later, would add."""
+        return not self._unsettled
+
+    def count(self, *, final: bool = False) -> None:
+        """Count what has happened since the last time.
+
+        :param final: whether the worker is no more, so that nothing is on its way.
+        """
+        states = self._board.states()
+        if states == self._states and not self._unsettled and not final:
+            return
+        before = memoryview(self._states).cast("q")
+        now = memoryview(states).cast("q")
+        self._states = states
+        unsettled, self._unsettled = self._unsettled, set()
+        for number, state in enumerate(now):
+            same = number < len(before) and before[number] == state
+            if same and number not in unsettled and not final:
+                continue
+            self._count(number, state, settled=same or final or bool(state & DEPTH))
+
+    def _count(self, number: int, state: int, *, settled: bool) -> None:
+        own, layout = self._board, self._board.layout
+        scope_id = own.scope(number)
+        if scope_id is None:
+            return
+        counts = own.row(layout.counts, number, board.COUNT_WORDS)
+        info = own.row(layout.infos, number, board.INFO_WORDS)
+        known = own.row(layout.counted, number, board.COUNTED_WORDS)
+        released = board.releases(state, info[board.EXTRA])
+        was = known[board.COUNTED_STATE]
+        acquires = self._more(state >> DEPTH_BITS, was >> DEPTH_BITS)
+        releases = self._more(released, board.releases(was, known[board.COUNTED_EXTRA]))
+        is_open = bool(state & DEPTH)
+        active = is_open - (number in self._open)
+        (self._open.add if is_open else self._open.discard)(number)
+        overdue = -(self._overdue.get(number, state) != state)
+        if overdue:
+            del self._overdue[number]
+        self._statistics.scope(scope_id).count(acquires, releases, active, overdue)
+        self._statistics.requested(acquires + releases)
+        if settled:
+            self._count_durations(scope_id, counts, info, known, released)
+            known[: board.COUNT_WORDS] = counts
+            known[board.COUNTED_RELEASES] = released
+        else:
+            self._unsettled.add(number)
+        known[board.COUNTED_STATE], known[board.COUNTED_EXTRA] = state, info[board.EXTRA]
+        at = layout.counted + number * board.COUNTED_WORDS
+        own.words[at : at + board.COUNTED_WORDS] = memoryview(array("q", known))
+
+    def _count_durations(
+        self, scope_id: str, counts: list[int], info: list[int], known: list[int], released: int
+    ) -> None:
+        scope = self._statistics.scope(scope_id)
+        more = [self._more(now, then) for now, then in zip(counts, known, strict=False)]
+        timed = self._more(released, known[board.COUNTED_RELEASES]) - more[board.UNTIMED]
+        short_ns = more[board.SHORT_NS]
+        durations = more[DURATIONS : DURATIONS + _DURATION_BUCKETS]
+        durations[0] = max(0, timed - sum(durations[1:]))  # those that nothing else counts
+        scope.durations.add(durations, (more[board.DURATION_NS] + short_ns) / _NS)
+        ratios = more[RATIOS : RATIOS + _RATIO_BUCKETS]
+        ratios[0] = max(0, timed - more[board.UNRATED] - sum(ratios[1:]))
+        short_after = info[board.SHORT_AFTER]
+        short_shares = short_ns / short_after if short_after > 0 else 0.0
+        scope.ratios.add(ratios, more[board.RATIO_SUM] / _BILLION + short_shares)
+        warm_up = more[WARM_UPS : WARM_UPS + _DURATION_BUCKETS]
+        scope.warm_up.add(warm_up, more[board.WARM_UP_NS] / _NS)
+        scope.took_at_most(
+            counts[board.LONGEST_WARM_UP] / _NS,
+            counts[board.LONGEST_STEADY] / _NS,
+            info[board.AFTER] / _NS,
+        )
+
+    def _more(self, now: int, then: int) -> int:
+        """By how much a count has grown; 0, and noted, for what no worker can have counted."""
+        more = now - then
+        if 0 <= more < _MOST:
+            return more
+        self.absurd += 1
+        return 0
+
+    def expired(self, number: int, state: int) -> None:
+        """Note that the scope of a slot has been counted as overdue."""
+        self._overdue[number] = state
+
+    def forget_active(self) -> None:
+        """Have what is open counted as active anew: somebody has counted all of it."""
+        self._open = {
+            number
+            for number, state in enumerate(memoryview(self._states).cast("q"))
+            if state & DEPTH
+        }

@@ -1,0 +1,439 @@
+"""The worker's end of the Unix socket: one connection, the board, and a thread that reconnects.
+
+The server reads the board, so what travels here is little: the board itself (once to each server),
+wake-ups for deadlines that come before the server's next look, events for a server that wants
+them, and messages for slots that have no place on the board. A server that is slow, stopped or
+gone therefore costs a worker nothing, and loses nothing but events.
+
+The thread waits for the server to hang up, by dying for one, and hands the board to the next one;
+also while the worker is stuck in a block, as long as that lets other threads run. It is a daemon,
+and nothing depends on it at the end of the process: the server reads the board once more then.
+
+A program that becomes a daemon closes every descriptor, these as well, and their numbers may be of
+its own files later: none is closed, read or written without a look at what it is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import select
+import socket
+import sys
+import threading
+import time
+import weakref
+from array import array
+from typing import TYPE_CHECKING
+
+from timers.errors import NoServerError
+from timers.linux.owned import Identity, identity
+from timers.transport import board
+from timers.transport.receipt import Unnoted
+from timers.transport.socket_path import check_path, connect
+from timers.transport.wire import BOARD, WAKE
+
+from ._lines import Lines
+from .slots.board import Board
+from .slots.board_slot import BoardSlot
+from .slots.messages import Channel, MessageSlot
+
+if TYPE_CHECKING:
+    from timers.transport.receipt import Receipt
+
+    from ._on_error import ErrorPolicy
+    from .slots.request import Request
+    from .slots.slot import Slot
+
+__all__ = ["SocketChannel"]
+
+_logger = logging.getLogger(__name__)
+_SEND_BYTES = 1 << 20
+"""Room for about a thousand messages; the system's limit (net.core.wmem_max) applies."""
+_FLAGS = socket.MSG_DONTWAIT | getattr(socket, "MSG_NOSIGNAL", 0)
+_FIRST_RETRY_SECONDS = 0.01
+_LAST_RETRY_SECONDS = 0.5
+_SAID_AFTER_SECONDS = 10.0
+_TURNED_AWAY_SECONDS = 0.05
+"""A connection that ends this soon was not wanted: trying again at once would be no use."""
+_FULL = (errno.EAGAIN, errno.ENOBUFS)
+
+
+class SocketChannel(Channel):
+    """Connects one client of one process with its server.
+
+    :param path: of the server's socket.
+    :param users: who, besides this user and root, may be the server.
+    :param lines: makes the messages.
+    :param errors: what happens when there never was a server.
+    :param connect_timeout: seconds that the first call waits for a server that is not there (yet).
+    :param full_timeout: seconds that messages wait, all together, for a server that reads nothing.
+    :param use_board: whether to have a board; without one each block is two messages.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        users: frozenset[int],
+        lines: Lines,
+        errors: ErrorPolicy,
+        *,
+        connect_timeout: float,
+        full_timeout: float,
+        use_board: bool,
+    ) -> None:
+        self.path = check_path(path)
+        self.lines = lines
+        self.reached = False
+        """Whether there has ever been a server."""
+        self.board: Board | None = None
+        self.board_slots: weakref.WeakSet[BoardSlot] = weakref.WeakSet()
+        self.wants = False
+        """Whether the server wants each acquire and release as an event as well."""
+        self.uses: dict[str, int] = {}
+        """By scope: how often it was used, up to the end of its warm-up."""
+        self._users = users
+        self._connect_timeout = connect_timeout
+        self._use_board = use_board
+        self._forget_connection()
+        self._errors = errors
+        super().__init__(errors.failed, full_timeout)
+
+    def _forget_connection(self) -> None:
+        self._connection: socket.socket | None = None
+        self._file: Identity = None
+        """What the connection's descriptor is."""
+        self._keeper: threading.Thread | None = None
+        self._served = 0
+        self._woken: tuple[int, int] = (0, 0)
+        """The server's next look when it was last woken, and what for."""
+        self._waited = False
+        self._away_since: float | None = None
+        self._away_said = False
+        self._retry_seconds = _FIRST_RETRY_SECONDS
+        self._retry_at = 0.0
+        self._connected_at = 0.0
+        self._unreachable: Exception | None = None
+
+    # -- slots --------------------------------------------------------------------------------
+
+    def make_slot(self, scope: str, thread: int) -> Slot:
+        """Make the slot of ``scope`` in ``thread``: on the board, if there is room.
+
+        :raises NoServerError: there has never been a server, and ``on_error`` is not "warn".
+        :raises RequestTooLargeError: ``scope`` does not fit into a message.
+        """
+        self.lines.check(thread, scope)
+        self._reach()
+        if self.board is None and self._use_board:
+            self._make_board()
+        number = None if self.board is None else self.board.take(scope, thread, self.lines.signal)
+        if self.board is None or number is None:
+            return MessageSlot(self, scope, thread)
+        slot = BoardSlot(self, self.board, number, scope, thread)
+        self.board_slots.add(slot)
+        return slot
+
+    def _reach(self) -> None:
+        """Connect, where there has never been a server, or say that there is none."""
+        if self.reached:
+            return
+        if not self._try_connect() and not self._waited and not sys.is_finalizing():
+            self._waited = True  # once: a job without a watchdog must not stall at each block
+            give_up = time.monotonic() + self._connect_timeout
+            while time.monotonic() < give_up and not self._try_connect():
+                time.sleep(_FIRST_RETRY_SECONDS)
+        if not self.reached and self._unreachable is not None:
+            self._errors.unwatched(self._unreachable.with_traceback(None))
+            self._start_keeper()
+
+    def _make_board(self) -> None:
+        try:
+            self.board = Board(board.Layout())
+        except OSError as error:
+            self._use_board = False
+            _logger.info("blocks are sent as messages, because there can be no board: %s", error)
+            return
+        if self._connection is not None and not self._hand_over(self._connection):
+            self.lost(self._connection)
+
+    @property
+    def unheard(self) -> int:
+        """How many requests there were before there was any server."""
+        if self.reached:
+            return 0
+        on_board = (slot.totals for slot in list(self.board_slots))
+        return sum(map(sum, on_board)) + sum(sum(slot.totals) for slot in list(self.slots))
+
+    # -- what the server says on the board ----------------------------------------------------
+
+    def attend(self) -> bool:
+        """Take note of a server that is new; return whether it wants to hear of each block."""
+        assert self.board is not None  # noqa: S101  # there are slots of it
+        words = self.board.words
+        served = words[board.SERVED]
+        if served != self._served:
+            self._served, self._woken = served, (0, 0)
+            self.wants = bool(words[board.WANTS])
+            for slot in list(self.board_slots):
+                slot.after = None  # its lead may be another
+        return self.wants
+
+    def lead(self, after_ns: int) -> int:
+        """How long before a deadline of ``after_ns`` the server wants to look at its block."""
+        assert self.board is not None  # noqa: S101  # there are slots of it
+        words = self.board.words
+        start_ns = words[board.SAMPLE_FROM_NS]
+        if not 0 < start_ns <= after_ns:
+            return 0
+        return after_ns - after_ns * words[board.SAMPLE_SHARE] // 1000
+
+    def wake(self, due_ns: int) -> None:
+        """Have the server look at the board now, because something is due at ``due_ns``."""
+        assert self.board is not None  # noqa: S101  # there are slots of it
+        look_ns = self.board.words[board.LOOK]
+        woken_at, woken_for = self._woken
+        if look_ns == woken_at and due_ns >= woken_for:
+            return  # it has been woken, and has not looked since
+        self._woken = (look_ns, due_ns)
+        # Where there is no room for it, other messages wait, and wake the server as well.
+        if not self._send_now(WAKE):
+            self._connect_again()
+
+    def send_event(self, request: Request, elapsed_ns: int | None) -> None:
+        """Send what is for logs and spans alone, if there is room; the board counts what is lost.
+
+        :param elapsed_ns: None for a block that was entered.
+        """
+        assert self.board is not None  # noqa: S101  # there are slots of it
+        if not self._send_now(self.lines.event(request, elapsed_ns)):
+            self.board.words[board.LOST] += 1
+
+    def _send_now(
+        self, line: bytes, receipt: Receipt | None = None, totals: tuple[int, int] = (0, 0)
+    ) -> bool:
+        if receipt is None:
+            receipt = Unnoted()
+        connection = self._connection
+        if connection is None:
+            return False
+        if identity(connection.fileno()) != self._file:
+            self.lost(connection)
+            return False
+        before = receipt.sent
+        try:
+            # fmt: off
+            receipt.sent = totals; connection.send(line, _FLAGS)  # noqa: E702  # one step
+        # fmt: on
+        except OSError as error:
+            receipt.sent = before
+            if error.errno not in _FULL:
+                self.lost(connection)
+            return False
+        return True
+
+    def _connect_again(self) -> None:
+        """Connect in place of the thread, which cannot know that somebody closed its descriptor."""
+        if self._connection is None and self.reached:
+            self._try_connect()
+
+    # -- messages -----------------------------------------------------------------------------
+
+    def write(self, request: Request, receipt: Receipt, totals: tuple[int, int]) -> None:
+        """Send one request, connecting first where that is due."""
+        line = self.lines.encode(request)
+        if self._connection is None:
+            self._try_connect()
+        unreachable = None if self.reached else self._unreachable
+        if self._connection is None and unreachable and self._errors.choice == "raise":
+            raise unreachable.with_traceback(None)
+        if not self._send_now(line, receipt, totals):
+            self._connect_again()
+            raise BlockingIOError(errno.EAGAIN, "there is no room, or no server")
+
+    def wait_for_room(self, seconds: float) -> bool:
+        """Wait for the server to read."""
+        connection = self._connection
+        if connection is None:
+            return False
+        poll = select.poll()
+        poll.register(connection, select.POLLOUT)
+        found = poll.poll(seconds * 1000)
+        return not any(events & ~select.POLLOUT for _, events in found)
+
+    def _start_sender(self) -> bool:
+        if self._connection is None:
+            self._start_keeper()
+            return True  # it sends as soon as there is a server
+        return super()._start_sender()
+
+    def send_once(self) -> bool:
+        """Send what can be sent now, for the thread; return whether it has to go on."""
+        return super().send_once() and self._connection is not None
+
+    # -- the connection -----------------------------------------------------------------------
+
+    def _try_connect(self, *, at_once: bool = False) -> bool:
+        """Connect, unless that is not due yet; return whether there is a connection."""
+        with self.turn():
+            now = time.monotonic()
+            if self._connection is None and (at_once or not self.reached or now >= self._retry_at):
+                self._connect(now)
+            return self._connection is not None
+
+    def _connect(self, now: float) -> None:
+        try:
+            connection = connect(self.path, self._users)
+        except OSError as error:
+            self._unreachable = error
+            self._try_later(now, error)
+            return
+        with contextlib.suppress(OSError):
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BYTES)
+        if self.board is not None and not self._hand_over(connection):
+            connection.close()
+            self._try_later(now, NoServerError(errno.EPIPE, f"{self.path} takes no board"))
+            return
+        if not self.reached:
+            self._errors.failures += self.unheard
+        self._connection, self._file = connection, identity(connection.fileno())
+        self._connected_at = now
+        self.reached = True
+        self._start_keeper()
+
+    def _hand_over(self, connection: socket.socket) -> bool:
+        """Give the server the board; False when it cannot be given."""
+        if self.board is None:
+            return True
+        if not self.board.owns_descriptor():
+            self._move_board()
+        words = self.board.words
+        words[board.MONOTONIC], words[board.WALL] = time.monotonic_ns(), time.time_ns()
+        rights = array("i", [self.board.fd])
+        ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)]
+        try:
+            connection.sendmsg([BOARD], ancillary, _FLAGS)
+        except OSError:
+            return False
+        return True
+
+    def _move_board(self) -> None:
+        """Move all slots to a new board: somebody closed the descriptor of the old one."""
+        old, new = self.board, Board(board.Layout())
+        for slot in list(self.board_slots):
+            if slot.board is old:
+                slot.move(new)
+        self.board = new
+
+    def _try_later(self, now: float, error: OSError) -> None:
+        self._retry_at = now + self._retry_seconds
+        self._retry_seconds = min(2 * self._retry_seconds, _LAST_RETRY_SECONDS)
+        if self._away_since is None:
+            self._away_since = now
+        elif self.reached and not self._away_said and now > self._away_since + _SAID_AFTER_SECONDS:
+            self._away_said = True
+            _logger.warning(
+                "blocks have run unwatched for %g s, and will until there is a server: %s",
+                _SAID_AFTER_SECONDS,
+                error,
+            )
+
+    def _hang_up(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is None:
+            return
+        if identity(connection.fileno()) == self._file:
+            connection.close()
+        else:
+            connection.detach()
+
+    def lost(self, connection: socket.socket) -> None:
+        """Give up ``connection``: the server closed it, or somebody closed ours."""
+        with self.turn():
+            if connection is not self._connection:
+                return
+            was_taken = identity(connection.fileno()) != self._file
+            self._hang_up()
+            for slot in list(self.slots):
+                if slot.is_needed:
+                    self.unsent[slot] = None
+            now = time.monotonic()
+            if was_taken:
+                self._keeper = None  # it waits for a descriptor that nobody can close any more
+            if was_taken or now - self._connected_at > _TURNED_AWAY_SECONDS:
+                self._away_since, self._away_said = None, False
+                self._retry_at, self._retry_seconds = 0.0, _FIRST_RETRY_SECONDS
+            else:
+                self._try_later(now, NoServerError(errno.EPIPE, f"{self.path} hangs up at once"))
+
+    # -- the thread that keeps it -------------------------------------------------------------
+
+    def _start_keeper(self) -> None:
+        if self._keeper is not None and self._keeper.is_alive():
+            return
+        if sys.is_finalizing():
+            return  # a thread that is started now never runs, and starting it may never end
+        keeper = threading.Thread(
+            target=_keep, args=(weakref.ref(self),), name="timers-socket", daemon=True
+        )
+        with contextlib.suppress(RuntimeError):  # no more threads: the next call tries again
+            keeper.start()
+            self._keeper = keeper
+
+    def keep(self) -> tuple[socket.socket | None, float]:
+        """Connect where that is due; return what to wait for, and for how long otherwise."""
+        if self._try_connect() and self.unsent and not self.catch_up():
+            self._start_sender()
+        return self._connection, max(0.0, self._retry_at - time.monotonic())
+
+    def close(self) -> None:
+        """Hang up, which ends the thread. For the end of a client."""
+        connection = self._connection
+        if connection is not None and identity(connection.fileno()) == self._file:
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)  # wakes the thread, which has it as well
+        if self.board is not None:
+            self.board.words[board.CLOSED] = 1
+            self.board.close()
+        self._hang_up()
+
+    def __del__(self) -> None:
+        # A client made for a few blocks and forgotten must not cost a descriptor and a thread.
+        with contextlib.suppress(Exception):
+            self.close()
+
+    def after_fork(self) -> None:
+        """Leave everything to the parent, in a forked child."""
+        self._hang_up()
+        for slot in list(self.board_slots):
+            slot.forget()
+        self.board_slots = weakref.WeakSet()
+        if self.board is not None:
+            self.board.close()
+        self.board = None
+        self.uses = {}
+        self.wants = False
+        self.lines = Lines(self.lines.signal)
+        self._forget_connection()
+        super().after_fork()
+
+
+def _keep(reference: weakref.ref[SocketChannel]) -> None:
+    """Hold on to a connection, but never to the channel, so that a forgotten one goes."""
+    while (channel := reference()) is not None:
+        connection, seconds = channel.keep()
+        del channel
+        if connection is None:
+            time.sleep(seconds)
+            continue
+        poll = select.poll()
+        try:
+            poll.register(connection, 0)  # that it hung up is always reported
+        except (ValueError, OSError):
+            found = True  # closed meanwhile
+        else:
+            found = bool(poll.poll())
+        if found and (channel := reference()) is not None:
+            channel.lost(connection)
+        del channel, connection

@@ -1,0 +1,11 @@
+"""Which blocks of a worker are open, and how its server comes to know.
+
+The map::
+
+    slot.py              one scope in one thread: its blocks, decided by one word
+    request.py           what is said of one block, whatever it travels over
+    messages.py          slots that send messages, and the channel that these travel over
+    board.py             the worker's side of the board, which gives out its slots
+    board_slot.py        slots on the board: nothing is sent, the server reads them
+    _trace_context.py    the OpenTelemetry span that a block reserves
+"""
