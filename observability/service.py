@@ -6,7 +6,6 @@ import contextlib
 import errno
 import os
 import signal
-import socket
 import time
 from typing import TYPE_CHECKING
 
@@ -30,6 +29,7 @@ from .sinks.log import LogSink
 from .sinks.metrics import Metrics
 from .sinks.recent import RecentReaps
 from .stall.watch import STALLED_SCOPE, StallWatch
+from .untrusted import this_host
 from .worker_notes import WorkerNotes
 
 if TYPE_CHECKING:
@@ -90,6 +90,8 @@ class Service:
                 raise SettingsError(f"--tls-cert, --tls-key: {files}: {error}") from None
         try:
             return HttpServer(address, tls=tls)
+        except UnicodeError as error:
+            raise SettingsError(f"--http {address}: no name of a host: {error}") from None
         except OSError as error:
             if not (settings.http_fallback and error.errno == errno.EADDRINUSE):
                 raise SettingsError(f"--http {address}: {error}") from None
@@ -156,7 +158,7 @@ class Service:
             Metrics(self.pipeline),
             self._reaps,
             run_id=settings.run_id,
-            host=socket.gethostname(),
+            host=this_host(),
         )
 
     def _screen(self) -> list[LogSink]:
@@ -195,7 +197,7 @@ class Service:
             self.pipeline.emit,
             after=settings.stall_after,
             run_id=settings.run_id,
-            host=socket.gethostname(),
+            host=this_host(),
             own_children=policy.descendants_of == os.getpid(),
             kill=self._expire_now if settings.stall_kill else None,
         )
@@ -213,7 +215,7 @@ class Service:
         self._roll_call = RollCall(
             self.pipeline.emit,
             run_id=settings.run_id,
-            host=socket.gethostname(),
+            host=this_host(),
             timeout=policy.dump_timeout,
             sample_at=settings.sample_at,
             sample_from=settings.sample_from,
@@ -237,18 +239,24 @@ class Service:
         return None if self.http is None else self.http.address
 
     def start(self) -> None:
-        """Watch timers and answer requests."""
-        if self.http is not None:
-            self.server.reached_by["url"] = f"{self.http.scheme}://{self.http.address}"
-        self.server.start()
-        self.view.is_ready = True
-        if self.http is not None:
-            app = make_app(
-                self.view,
-                token=self.settings.token,
-                local_only=self.http.address.is_loopback,
-            )
-            self.http.start(app)
+        """Watch timers and answer requests.
+
+        :raises SettingsError: this user may start no more threads. Call :meth:`stop` all the same.
+        """
+        try:
+            if self.http is not None:
+                self.server.reached_by["url"] = f"{self.http.scheme}://{self.http.address}"
+            self.server.start()
+            self.view.is_ready = True
+            if self.http is not None:
+                app = make_app(
+                    self.view,
+                    token=self.settings.token,
+                    local_only=self.http.address.is_loopback,
+                )
+                self.http.start(app)
+        except RuntimeError as error:
+            raise SettingsError(f"the service cannot start: {error}") from None
         for notice in self._notices:
             self.say(notice)
         if not (self.settings.events_chosen or os.isatty(2)):

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .http.address import Address
+from .http.address import DEFAULT_PORT, Address
 
 __all__ = ["DEFAULT_ADDRESS", "Settings", "SettingsError"]
 
-DEFAULT_ADDRESS = Address("127.0.0.1", 9464)
-"""Where OpenTelemetry's exporters for Prometheus listen, too."""
+DEFAULT_ADDRESS = Address("127.0.0.1", DEFAULT_PORT)
 
 
 class SettingsError(ValueError):

@@ -13,7 +13,6 @@ oldest of them: one watchdog that has stalled must not hide behind another.
 from __future__ import annotations
 
 import platform
-import socket
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
@@ -30,7 +29,7 @@ from prometheus_client.samples import Exemplar
 
 import timers
 from observability.hang.types import HangReport, Suspect, Verdict
-from observability.untrusted import printable
+from observability.untrusted import printable, this_host
 
 from .trace_ids import trace_ids
 
@@ -96,7 +95,7 @@ class _Collector(Collector):
         yield InfoMetricFamily(
             "timers_run",
             "Which run this service is for, and on which host.",
-            value={"run_id": self._pipeline.run_id, "host": socket.gethostname()},
+            value={"run_id": printable(self._pipeline.run_id), "host": this_host()},
         )
         yield InfoMetricFamily(
             "timers_build", "Version of expiration-timers and of Python.", value=self._build
@@ -236,7 +235,7 @@ def _last_hang(pipeline: Pipeline) -> Metric:
         # The one that is named; of several the first one, whose scope and line help most.
         named = next(iter(report.suspects or report.lagging), None)
         rank = named.rank if named and len(report.suspects or report.lagging) == 1 else None
-        host = (named.host if named else "") or socket.gethostname()
+        host = (named.host if named else "") or this_host()
         values = (
             event.run_id or pipeline.run_id,
             host,

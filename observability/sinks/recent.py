@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from observability.events import HangReported
 from observability.fields import timestamp, to_fields
 from observability.hang.text import render
+from observability.untrusted import encodable, replaced
 from timers.events import ReapFailed, StackDumped, TimerExpired, WorkerKilled
 
 from .bounded import fit
@@ -72,11 +73,8 @@ def as_shown(report: HangReport, moment: float) -> dict[str, Any]:
 
     :param moment: when it was made, in seconds since the epoch.
     """
-    return {
-        "timestamp": timestamp(moment),
-        "text": render(report, width=120),
-        **report.to_dict(),
-    }
+    shown = replaced(report.to_dict(), str, encodable)
+    return {"timestamp": timestamp(moment), "text": render(report, width=120), **shown}
 
 
 def _is_open(record: dict[str, Any]) -> bool:

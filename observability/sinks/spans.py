@@ -17,7 +17,6 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
-import socket
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -31,7 +30,7 @@ from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, Trace
 
 from observability.events import HangReported
 from observability.fields import stack_fields
-from observability.untrusted import printable
+from observability.untrusted import encodable, printable, replaced, this_host
 from timers import __version__
 from timers.events import (
     Event,
@@ -112,7 +111,7 @@ def _resource(run_id: str, host: str) -> Resource:
         "service.version": __version__,
         "host.name": host,
         "process.pid": os.getpid(),
-    } | ({"timers.run_id": run_id} if run_id else {})
+    } | ({"timers.run_id": printable(run_id)} if run_id else {})
     said = Resource.create()
     unnamed = str(said.attributes.get("service.name", "")).startswith("unknown_service")
     given = {name: value for name, value in said.attributes.items()
@@ -145,7 +144,7 @@ class SpanSink:
         self._interval = interval
         self._kept = kept
         self._run_id = run_id
-        self._host = socket.gethostname()
+        self._host = this_host()
         self._resource = _resource(run_id, self._host)
         self._workers: dict[tuple[int | str, int | None], _WorkerSpan] = {}
         self._scope = InstrumentationScope("expiration-timers")
@@ -185,10 +184,9 @@ class SpanSink:
     def _note_hang(self, event: HangReported) -> None:
         """The report belongs to each scope that has expired and not yet ended."""
         report = event.report
-        attributes = {
-            "timers.hang.verdict": report.verdict.value,
-            "timers.hang.sentence": report.sentence,
-        }
+        attributes = _encodable(
+            {"timers.hang.verdict": report.verdict.value, "timers.hang.sentence": report.sentence}
+        )
         for events in self._unfinished.values():
             _add(events, SpanEvent(event.name, attributes, _ns(event.timestamp)))
 
@@ -214,7 +212,7 @@ class SpanSink:
             parent = _context(trace_id, int(ids.parent_id, 16), remote=True)
         end = _ns(event.timestamp)
         span = ReadableSpan(
-            name=timer.scope_id,
+            name=encodable(timer.scope_id),
             context=_context(trace_id, span_id, remote=False),
             parent=parent,
             resource=self._resource,
@@ -334,8 +332,7 @@ def _noted(event: Event) -> dict[str, Any] | None:
 def _ended(event: Event) -> list[tuple[WorkerInfo, TimerInfo, float, Status]]:
     """The scopes that ``event`` ended, with their worker, seconds and status."""
     if isinstance(event, TimerReleased):
-        # What cannot be encoded would take the spans of others along.
-        status = Status(StatusCode.ERROR, printable(event.error)) if event.error else Status()
+        status = Status(StatusCode.ERROR, encodable(event.error)) if event.error else Status()
         return [(event.worker, event.timer, event.elapsed_seconds, status)]
     if isinstance(event, WorkerKilled):
         why = f"reaped: scope {event.timer.scope_id} overran {event.timer.after_seconds:g} s"
@@ -345,7 +342,7 @@ def _ended(event: Event) -> list[tuple[WorkerInfo, TimerInfo, float, Status]]:
         return [(worker, timer, elapsed, Status()) for worker, timer, elapsed in event.timers]
     else:
         return []
-    status = Status(StatusCode.ERROR, why)
+    status = Status(StatusCode.ERROR, encodable(why))
     return [(event.worker, timer, elapsed, status) for timer, elapsed in event.timers]
 
 
@@ -400,7 +397,12 @@ def _error_type(event: Event) -> str | None:
 
 
 def _known(attributes: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in attributes.items() if value is not None}
+    return _encodable({name: value for name, value in attributes.items() if value is not None})
+
+
+def _encodable(attributes: dict[str, Any]) -> dict[str, Any]:
+    # What cannot be encoded would take the spans of others along.
+    return replaced(attributes, str, encodable)  # type: ignore[no-any-return]  # stays a dictionary
 
 
 def _stack(event: StackDumped) -> dict[str, Any]:
@@ -411,4 +413,4 @@ def _stack(event: StackDumped) -> dict[str, Any]:
         for line in (f"Thread {thread.get('thread')} ({thread.get('name')})", *thread["frames"])
     )
     known = {f"timers.{name}": value for name, value in fields.items() if value is not None}
-    return {**known, "timers.stack": stack[:_MAX_STACK_CHARACTERS]}
+    return _encodable({**known, "timers.stack": stack[:_MAX_STACK_CHARACTERS]})
