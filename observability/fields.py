@@ -1,6 +1,7 @@
 """An event as one flat dictionary: what a log line holds, and what JSON over HTTP shows.
 
-Works on the fields an event class declares, so a new event class needs no change here. Values are
+Works on the fields an event class declares, so a new event class needs no change here; what it is
+in one sentence, ``message``, is made of them. Values are
 ``str``, ``int``, ``float``, ``bool`` and, for stacks and lists of timers, lists of small
 dictionaries. What is not known (``None``, or not a number) is left out.
 
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from timers.events import Event, TimerInfo, WorkerInfo
 from timers.stacks.take import StackDump
 
+from .message import message
 from .samples.frames import frame_line, innermost_own, process_frames
 from .samples.threads import thread_that_matters
 from .sinks.trace_ids import trace_ids
@@ -60,7 +62,8 @@ def to_fields(event: Event, *, run_id: str = "", host: str = "") -> dict[str, An
         elif field.name not in ("timestamp", "run_id", "severity"):  # which is the level
             own[field.name] = _plain(value)
     flat |= own
-    return {name: value for name, value in flat.items() if _known(value)}
+    known = {name: value for name, value in flat.items() if _known(value)}
+    return {**known, "message": message(known)}
 
 
 def timestamp(seconds: float) -> str:

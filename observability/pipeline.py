@@ -22,9 +22,10 @@ import threading
 import time
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from timers.server.event_queue import Dispatcher, Observers
+from timers.server.observers.event_queue import Dispatcher, Observers
 
 from .sinks.torch_requests import RequestEvents
+from .story import Stories
 
 if TYPE_CHECKING:
     from timers.events import Event
@@ -66,7 +67,7 @@ class Pipeline:
     :raises ValueError: two sinks have the same name.
 
     All methods are safe from any thread. About fork see
-    :class:`~timers.server.event_queue.Dispatcher`.
+    :class:`~timers.server.observers.event_queue.Dispatcher`.
     """
 
     def __init__(self, *sinks: Sink, run_id: str = "", capacity: int = 10_000) -> None:
@@ -76,6 +77,8 @@ class Pipeline:
         self._observers = Observers()
         self._statistics: tuple[Statistics, ...] = ()
         self._requests: RequestEvents | None = None
+        self.stories = Stories()
+        """What led to the reaps under way: the end of each is given it."""
         self._lock = threading.Lock()
         self._closed: set[str] = set()
         for sink in sinks:
@@ -110,7 +113,12 @@ class Pipeline:
         return self._observers.wants_requests
 
     def emit(self, event: Event) -> None:
-        """Queue ``event`` for each sink. Never blocks, never raises."""
+        """Queue ``event`` for each sink; the end of a reap with its story.
+
+        Never blocks, never raises.
+        """
+        with contextlib.suppress(Exception):  # an event without its story is still one
+            event = self.stories.completed(event)
         self._observers.emit(event)
 
     def flush(self, timeout: float) -> bool:

@@ -24,8 +24,11 @@ from .http.server import HttpServer, tls_context
 from .sampling.process_facts import add_open_files
 from .scope_durations import scope_durations
 from .settings import SettingsError
+from .sinks.hook import HOOK_SECONDS, HangHook
+from .sinks.log import LogSink
 from .sinks.metrics import Metrics
 from .sinks.recent import RecentReaps
+from .worker_notes import WorkerNotes
 
 if TYPE_CHECKING:
     from timers.server.reaper import BeforeKill, ReapPolicy
@@ -108,7 +111,8 @@ class Service:
                 exclude=settings.exclude,
                 dump_directory=settings.dump_dir,
                 run_id=settings.run_id,
-                sinks=[self._reaps],
+                sinks=[self._reaps, *self._screen(), *self._hook()],
+                verbose=settings.verbose,
             )
         except OSError as error:
             raise SettingsError(f"--events or --dump-dir: {error}") from None
@@ -123,7 +127,11 @@ class Service:
                 settings.run_id,
                 settings.max_interval,
                 observer=self.pipeline,
-                before_kill=self._before_kill(policy),
+                before_kill=WorkerNotes(
+                    self._before_kill(policy),
+                    self.pipeline.stories,
+                    own_is_enough=settings.events == "-" or os.isatty(2),
+                ).before_kill,
                 policy=policy,
                 also=also,
             )
@@ -132,6 +140,7 @@ class Service:
                 source.close()
             self.pipeline.close(CLOSE_SECONDS)
             raise SettingsError(f"{origin}: {error}") from None
+        self.pipeline.stories.where = self._where()
         self.pipeline.watch(self.server.statistics)
         if self._roll_call is not None:
             self._roll_call.attach(self.server)
@@ -142,6 +151,33 @@ class Service:
             run_id=settings.run_id,
             host=socket.gethostname(),
         )
+
+    def _screen(self) -> list[LogSink]:
+        """Make a log for the person at the terminal, when the events go to a file."""
+        settings = self.settings
+        if settings.events == "-" or not os.isatty(2):
+            return []
+        return [
+            LogSink(
+                level=settings.level,
+                include=settings.include,
+                exclude=settings.exclude,
+                run_id=settings.run_id,
+                verbose=settings.verbose,
+                name="terminal",
+            )
+        ]
+
+    def _hook(self) -> list[HangHook]:
+        settings = self.settings
+        if settings.on_hang is None:
+            return []
+        return [HangHook(settings.on_hang, run_id=settings.run_id, where=self._where)]
+
+    @property
+    def names_a_file(self) -> bool:
+        """Whether a person chose a file for the events: then SIGHUP is about that."""
+        return self.settings.events != "-" and self.settings.events_chosen
 
     def _before_kill(self, policy: ReapPolicy) -> BeforeKill:
         settings = self.settings
@@ -159,6 +195,15 @@ class Service:
         )
         self.pipeline.add(self._roll_call)
         return self._roll_call.before_kill
+
+    def _where(self) -> str:
+        """Say where more than an event is to be found; empty when nowhere."""
+        places = []
+        if self.http is not None:
+            places.append(f"{self.http.scheme}://{self.http.address}/")
+        if self.settings.events != "-":
+            places.append(f"timers report {os.path.abspath(self.settings.events)}")
+        return " or ".join(places)
 
     @property
     def address(self) -> Address | None:
@@ -178,11 +223,14 @@ class Service:
             self.http.start(app)
         for notice in self._notices:
             self.say(notice)
+        if not (self.settings.events_chosen or os.isatty(2)):
+            write_line(f"events go to {self.settings.events}")
 
     def say(self, message: str, severity: str = "warning") -> None:
-        """Tell people something: as an event and, when the events go elsewhere, on stderr.
+        """Say something to people: as an event and, unless events are seen there, on stderr.
 
-        As an event alone when the events go to stderr, where each line is a JSON object then.
+        As an event alone when the events go to stderr, where each line is a JSON object then, or
+        when a terminal shows them.
         """
         self.pipeline.emit(
             Notice(
@@ -192,7 +240,7 @@ class Service:
                 severity=severity,
             )
         )
-        if self.settings.events != "-":
+        if self.settings.events != "-" and not os.isatty(2):
             write_line(message)
 
     def stop_watching(self) -> None:
@@ -204,12 +252,18 @@ class Service:
             for event in scope_durations(self.server.statistics, self.settings.run_id):
                 self.pipeline.emit(event)
 
+    def unseen(self) -> float:
+        """Return for how many seconds to stay until each scraper has seen the last reap."""
+        return 0.0 if self.http is None else self.view.scrapes.waits_for(self.view.reaps_so_far())
+
     def stop(self) -> None:
         """End everything and deliver what is left to say. Idempotent."""
         self.stop_watching()
         if self.http is not None:
             self.http.stop()
-        self.pipeline.close(CLOSE_SECONDS)
+        # The end of a job is no reason to cut a message about it off.
+        hook = 0.0 if self.settings.on_hang is None else HOOK_SECONDS
+        self.pipeline.close(CLOSE_SECONDS + hook)
 
 
 def write_line(message: str) -> None:

@@ -19,9 +19,11 @@ ABOUT_A_DOZEN = 13
 # Imports that are still to be turned round; empty when the move into rooms is complete.
 STILL_CIRCULAR: set[tuple[str, str]] = set()
 # Rooms that are still to be thinned out.
-STILL_CROWDED = {"timers/server"}
+STILL_CROWDED: set[str] = set()
 # Modules of one room only that are still to be named as such.
 STILL_PUBLIC: set[str] = set()
+# For callers that are not here yet: what sees that a job stands still.
+FOR_OTHERS = {"observability.explain.events", "observability.explain.job"}
 
 
 @cache
@@ -95,7 +97,7 @@ def test_a_module_that_only_its_own_room_imports_is_private() -> None:
         and {room(user) for user in graph().find_modules_that_directly_import(module)}
         == {room(module)}
     }
-    assert inner == STILL_PUBLIC
+    assert inner == STILL_PUBLIC | FOR_OTHERS
 
 
 @pytest.mark.parametrize("folder", ROOMS, ids=lambda path: str(path.relative_to(TOP)))

@@ -17,9 +17,9 @@ import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from observability.explain.permission import tracing_advice
 from timers import FileTimerServer
 from timers.events import StackDumped, TimerExpired, WorkerKilled
 from timers.linux import procfs
@@ -45,7 +45,6 @@ def is_stuck_on_purpose():
 with timers.expires(0.3, "timers check"):
     is_stuck_on_purpose()
 """
-_YAMA = Path("/proc/sys/kernel/yama/ptrace_scope")
 _EXTRAS = {
     "otel": ("opentelemetry-sdk", "spans (extra 'otel')"),
     "torch": ("torch", "the torchrun example (extra 'torch')"),
@@ -127,19 +126,8 @@ def _py_spy() -> Result:
         name="py-spy",
         status="warning",
         message=(dump.error or "no stack").splitlines()[0],
-        advice=_ptrace_advice(),
+        advice=tracing_advice(),
     )
-
-
-def _ptrace_advice() -> str:
-    advice = "let this user trace its processes: in a container --cap-add SYS_PTRACE"
-    try:
-        scope = _YAMA.read_text(encoding="ascii").strip()
-    except OSError:
-        return advice
-    if scope == "0" or os.geteuid() == 0:
-        return advice
-    return f"{advice}; here kernel.yama.ptrace_scope is {scope}: sysctl kernel.yama.ptrace_scope=0"
 
 
 def _port(address: Address | None) -> Result:
@@ -207,7 +195,7 @@ def _judge(recorder: RecordingObserver, code: int) -> Result:
             name="rehearsal",
             status="warning",
             message=f"{reaped}, but where it was stuck is not known: {why.splitlines()[0]}",
-            advice=_ptrace_advice(),
+            advice=tracing_advice(),
         )
     if late > _LATE_SECONDS:
         return Result(

@@ -12,6 +12,7 @@ from dataclasses import replace
 import click
 from click.shell_completion import get_completion_class
 
+from observability.explain.command import explain
 from observability.report.command import report
 from observability.settings import DEFAULT_ADDRESS, SettingsError
 
@@ -79,7 +80,7 @@ def run(context: click.Context, /, command: tuple[str, ...], **_: object) -> Non
     """
     from ._run import run as run_command  # noqa: PLC0415  # see the module's description
 
-    settings = make_settings(context)
+    settings = make_settings(context, own_file=True)
     policy = make_policy(context, descendants_of=os.getpid())
     _prepare_stderr(settings.events, settings.run_id)
     try:
@@ -140,6 +141,7 @@ def serve(context: click.Context, /, **_: object) -> None:
         raise click.UsageError(str(error), context) from None
 
 
+main.add_command(explain)
 main.add_command(report)
 
 

@@ -17,7 +17,9 @@ MAX_LINE_BYTES = 16 * 1024
 
 _LONG_STRING = 256
 """Longest JSON form of one string in a line whose strings have to be cut."""
-_ESSENTIAL = ("event", "level", "timestamp", "run_id", "host", "worker_pid", "scope_id", "outcome")
+_ESSENTIAL = (
+    "event", "level", "timestamp", "run_id", "host", "message", "worker_pid", "scope_id", "outcome"
+)  # fmt: skip
 _MARK = "..."
 
 

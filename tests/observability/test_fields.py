@@ -52,6 +52,8 @@ def test_an_expired_timer_in_full() -> None:
         "signal": 9,
         "elapsed_seconds": 60.25,
         "lateness_seconds": 0.25,
+        "message": "Rank 3 (pid 4711) is still in all_reduce after 60.2 s, past its deadline of"
+        " 60 s.",
     }
 
 

@@ -77,4 +77,10 @@ def test_four_places_tell_one_story(tmp_path: Path) -> None:
     stack = next(event for event in span.events if event.name == "stack dumped")
     frame = str(attributes(stack.attributes)["timers.frame"])
     assert "traced.py" in frame
-    assert frame == dump["frame"] == shown["frame"]
+    assert frame == dump["frame"] == shown["frame"] == kill["frame"]
+    # Whoever has only the last line has all of it.
+    assert kill["sentence"] == logged["hang report"]["sentence"]
+    assert kill["verdict"] == logged["hang report"]["verdict"]
+    assert kill["report"] == f"http://{address}/ or timers report {events}"
+    assert kill["message"].endswith(kill["sentence"])
+    assert "overran step at " in kill["message"]

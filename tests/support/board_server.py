@@ -7,7 +7,7 @@ import socket
 import time
 from typing import TYPE_CHECKING
 
-from timers.server._board import Board, Slot
+from timers.server.boards._board import Board, Slot
 from timers.transport import board
 from timers.transport.wire import BOARD, WAKE, Decoder
 

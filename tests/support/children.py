@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import gc
 import os
 import resource
@@ -25,9 +26,11 @@ if TYPE_CHECKING:
 __all__ = [
     "FORKS",
     "OTHER_UID",
+    "adopting",
     "alive",
     "descriptors",
     "dropped",
+    "family",
     "in_child",
     "in_pid_namespace",
     "no_descriptors",
@@ -37,6 +40,7 @@ __all__ = [
 
 FORKS = pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
 """For tests that fork this process on purpose, threads and all (warned of since Python 3.12)."""
+_PR_SET_CHILD_SUBREAPER = 36
 OTHER_UID = 65534
 """nobody, on every Linux."""
 
@@ -95,6 +99,31 @@ def in_child(check: Callable[[], bool]) -> bool:
         finally:
             os._exit(0 if held else 1)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+@contextlib.contextmanager
+def adopting() -> Iterator[None]:
+    """Orphans of this process's children become its own meanwhile (prctl(2))."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    assert libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
+    try:
+        yield
+    finally:
+        libc.prctl(_PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
+
+
+@contextlib.contextmanager
+def family() -> Iterator[tuple[int, int]]:
+    """Start a child that has a child, both of which wait; give both pids. In ``adopting()``."""
+    script = "sleep 1000 & echo $!; exec sleep 1000"
+    with subprocess.Popen(["sh", "-c", script], stdout=subprocess.PIPE) as middle:
+        assert middle.stdout is not None
+        last = int(middle.stdout.readline())
+        try:
+            yield middle.pid, last
+        finally:
+            dropped(middle.pid)
+            eventually(lambda: dropped(last) is not None, "it is adopted, and ended")
 
 
 def alive(pid: int) -> bool:

@@ -22,7 +22,7 @@ from timers.events import (
     WatchdogStarted,
     WorkerKilled,
 )
-from timers.server.event_queue import Dispatcher
+from timers.server.observers.event_queue import Dispatcher
 from timers.testing import Call, FakeClock, FakeSource, RecordingClient, RecordingObserver
 from timers.transport.fifo_reader import FifoSource
 from timers.transport.wire import Message, Rejection

@@ -9,6 +9,7 @@ import importlib
 import os
 import signal
 import sys
+import traceback
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -34,6 +35,8 @@ class Host:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             try:
                 serve(self._port, Server(self._path, 10))
+            except BaseException:  # noqa: BLE001  # or nobody would learn why there is no server
+                traceback.print_exc()
             finally:
                 os._exit(0)
         return pid

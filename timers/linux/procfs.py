@@ -22,13 +22,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 __all__ = [
+    "TICKS_PER_SECOND",
     "ProcessFacts",
     "Stat",
     "ancestors",
     "children",
+    "clock_skew",
     "environment",
     "exit_status",
     "facts",
+    "io_bytes",
     "owners",
     "page_faults",
     "start_time",
@@ -39,9 +42,11 @@ __all__ = [
     "voluntary_switches",
 ]
 
-_TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
+_NS = 1_000_000_000
+TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
 _READ_BYTES = 1 << 16
+_MOST_WALKS = 20
 _MOST_BYTES = 6 << 20
 """Of one file; the kernel gives no program more arguments and environment (execve(2)). But a
 process can declare any part of its memory to be its environment (prctl(2), PR_SET_MM)."""
@@ -115,7 +120,7 @@ def _contents(path: str) -> bytes:
         os.close(fd)
 
 
-def _read(pid: int, name: str) -> str | None:
+def _read(pid: int | str, name: str) -> str | None:
     data = _ask(_contents, f"/proc/{pid}/{name}")
     return None if data is None else data.decode("utf-8", "surrogateescape")
 
@@ -133,7 +138,7 @@ def _parse_stat(text: str) -> Stat:
         state=fields[0],
         parent=int(fields[1]),
         session=int(fields[3]),
-        cpu_seconds=(int(fields[11]) + int(fields[12])) / _TICKS_PER_SECOND,
+        cpu_seconds=(int(fields[11]) + int(fields[12])) / TICKS_PER_SECOND,
         threads=int(fields[17]),
         start_time=int(fields[19]),
         resident_bytes=int(fields[21]) * _PAGE_BYTES,
@@ -168,6 +173,38 @@ def _is_ours(pid: int) -> bool:
     return os.geteuid() == 0 or (found.st_uid, found.st_gid) == (os.geteuid(), os.getegid())
 
 
+def clock_skew(pid: int) -> tuple[int, int] | None:
+    """Tell by how much the clocks of ``pid`` are ahead of this process's, in nanoseconds.
+
+    CLOCK_MONOTONIC and CLOCK_BOOTTIME (which start times are counted by) differ between time
+    namespaces (time_namespaces(7): containers, restored processes). None when the namespaces are
+    different, or may not be read, and nothing says by how much.
+    """
+    own, its = _time_namespace("self"), _time_namespace(pid)
+    if own is None or own == its:
+        return 0, 0  # Linux before 5.6 has but one
+    offsets = []
+    for process in (pid, "self"):
+        # The file has the offsets of the namespace that children will be in.
+        if its is None or _time_namespace(process) != _time_namespace(process, "time_for_children"):
+            return None
+        words = [line.split() for line in (_read(process, "timens_offsets") or "").splitlines()]
+        found = {name: int(seconds) * _NS + int(rest) for name, seconds, rest in words}
+        if not {"monotonic", "boottime"} <= set(found):
+            return None
+        offsets.append(found)
+    its_own, ours = offsets
+    return its_own["monotonic"] - ours["monotonic"], its_own["boottime"] - ours["boottime"]
+
+
+def _time_namespace(pid: int | str, name: str = "time") -> tuple[int, int] | None:
+    try:
+        found = os.stat(f"/proc/{pid}/ns/{name}")
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
 def thread_cpu_seconds(pid: int, thread: int) -> float | None:
     """Tell the user plus system time of one thread of ``pid``; None when it is gone."""
     text = _read(pid, f"task/{thread}/stat")
@@ -189,6 +226,18 @@ def voluntary_switches(pid: int, thread: int) -> int | None:
     return int(words[0]) if words else None
 
 
+def io_bytes(pid: int) -> int | None:
+    """Count the bytes that ``pid`` read and wrote, by system calls and to storage; else None.
+
+    The kernel shows them to those who may trace the process (proc(5), ``/proc/PID/io``). What goes
+    through send(2) and recv(2) is not among them.
+    """
+    wanted = ("rchar", "wchar", "read_bytes", "write_bytes")
+    pairs = (line.split(": ") for line in (_read(pid, "io") or "").splitlines())
+    found = [int(pair[1]) for pair in pairs if pair[0] in wanted]
+    return sum(found) if found else None
+
+
 def _status(pid: int, field: str, name: str = "status") -> list[str]:
     """The words of one field of a ``status`` file; empty when there is none."""
     for line in (_read(pid, name) or "").splitlines():
@@ -205,7 +254,21 @@ def owners(pid: int) -> frozenset[int] | None:
 
 
 def ancestors(pid: int) -> list[int]:
-    """List the parent of ``pid``, its parent, and so on up to (not including) pid 0."""
+    """List the parent of ``pid``, its parent, and so on up to (not including) pid 0.
+
+    It ends with one that cannot be read where /proc is hidden.
+    """
+    chain = _parents(pid)
+    for _ in range(_MOST_WALKS):
+        # One that exits while the others are read leaves its children to another parent, and its
+        # pid to anybody.
+        before, chain = chain, _parents(pid)
+        if chain == before:
+            break
+    return chain
+
+
+def _parents(pid: int) -> list[int]:
     chain: list[int] = []
     found = stat(pid)
     while found is not None and found.parent > 0 and found.parent not in chain:

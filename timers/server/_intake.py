@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from timers.events import RequestRejected, TimerAcquired, TimerInfo, TimerReleased
 
 from ._state import NS, timer_info
-from ._table import Timer, TooManyTimersError
+from .table import Timer, TooManyTimersError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -102,8 +102,7 @@ class Intake:
             detail = f"the process with pid {pid} is not the one that sent the request"
             self._reject("identity_mismatch", detail, pid)
             return
-        if worker.refusal is not None:
-            self._reject(worker.refusal, _REFUSALS[worker.refusal].format(pid=pid), pid)
+        if worker.refusal is not None and self._refuses(worker):
             return
         if message.board:
             self._report(worker, message)
@@ -117,6 +116,7 @@ class Intake:
                 scope.count(acquires, releases)
                 return
             scope.count(acquires, releases, -1, -released.expired)
+            worker.outers -= released.depth
             self._state.block_ended(released, scope, now_ns, message.error)
             return
         acquires, releases = message.missed or (_ONE_RELEASE if message.leave else _ONE_ACQUIRE)
@@ -164,6 +164,14 @@ class Intake:
             error=message.error,
         )
 
+    def _refuses(self, worker: Worker) -> bool:
+        self._workers.check_again(worker)
+        if worker.refusal is None:
+            return False
+        detail = _REFUSALS[worker.refusal].format(pid=worker.pid)
+        self._reject(worker.refusal, detail, worker.pid)
+        return True
+
     def _replaced(
         self,
         replaced: Timer[Worker],
@@ -173,8 +181,18 @@ class Intake:
         now_ns: int,
     ) -> None:
         """Continue, in ``timer``, the block of the one that it replaces."""
+        worker = timer.worker
+        worker.outers -= replaced.depth
         if message.nested:
-            timer.outer = replaced
+            if worker.outers + replaced.depth < self._state.max_timers:
+                timer.outer = replaced
+                timer.depth = replaced.depth + 1
+            else:
+                # It has its deadline all the same, but what it was entered in is not remembered.
+                timer.continues(replaced)
+                self._reject(
+                    "too_many", f"process {worker.pid} has too many nested timers", worker.pid
+                )
         elif message.missed is not None:
             pass  # it says itself when its block began
         elif not message.leave:  # a heartbeat: the same block goes on
@@ -183,12 +201,15 @@ class Intake:
             self._state.block_ended(replaced, scope, now_ns, message.error)
             if replaced.outer is not None:
                 timer.continues(replaced.outer)
+        worker.outers += timer.depth
 
     def _timer(
         self, worker: Worker, scope: ScopeStatistics, message: Message, now_ns: int
     ) -> Timer[Worker]:
         deadline_ns, after = message.deadline_ns, message.after
         started_ns = None
+        if deadline_ns is not None and worker.clock_skew_ns != 0:
+            deadline_ns = self._translated(worker, message, now_ns)
         if deadline_ns is None:
             # Converted once, here: whatever happens to the wall clock later moves nothing.
             remaining = int((message.expiration_time - self._state.clock.time()) * NS)
@@ -197,16 +218,21 @@ class Intake:
         elif after is None:
             acquired_ns = min(now_ns, deadline_ns)
         else:
+            after_ns = int(after * NS)
+            if deadline_ns - after_ns > now_ns:
+                # It cannot have been sent later than now: that is by another clock than ours.
+                worker.read_clock()
+                deadline_ns = now_ns + after_ns
             if message.missed is not None:
                 # It was open before this server knew of it, or was held up: whatever its deadline
                 # was, a release that was sent in time may be right behind it.
-                started_ns = deadline_ns - int(after * NS)
+                started_ns = deadline_ns - after_ns
                 deadline_ns = max(deadline_ns, now_ns + HOLD_NS)
             elif after > 0 and now_ns - deadline_ns > _HELD_UP_NS:
                 # It was sent ahead of its deadline, so it was held up on its way (a stopped
                 # server, a full pipe), and so is its release, which may be right behind it.
                 deadline_ns = now_ns + HOLD_NS
-            acquired_ns = deadline_ns - int(after * NS)
+            acquired_ns = deadline_ns - after_ns
         span = None
         if message.traceparent is not None or message.span_id is not None:
             span = (message.traceparent, message.span_id)
@@ -225,6 +251,20 @@ class Intake:
         if message.warn_after is not None or self._moments is not None:
             self._set_checkpoints(timer, message.warn_after)
         return timer
+
+    def _translated(self, worker: Worker, message: Message, now_ns: int) -> int | None:
+        """Return the deadline of a worker with other clocks by ours; None for that on the wall."""
+        skew_ns, deadline_ns, after = worker.clock_skew_ns, message.deadline_ns, message.after
+        if deadline_ns is None or after is None:
+            return None
+        if skew_ns is not None:
+            return deadline_ns - skew_ns
+        # How long it was on its way is known by two clocks, of which either may be another one than
+        # ours (or have been set since). The shorter time takes nothing from the block.
+        after_ns = int(after * NS)
+        by_wall = (self._state.clock.time() - message.expiration_time) * NS + after_ns
+        on_its_way = min(now_ns - deadline_ns + after_ns, int(by_wall))
+        return now_ns + after_ns - max(0, on_its_way)
 
     def _set_checkpoints(self, timer: Timer[Worker], warn_after: float | None) -> None:
         acquired_ns = timer.acquired_ns

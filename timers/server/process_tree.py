@@ -91,7 +91,8 @@ def helpers_of(worker: Worker, workers: Workers) -> ProcessTree:
 
     def belongs(child: Process) -> bool:
         known = workers.by_pid.get(child.pid)
-        if known is not None and known.start_time == child.start_time and known.refusal is None:
+        held = None if known is None or known.refusal is not None else known.process
+        if held is not None and held.start_time == child.start_time:
             return False
         found = procfs.stat(child.pid)
         if found is None or found.session != session or child.pid in protected:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from timers.events import WorkerInfo
 from timers.linux import procfs
 from timers.linux.descriptors import Reserve
+from timers.linux.owned import Wakeup, close_epoll, identity
 from timers.linux.process import Process
 from timers.linux.ranks import ranks_of
 
@@ -24,7 +25,7 @@ from .statistics import WARM_UP_USES, Statistics
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from ._table import Timer
+    from .table import Timer
 
 __all__ = ["Worker", "Workers", "worker_info"]
 
@@ -41,8 +42,11 @@ class Worker:
     __slots__ = (
         "_uses",
         "attempts",
+        "clock_skew_ns",
         "forgotten",
         "info",
+        "is_certain",
+        "outers",
         "owners",
         "pending",
         "pid",
@@ -56,18 +60,42 @@ class Worker:
         self.process = process
         """None when it had ended before its first request was read."""
         self.start_time = process.start_time if process else None
+        """As it sends it: by its own clock. By this server's it is the process's start time."""
+        self.clock_skew_ns: int | None = 0
+        """By how much its CLOCK_MONOTONIC is ahead of ours; None when that is not known."""
+        if process is not None:
+            self.read_clock()
         self.owners: frozenset[int] | None = None
         """Its user ids when it sent its first request; None when they could not be read."""
         self.refusal = refusal
         """Why its requests are rejected; None for a worker proper."""
+        self.is_certain = True
+        """Whether that was found out, rather than that something could not be read."""
         known = process is not None and refusal is None
         self.info = worker_info(pid, self.start_time) if known else WorkerInfo(pid=pid)
         self.pending: list[Timer[Worker]] = []
         """Expired timers that no reap has taken up yet."""
+        self.outers = 0
+        """How many timers are kept of blocks around its open ones, of the same scope."""
         self.attempts = 0
         self.forgotten = False
         """Whether its end has been handled."""
         self._uses: dict[str, int] = {}
+
+    def read_clock(self) -> tuple[int, int] | None:
+        """Compare its clocks with ours: see :func:`timers.linux.procfs.clock_skew`."""
+        found = procfs.clock_skew(self.pid)
+        self.clock_skew_ns = None if found is None else found[0]
+        return found
+
+    def began_at(self, start_time: int) -> bool:
+        """Return whether ``start_time``, which was sent, is that of this process."""
+        if start_time != self.start_time and self.start_time is not None:
+            _, ahead_ns = self.read_clock() or (0, 0)
+            ticks = ahead_ns * procfs.TICKS_PER_SECOND // 1_000_000_000
+            if ticks and abs(start_time - ticks - self.start_time) <= 1:  # both were rounded
+                self.start_time = start_time
+        return start_time == self.start_time
 
     @property
     def has_ended(self) -> bool:
@@ -139,9 +167,10 @@ class Workers:
         self._without_pidfd: set[Worker] = set()
         """Those whose exit epoll cannot report, for want of descriptors: checked each time."""
         self._reserve = Reserve()
-        self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._wakeup = Wakeup()
+        self._wakeup_identity = identity(self._wakeup.fd)
         self._epoll = select.epoll()
-        for fd in (self._wake_fd, *sources):
+        for fd in (self._wakeup.fd, *sources):
             self._epoll.register(fd, select.EPOLLIN)
 
     def __iter__(self) -> Iterator[Worker]:
@@ -167,7 +196,7 @@ class Workers:
                 if worker.refusal is None:
                     worker.start_time = start_time
                     self.note_gone(worker)
-            elif start_time is not None and start_time != worker.start_time:
+            elif start_time is not None and not worker.began_at(start_time):
                 self.forget(worker)
                 return None
             else:
@@ -206,24 +235,44 @@ class Workers:
 
     def _check(self, process: Process) -> Worker:
         owners = procfs.owners(process.pid)
-        refusal = self._refusal(process.pid, owners)
+        refusal, is_certain = self._refusal(process.pid, owners)
         if refusal is not None and process.exited():
             # It ended while it was read about, and nobody's owners and parents were read.
             refusal = None
         worker = Worker(process.pid, process, refusal)
         worker.owners = owners
+        worker.is_certain = is_certain
         return worker
 
-    def _refusal(self, pid: int, owners: frozenset[int] | None) -> str | None:
+    def _refusal(self, pid: int, owners: frozenset[int] | None) -> tuple[str | None, bool]:
+        """Return why ``pid`` may not be a worker, if so, and whether that was found out."""
         me = os.getpid()
         if pid == me or pid in procfs.ancestors(me):
-            return "protected_process"
+            return "protected_process", True
         # Root could signal anybody; that it can is no reason to do so for a request on a pipe.
         if owners is None or owners not in self._users:
-            return "other_user"
-        if self._descendants_of not in (None, pid, *procfs.ancestors(pid)):
-            return "outside_job"
-        return None
+            return "other_user", owners is not None
+        if self._descendants_of in (None, pid):
+            return None, True
+        chain = procfs.ancestors(pid)
+        if self._descendants_of in chain:
+            return None, True
+        top = procfs.stat(chain[-1] if chain else pid)
+        return "outside_job", chain[-1:] == [1] or (top is not None and top.parent == 0)
+
+    def check_again(self, worker: Worker) -> None:
+        """Find out anew whether ``worker`` is refused, if something could not be read before."""
+        if worker.is_certain or worker.process is None:
+            return
+        found = self._check(worker.process)
+        worker.refusal, worker.owners, worker.is_certain = (
+            found.refusal,
+            found.owners,
+            found.is_certain,
+        )
+        worker.info = found.info
+        self.watched += not worker.refusal
+        self._statistics.watching(self.watched)
 
     def has_changed_user(self, worker: Worker) -> bool:
         """Return whether it has become another user's process since its first request.
@@ -262,19 +311,15 @@ class Workers:
         """
         exited = []
         for fd, _ in self._epoll.poll(min(timeout, _LONGEST_SECONDS)):
-            if fd == self._wake_fd:
-                with contextlib.suppress(BlockingIOError):
-                    os.eventfd_read(fd)
+            if fd == self._wakeup.fd:
+                self._wakeup.clear()
             elif worker := self._pidfds.get(fd):
                 exited.append(worker)
         return exited + [worker for worker in list(self._without_pidfd) if worker.has_ended]
 
     def wake(self) -> None:
         """Make a sleeping :meth:`wait` return. Safe from any thread and after :meth:`close`."""
-        fd = self._wake_fd
-        if fd >= 0:
-            with contextlib.suppress(OSError):
-                os.eventfd_write(fd, 1)
+        self._wakeup.wake()
 
     def note_gone(self, worker: Worker) -> None:
         """Have the exit of ``worker`` handled by the next step, after the requests read then."""
@@ -304,12 +349,9 @@ class Workers:
 
     def close(self) -> None:
         """Give back every descriptor. Idempotent."""
+        self._reserve.close()
         for worker in self:
             if worker.process is not None:
                 worker.process.close()
-        self._reserve.close()
-        self._epoll.close()
-        fd, self._wake_fd = self._wake_fd, -1
-        if fd >= 0:
-            with contextlib.suppress(OSError):
-                os.close(fd)
+        close_epoll(self._epoll, self._wakeup_identity)
+        self._wakeup.close()

@@ -70,6 +70,7 @@ __all__ = [
     "MAGIC_WORD",
     "MAX_DEPTH",
     "MOMENT_NS",
+    "MONOTONIC",
     "NAME_AT",
     "NAME_BYTES",
     "NAME_LENGTH",
@@ -91,6 +92,7 @@ __all__ = [
     "USED",
     "VERSION",
     "VERSION_WORD",
+    "WALL",
     "WANTS",
     "WARM_UPS",
     "WARM_UP_NS",
@@ -113,10 +115,11 @@ MOMENT_NS = 500_000
 
 # -- the header: words of the worker, then, on another page, those of the server -------------------
 MAGIC_WORD = int.from_bytes(b"timers\x00\x01", "little")
-MAGIC, VERSION_WORD, SLOTS, USED, LOST, CLOSED = range(6)
+MAGIC, VERSION_WORD, SLOTS, USED, LOST, CLOSED, MONOTONIC, WALL = range(8)
 """What it is, which version, how many slots there are, how many are in use (published after
-their names), how many events that the server wanted were not sent, and whether the client is no
-more."""
+their names), how many events that the server wanted were not sent, whether the client is no more,
+and what two clocks showed when the board was handed over (CLOCK_MONOTONIC and CLOCK_REALTIME, ns):
+in a time namespace of its own a worker has another monotonic clock (time_namespaces(7))."""
 VERSION = 1
 _PAGE_WORDS = mmap.PAGESIZE // 8
 LOOK = _PAGE_WORDS

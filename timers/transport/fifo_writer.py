@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from timers.errors import InsecurePathError, NoServerError
 from timers.forks import reset_in_child
-from timers.linux.files import file_of
+from timers.linux.owned import Identity, identity
 
 from .receipt import Unnoted
 from .wire import bounded
@@ -52,7 +52,7 @@ class FifoWriter:
         self._connect_timeout = connect_timeout
         self._unreachable = False
         self._fd = -1
-        self._file: tuple[int, int] | None = None
+        self._file: Identity = None
         """What that descriptor is: its number may be of another file by now."""
         reset_in_child(self)
 
@@ -112,10 +112,10 @@ class FifoWriter:
 
     def _keep(self, fd: int) -> None:
         """Keep ``fd`` in place of the descriptor of an earlier server."""
-        file = file_of(fd)
+        file = identity(fd)
         while True:
             kept = self._fd
-            is_ours = kept >= 0 and file_of(kept) in (self._file, file)
+            is_ours = kept >= 0 and identity(kept) in (self._file, file)
             if self._fd == kept:  # no other thread has kept another one meanwhile
                 break
         if is_ours:
@@ -174,7 +174,7 @@ class FifoWriter:
     def close(self) -> None:
         """Close the descriptor; the next :meth:`write` opens another."""
         fd, self._fd, self.raw = self._fd, -1, None
-        if fd >= 0 and file_of(fd) == self._file:
+        if fd >= 0 and identity(fd) == self._file:
             os.close(fd)
 
     def __del__(self) -> None:

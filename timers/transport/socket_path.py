@@ -18,6 +18,7 @@ import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from timers.errors import InsecurePathError, NoServerError, PathOccupiedError, ServerRunningError
+from timers.linux.process import Process
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -226,6 +227,22 @@ def _check_stale(path: str) -> None:
                 ) from error
             if error.errno != errno.EAGAIN:  # full: somebody listens and does not accept
                 raise
+        else:
+            # A process that the dead server had just forked, and that has not called execve(2) yet,
+            # holds the socket open for a moment longer.
+            server = peer_credentials(probe).pid
+            if server > 0 and _has_ended(server):
+                return
     raise ServerRunningError(
         errno.EEXIST, "a live timer server listens there; stop it or use another path", path
     )
+
+
+def _has_ended(pid: int) -> bool:
+    try:
+        Process(pid).close()
+    except ProcessLookupError:
+        return True
+    except OSError:  # it is there, and cannot be identified
+        return False
+    return False

@@ -28,7 +28,7 @@ from array import array
 from typing import TYPE_CHECKING
 
 from timers.errors import NoServerError
-from timers.linux.files import file_of
+from timers.linux.owned import Identity, identity
 from timers.transport import board
 from timers.transport.receipt import Unnoted
 from timers.transport.socket_path import check_path, connect
@@ -105,7 +105,7 @@ class SocketChannel(Channel):
 
     def _forget_connection(self) -> None:
         self._connection: socket.socket | None = None
-        self._file: tuple[int, int] | None = None
+        self._file: Identity = None
         """What the connection's descriptor is."""
         self._keeper: threading.Thread | None = None
         self._served = 0
@@ -221,7 +221,7 @@ class SocketChannel(Channel):
         connection = self._connection
         if connection is None:
             return False
-        if file_of(connection.fileno()) != self._file:
+        if identity(connection.fileno()) != self._file:
             self.lost(connection)
             return False
         before = receipt.sent
@@ -301,7 +301,7 @@ class SocketChannel(Channel):
             return
         if not self.reached:
             self._errors.failures += self.unheard
-        self._connection, self._file = connection, file_of(connection.fileno())
+        self._connection, self._file = connection, identity(connection.fileno())
         self._connected_at = now
         self.reached = True
         self._start_keeper()
@@ -312,6 +312,8 @@ class SocketChannel(Channel):
             return True
         if not self.board.owns_descriptor():
             self._move_board()
+        words = self.board.words
+        words[board.MONOTONIC], words[board.WALL] = time.monotonic_ns(), time.time_ns()
         rights = array("i", [self.board.fd])
         ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)]
         try:
@@ -345,7 +347,7 @@ class SocketChannel(Channel):
         connection, self._connection = self._connection, None
         if connection is None:
             return
-        if file_of(connection.fileno()) == self._file:
+        if identity(connection.fileno()) == self._file:
             connection.close()
         else:
             connection.detach()
@@ -355,7 +357,7 @@ class SocketChannel(Channel):
         with self.turn():
             if connection is not self._connection:
                 return
-            was_taken = file_of(connection.fileno()) != self._file
+            was_taken = identity(connection.fileno()) != self._file
             self._hang_up()
             for slot in list(self.slots):
                 if slot.is_needed:
@@ -393,7 +395,7 @@ class SocketChannel(Channel):
         """Hang up, which ends the thread. For the end of a client."""
         self.is_closed = True
         connection = self._connection
-        if connection is not None and file_of(connection.fileno()) == self._file:
+        if connection is not None and identity(connection.fileno()) == self._file:
             with contextlib.suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)  # wakes the thread, which has it as well
         if self.board is not None:

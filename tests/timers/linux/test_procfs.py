@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from support.children import FORKS, descriptors, in_child, no_descriptors
+from support.children import FORKS, adopting, descriptors, family, in_child, no_descriptors
 from support.waiting import eventually
 from timers.linux import descriptors as descriptors_module
 from timers.linux import procfs
@@ -94,6 +95,25 @@ def test_family(child: subprocess.Popen[bytes]) -> None:
     assert child.pid in procfs._children_by_scan(os.getpid())
     assert procfs.ancestors(child.pid)[:2] == [os.getpid(), os.getppid()]
     assert 0 not in procfs.ancestors(child.pid)
+
+
+@FORKS
+def test_a_parent_that_exits_while_its_line_is_read_costs_no_ancestor(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with adopting(), family() as (middle, last):
+        assert procfs.ancestors(last)[:2] == [middle, os.getpid()]
+        read = procfs.stat
+
+        def read_too_late(pid: int) -> procfs.Stat | None:
+            if pid == middle:  # between the two reads of /proc
+                os.kill(middle, signal.SIGKILL)
+                os.waitpid(middle, 0)
+                monkeypatch.undo()
+            return read(pid)
+
+        monkeypatch.setattr(procfs, "stat", read_too_late)
+        assert procfs.ancestors(last)[:2] == [os.getpid(), os.getppid()]
 
 
 def test_environment_and_owner(child: subprocess.Popen[bytes]) -> None:
@@ -191,3 +211,14 @@ def test_a_reserve_is_not_inherited() -> None:
     reserve.close()
     reserve.close()
     assert len(descriptors()) == before
+
+
+def test_bytes_that_a_process_reads_are_counted() -> None:
+    before = procfs.io_bytes(os.getpid())
+    assert before is not None
+    with open("/dev/zero", "rb", buffering=0) as file:
+        file.read(100_000)
+    after = procfs.io_bytes(os.getpid())
+    assert after is not None
+    assert after >= before + 100_000
+    assert procfs.io_bytes(2**22 + 1) is None

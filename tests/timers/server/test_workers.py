@@ -15,10 +15,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 from support.children import (
+    FORKS,
     OTHER_UID,
+    adopting,
     alive,
     descriptors,
     dropped,
+    family,
     no_descriptors,
     same_path,
     waiting,
@@ -230,6 +233,62 @@ def test_outside_the_job(workers: Workers) -> None:
         assert workers.register(other).refusal is None
         for worker in only:
             only.forget(worker)
+
+
+@FORKS
+def test_a_worker_whose_parent_exits_while_it_is_read_about_belongs_to_the_job(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with adopting(), family() as (middle, last):
+        workers = Workers(descendants_of=os.getpid())
+        read = procfs.stat
+
+        def read_too_late(pid: int) -> procfs.Stat | None:
+            if pid == middle:
+                os.kill(middle, signal.SIGKILL)
+                os.waitpid(middle, 0)
+                monkeypatch.undo()
+            return read(pid)
+
+        monkeypatch.setattr(procfs, "stat", read_too_late)
+        worker = workers.register(last)
+        assert worker.refusal is None
+        workers.forget(worker)
+
+
+@pytest.mark.parametrize("hidden", ["owners", "stat"])
+def test_a_refusal_for_what_could_not_be_read_is_not_for_ever(
+    hidden: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig = Rig(policy=ReapPolicy(descendants_of=os.getpid()))
+    read = getattr(procfs, hidden)
+    with waiting() as pid:
+        secret = {"owners": pid, "stat": os.getppid()}[hidden]
+        if hidden == "stat":
+            rig.watchdog.workers._descendants_of = -1  # nobody known
+        with monkeypatch.context() as patch:
+            patch.setattr(procfs, hidden, lambda who: None if who == secret else read(who))
+            rig.acquire(pid, "x", after=1)
+            assert rig.watchdog.known_workers() == []
+            assert sum(rig.watchdog.statistics.rejected.values()) == 1
+        rig.watchdog.workers._descendants_of = os.getpid()
+        for _ in range(2):
+            rig.acquire(pid, "x", after=1)
+        assert [worker.pid for worker in rig.watchdog.known_workers()] == [pid]
+        assert rig.watchdog.statistics.workers == 1
+        assert sum(rig.watchdog.statistics.rejected.values()) == 1
+        rig.pass_time(5)
+        assert not alive(pid)
+    rig.close()
+
+
+def test_a_refusal_for_what_was_read_stays() -> None:
+    with waiting() as job, waiting() as other:
+        rig = Rig(policy=ReapPolicy(descendants_of=job))
+        rig.acquire(other, "x", after=1)
+        worker = rig.watchdog.workers.by_pid[other]
+        assert (worker.refusal, worker.is_certain) == ("outside_job", True)
+        rig.close()
 
 
 def test_a_grandchild_belongs_to_the_job() -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import threading
 from typing import TYPE_CHECKING
 
 import pytest
 
+from support.children import FORKS
 from timers import ReapPolicy, SocketTimerClient
 from timers.errors import (
     InsecurePathError,
@@ -89,6 +91,35 @@ def test_a_live_server_stays(listener: Listener) -> None:
         listen(listener.path)
     with connect(listener.path):
         listener.connections.accept()[0].close()
+
+
+@FORKS
+def test_a_dead_servers_socket_is_taken_over_although_a_child_of_it_still_has_it(path: str) -> None:
+    reader, writer = os.pipe()
+    server = os.fork()
+    if server == 0:
+        try:
+            held = listen(path)
+            child = os.fork()
+            if child:
+                os.write(writer, str(child).encode())
+            while held:
+                signal.pause()
+        finally:
+            os._exit(1)
+    child = int(os.read(reader, 100))
+    try:
+        with pytest.raises(ServerRunningError):
+            listen(path)
+        os.kill(server, signal.SIGKILL)
+        os.waitid(os.P_PID, server, os.WEXITED | os.WNOWAIT)
+        with listen(path).connections, connect(path) as client:  # it is a zombie at this moment
+            assert peer_credentials(client).pid == os.getpid()
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(server, 0)
+        os.close(reader)
+        os.close(writer)
 
 
 def test_a_dead_servers_socket_is_taken_over(listener: Listener) -> None:

@@ -13,7 +13,7 @@ import fcntl
 import mmap
 import os
 
-from timers.linux.files import file_of
+from timers.linux.owned import identity
 from timers.transport import board
 
 __all__ = ["Board"]
@@ -43,7 +43,7 @@ class Board:
         except BaseException:
             os.close(self.fd)
             raise
-        self._file = file_of(self.fd)
+        self._file = identity(self.fd)
         self._duplicate = self._descriptor_of_memory()
         self.words = memoryview(self._memory).cast("q")
         self._numbers = iter(range(layout.slots))
@@ -103,7 +103,7 @@ class Board:
         """Return which descriptor the memory has for itself, and closes with it, if any."""
         with contextlib.suppress(OSError):
             for name in os.listdir("/proc/self/fd"):
-                if int(name) != self.fd and file_of(int(name)) == self._file:
+                if int(name) != self.fd and identity(int(name)) == self._file:
                     return int(name)
         return None
 
@@ -111,12 +111,12 @@ class Board:
         # A program that became a daemon has closed that one, too; its number may be another file's.
         with contextlib.suppress(Exception):
             self.close()
-            if self._duplicate is not None and file_of(self._duplicate) != self._file:
+            if self._duplicate is not None and identity(self._duplicate) != self._file:
                 _kept.append(self._memory)
 
     def owns_descriptor(self) -> bool:
         """Whether :attr:`fd` still is this board: a program may have closed it, and more."""
-        return file_of(self.fd) == self._file
+        return identity(self.fd) == self._file
 
     def close(self) -> None:
         """Close the descriptor; the memory goes with the last slot of it."""

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from observability.hang.types import Group, HangReport, Node, Suspect
 
-    from ._incidents import Incident
+    from .incidents import Incident
 
 __all__ = ["page"]
 
@@ -63,7 +63,7 @@ def _incident(incident: Incident) -> str:
     facts = [
         ("verdict", f"{report.verdict} (confidence {report.confidence})"),
         ("because", report.reason),
-        ("first expiry", incident.started),
+        ("noticed", incident.started),
         ("scopes", scopes),
         ("seen", where),
         ("not seen", f"ranks {rank_ranges(report.missing_ranks)}" if report.missing_ranks else ""),

@@ -11,21 +11,21 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from timers.server.table import Timer
 from timers.transport import board
 from timers.transport.board import MOMENT_NS, NONE
 
 from ._board import BadBoardError, Board
-from ._board_counts import BoardCounts
-from ._table import Timer
+from ._counts import BoardCounts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from timers.clock import Clock
+    from timers.server.statistics import Statistics
+    from timers.server.workers import Worker
 
     from ._board import Slot
-    from .statistics import Statistics
-    from .workers import Worker
 
 __all__ = ["BadBoardError", "Boards"]
 
@@ -67,6 +67,7 @@ class _Watched:
         "expired",
         "look_ns",
         "published_ns",
+        "skew_ns",
         "states",
         "worker",
     )
@@ -75,10 +76,12 @@ class _Watched:
         self.worker = worker
         self.board = own
         self.counts = BoardCounts(own, statistics)
+        self.skew_ns = 0
+        """By how much the worker's monotonic clock, which the board goes by, is ahead of ours."""
         self.look_ns = 0
         """When it is to be looked at next."""
         self.published_ns = 0
-        """What the worker knows of that."""
+        """What the worker knows of that, by its own clock."""
         self.confirms = False
         """Whether the next look is the second one, a moment after a later time was published."""
         self.states = b""
@@ -135,10 +138,20 @@ class Boards:
             self.sample_from_ns,
             self.sample_share,
         )
+        watched.skew_ns = self._skew_ns(worker, own)
         words[board.WANTS] = int(self.wants_requests)
         words[board.SERVED] = time.time_ns()
         if not same:
             self._watched.append(watched)
+
+    def _skew_ns(self, worker: Worker, own: Board) -> int:
+        """By how much the monotonic clock of ``worker`` is ahead of ours."""
+        if worker.clock_skew_ns is not None:
+            return worker.clock_skew_ns
+        # It may not be read: by the clock on the wall, which all have in common.
+        its_ns = own.words[board.MONOTONIC] - own.words[board.WALL]
+        skew_ns = its_ns - (self._clock.monotonic_ns() - int(self._clock.time() * NS))
+        return skew_ns if abs(skew_ns) > NS else 0
 
     def wake(self, worker: Worker) -> None:
         """Look at the boards of ``worker`` now, which says that something is due early."""
@@ -170,11 +183,12 @@ class Boards:
 
     def _look(self, watched: _Watched, now_ns: int) -> list[Timer[Worker]]:
         own = watched.board
+        now_ns += watched.skew_ns
         soonest, slots, reached = own.look(now_ns, self._offsets_of)
         self._publish(watched, now_ns, soonest)
         for slot, warns in reached:
             timer = self._timer(watched, slot)
-            timer.warn_ns = now_ns if warns else None
+            timer.warn_ns = 0 if warns else None
             self._reached.append(timer)
         found = []
         if watched.expired:
@@ -189,7 +203,7 @@ class Boards:
         return found
 
     def _publish(self, watched: _Watched, now_ns: int, soonest: int) -> None:
-        """Set when to look next, and have the worker know."""
+        """Set when to look next, and have the worker know; by the worker's clock."""
         own = watched.board
         if not watched.confirms and (states := own.states()) != watched.states:
             # The worker is at work, and may enter any of its blocks again at any moment.
@@ -206,7 +220,8 @@ class Boards:
             own.words[board.LOOK] = NONE if self.wants_requests else look_ns
         # A deadline may have been stored that is earlier than this and was not seen: see
         # :mod:`timers.transport.board`. A moment later it is.
-        watched.look_ns = min(look_ns, now_ns + MOMENT_NS) if watched.confirms else look_ns
+        due_ns = min(look_ns, now_ns + MOMENT_NS) if watched.confirms else look_ns
+        watched.look_ns = due_ns - watched.skew_ns if due_ns < _FOREVER else _FOREVER
 
     def _offsets_of(self, after_ns: int) -> tuple[int, ...]:
         offsets = self._offsets.get(after_ns)
@@ -224,18 +239,20 @@ class Boards:
         return [timer for timer in reached if timer.live]
 
     def _timer(self, watched: _Watched, slot: Slot) -> Timer[Worker]:
-        remaining = (slot.deadline_ns - self._clock.monotonic_ns()) / NS
+        skew_ns = watched.skew_ns
+        deadline_ns = slot.deadline_ns - skew_ns
+        remaining = (deadline_ns - self._clock.monotonic_ns()) / NS
         timer = _BoardTimer(
             watched.worker,
             slot.scope,
-            slot.deadline_ns,
-            slot.acquired_ns,
+            deadline_ns,
+            slot.acquired_ns - skew_ns,
             slot.thread,
             slot.signal,
             self._clock.time() + remaining,
             self.spans.get((watched.worker, slot.thread, slot.scope)),
         )
-        timer.started_ns = slot.started_ns
+        timer.started_ns = slot.started_ns - skew_ns
         timer.board, timer.number, timer.state = watched.board, slot.number, slot.state
         return timer
 

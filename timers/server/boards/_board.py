@@ -13,7 +13,7 @@ import os
 from operator import sub
 from typing import TYPE_CHECKING, NamedTuple
 
-from timers.linux.files import file_of
+from timers.linux.owned import identity
 from timers.transport import board
 from timers.transport.board import DEPTH, MOMENT_NS, NONE
 
@@ -66,7 +66,7 @@ class Board:
     def __init__(self, fd: int) -> None:
         try:
             self._memory = _map(fd)
-            self.file = file_of(fd)
+            self.file = identity(fd)
             """Which memory it is, whoever maps it."""
         finally:
             os.close(fd)

@@ -1,0 +1,206 @@
+"""``timers explain``: what a running job does, and who holds it up."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ._find import FoundJob
+    from ._rates import Rate
+    from .job import Explained
+
+__all__ = ["explain"]
+
+_NOBODY = 0
+_SUSPECT = 1
+_UNUSABLE = 2
+_LEAST_WIDTH = 80
+_WIDTH = 160
+"""Where the output is no terminal: what reads it may be wider than any."""
+
+
+@click.command(
+    epilog="Exits with 0 when nothing points at anybody, 1 when there is a suspect, 2 when there is"
+    " no job or it may not be read."
+)
+@click.argument("pids", nargs=-1, type=click.IntRange(min=1), metavar="[PID]...")
+@click.option(
+    "--json",
+    "as_json",
+    is_flag=True,
+    help="Write JSON lines, which 'timers report' merges over hosts.",
+)
+@click.option("--html", metavar="PATH", help="Write a page with the merged stacks to PATH, too.")
+@click.option("--watch", is_flag=True, help="Repeat until Ctrl-C or the end of the job.")
+@click.option(
+    "--interval",
+    type=click.FloatRange(min=0.1, max=86400),
+    default=5.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long to wait between two reports of --watch.",
+)
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0.5, max=600),
+    default=5.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Bound on one report. Most take half a second.",
+)
+@click.option("--native", is_flag=True, help="Show C frames, too; pauses the processes briefly.")
+def explain(
+    *,
+    pids: tuple[int, ...],
+    as_json: bool,
+    html: str | None,
+    watch: bool,
+    interval: float,
+    timeout: float,
+    native: bool,
+) -> None:
+    """Say what a running job does, and which of its workers holds up the others.
+
+    PID is its launcher or any of its workers; without one it is the job that 'timers run', torchrun
+    or another launcher started on this host. The job needs no preparation, and nothing in it is
+    changed or stopped.
+    """
+    status = _UNUSABLE
+    with contextlib.suppress(KeyboardInterrupt):
+        while True:
+            roots = _checked(pids) if pids else _only_job()
+            if not roots:
+                break
+            status = _explain_once(
+                roots, as_json=as_json, html=html, timeout=timeout, native=native
+            )
+            if not watch:
+                break
+            time.sleep(interval)
+            if pids and not any(_lives(pid) for pid in pids):
+                break
+            if not as_json:
+                click.echo()
+    sys.exit(status)
+
+
+def _explain_once(
+    roots: Sequence[int], *, as_json: bool, html: str | None, timeout: float, native: bool
+) -> int:
+    from timers.linux import procfs  # noqa: PLC0415  # --help should be quick
+
+    from . import _output  # noqa: PLC0415  # as above
+    from ._find import run_id_of  # noqa: PLC0415  # as above
+
+    host = socket.gethostname()
+    at = time.time()
+    explained, rates = _measured(roots, timeout=timeout, host=host, native=native)
+    if not any(view.samples for view in explained.views):
+        click.echo("Error: every process of the job has ended", err=True)
+        return _UNUSABLE
+    pids = [int(view.worker.pid) for view in explained.views]
+    run_id = next(filter(None, (run_id_of(procfs.environment(pid)) for pid in pids)), "")
+    if as_json:
+        for line in _output.event_lines(explained, run_id=run_id, host=host):
+            click.echo(line)
+    else:
+        click.echo(_output.text(explained, rates, width=_width()))
+    if html is not None and not _written(
+        html, _output.html(explained, run_id=run_id, host=host, at=at)
+    ):
+        return _UNUSABLE
+    if _output.unread(explained.views):
+        from .permission import tracing_advice  # noqa: PLC0415  # rarely needed
+
+        click.echo(f"note: for more, {tracing_advice()}", err=True)
+        if not any(view.dump and view.dump.threads for view in explained.views):
+            return _UNUSABLE
+    return _SUSPECT if _output.accuses(explained) else _NOBODY
+
+
+def _measured(
+    roots: Sequence[int], *, timeout: float, host: str, native: bool
+) -> tuple[Explained, dict[int, Rate]]:
+    from ._rates import count, rates  # noqa: PLC0415  # as above
+    from .job import descendants, explain_tree  # noqa: PLC0415  # as above
+
+    before = count(descendants(roots))
+    explained = explain_tree(roots, timeout=timeout, host=host, native=native)
+    after = count(int(view.worker.pid) for view in explained.views)
+    return explained, rates(before, after)
+
+
+def _checked(pids: Sequence[int]) -> list[int]:
+    """Return those that may be explained; of the others it is said why not."""
+    from .permission import why_unreadable  # noqa: PLC0415  # as above
+
+    usable = []
+    for pid in pids:
+        problem = why_unreadable(pid)
+        if problem is None:
+            usable.append(pid)
+        else:
+            click.echo(f"Error: {problem}", err=True)
+    return usable
+
+
+def _only_job() -> list[int]:
+    """Return where the one job of this host begins; none when there are several, which it lists."""
+    from ._find import find_jobs  # noqa: PLC0415  # as above
+
+    jobs = find_jobs()
+    if len(jobs) == 1:
+        return jobs[0].roots
+    if not jobs:
+        whose = "" if os.geteuid() == 0 else " of this user"
+        click.echo(
+            f"Error: no job{whose} was found here: nothing that 'timers run' started, and nothing"
+            " that a launcher gave a rank. Name a process: timers explain PID",
+            err=True,
+        )
+    else:
+        click.echo(f"Error: {len(jobs)} jobs run here; name one by its PID:", err=True)
+        for job in jobs:
+            click.echo(_line(job), err=True)
+    return []
+
+
+def _line(job: FoundJob) -> str:
+    from observability.hang.text import rank_ranges  # noqa: PLC0415  # as above
+    from observability.untrusted import printable  # noqa: PLC0415  # as above
+
+    words = [f"  {job.roots[0]:>8}"]
+    if job.run_id:
+        words.append(f"run {job.run_id}")
+    if job.ranks:
+        words.append(f"rank{'s' if len(job.ranks) > 1 else ''} {rank_ranges(job.ranks)}")
+    return printable("  ".join([*words, job.command]))
+
+
+def _lives(pid: int) -> bool:
+    return os.path.exists(f"/proc/{pid}")
+
+
+def _width() -> int:
+    if not sys.stdout.isatty():
+        return _WIDTH
+    return max(_LEAST_WIDTH, os.get_terminal_size(sys.stdout.fileno()).columns)
+
+
+def _written(path: str, text: str) -> bool:
+    try:
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        click.echo(f"Error: cannot write {path}: {error.strerror or error}", err=True)
+        return False
+    return True

@@ -1,0 +1,173 @@
+"""Sample the workers of a process tree, and say who holds up the others.
+
+The workers are the ranks of the tree. In a tree without ranks they are its Python processes,
+except those that only wait for the processes they started (a launcher, the parent of a pool) and
+those that belong to the machinery of :mod:`multiprocessing`; what a worker has started itself is
+part of that worker.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from observability.hang.explain import sample_job
+from observability.hang.report import analyse
+from observability.samples.frames import library_path
+from observability.samples.threads import thread_that_matters
+from observability.samples.types import Descendant
+from observability.samples.waits import Wait
+from observability.samples.worker import read
+from observability.sampling.members import unregistered
+from timers.bounded import left
+from timers.linux import procfs
+from timers.linux.ranks import ranks_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from observability.hang.types import HangReport
+    from observability.samples.types import WorkerView
+    from timers.stacks.take import Frame
+
+__all__ = ["Explained", "descendants", "explain_tree", "without_launchers"]
+
+_MOST_PROCESSES = 4096
+_HELPERS = ("multiprocessing/resource_tracker.py", "multiprocessing/forkserver.py")
+_JOINING = ("multiprocessing/connection.py", "torch/multiprocessing/spawn.py")
+_NEAR = 3
+"""Innermost calls that say what a process is there for."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Explained:
+    """What a process tree does."""
+
+    views: tuple[WorkerView, ...]
+    """One for each worker, with its samples."""
+    report: HangReport
+
+
+def descendants(roots: Sequence[int]) -> dict[int, int]:
+    """Map ``roots`` and all that they have started to their parents, parents first.
+
+    This process and what it has started are left out.
+    """
+    found: dict[int, int] = {}
+    queue = [pid for pid in dict.fromkeys(roots) if pid != os.getpid()]
+    for pid in queue:
+        found[pid] = 0 if (stat := procfs.stat(pid)) is None else stat.parent
+    while queue and len(found) < _MOST_PROCESSES:
+        parent = queue.pop(0)
+        for child in procfs.children(parent):
+            if child not in found and child != os.getpid():
+                found[child] = parent
+                queue.append(child)
+    return found
+
+
+def explain_tree(
+    roots: Sequence[int], *, timeout: float, host: str = "", native: bool = False
+) -> Explained:
+    """Sample the workers of the trees below ``roots``, and report.
+
+    Takes half a second, more with dozens of processes, at most ``timeout``. From any thread.
+
+    :param roots: processes of this host: launchers, or workers of one job.
+    :param timeout: seconds.
+    :param host: this machine's name, for the report.
+    :param native: whether stacks have C frames, too; pauses the processes.
+    """
+    until = time.monotonic() + timeout
+    tree = descendants(roots)
+    named = [pid for pid in roots if _is_rank(pid)]
+    below = unregistered([], timeout=timeout / 8, roots=[pid for pid in roots if pid not in named])
+    ranks = [*named, *(int(worker.pid) for worker in below)]
+    chosen = ranks or [pid for pid in tree if _is_python(pid)] or list(roots)
+    views, size = sample_job(
+        chosen, timeout=left(until), host=host, native=native, whole_job=bool(ranks)
+    )
+    if not ranks:
+        views = without_launchers(views, tree)
+    return Explained(views=tuple(views), report=analyse(views, world_size=size))
+
+
+def without_launchers(views: Sequence[WorkerView], parents: Mapping[int, int]) -> list[WorkerView]:
+    """Leave out who only waits for others of ``views``; make helpers part of their worker. Pure.
+
+    :param parents: of each process of the tree.
+    """
+    kept = {int(view.worker.pid): view for view in views if not _is_machinery(view)}
+    above = {pid: _nearest(pid, kept, parents) for pid in kept}
+    having = Counter(parent for parent in above.values() if parent is not None)
+    launchers = {pid for pid, view in kept.items() if having[pid] and _waits_for_children(view)}
+    helpers: dict[int, list[Descendant]] = {}
+    for pid, parent in above.items():
+        if parent is None or parent in launchers:
+            continue
+        worker = parent
+        while (next_one := above[worker]) is not None and next_one not in launchers:
+            worker = next_one
+        helpers.setdefault(worker, []).append(
+            Descendant(pid=pid, parent=parent, samples=kept[pid].samples)
+        )
+    inside = {each.pid for found in helpers.values() for each in found}
+    return [
+        replace(view, descendants=(*helpers.get(pid, ()), *view.descendants))
+        for pid, view in kept.items()
+        if pid not in launchers and pid not in inside
+    ]
+
+
+def _nearest(pid: int, kept: Mapping[int, WorkerView], parents: Mapping[int, int]) -> int | None:
+    while (pid := parents.get(pid, 0)) and pid not in kept:
+        pass
+    return pid or None
+
+
+def _is_machinery(view: WorkerView) -> bool:
+    return any(
+        library_path(frame.file) in _HELPERS and frame.function == "main"
+        for frame in _innermost(view)
+    )
+
+
+def _waits_for_children(view: WorkerView) -> bool:
+    if read(replace(view, descendants=())).reason.wait is Wait.CHILD:
+        return True
+    return any(
+        library_path(frame.file) in _JOINING and frame.function.rpartition(".")[2] in _WAITING
+        for frame in _innermost(view)
+    )
+
+
+_WAITING = ("wait", "join")
+
+
+def _innermost(view: WorkerView) -> Sequence[Frame]:
+    dump = view.dump
+    stack = None if dump is None else thread_that_matters(dump, None)
+    return () if stack is None else stack.frames[:_NEAR]
+
+
+def _is_rank(pid: int) -> bool:
+    return _is_python(pid) and ranks_of(pid).rank is not None and not _starts_ranks(pid)
+
+
+def _starts_ranks(pid: int) -> bool:
+    """Whether it has children that are other ranks: a task of Slurm that runs torchrun."""
+    own = ranks_of(pid)
+    return any(
+        (found := ranks_of(child)).rank is not None and found.strength > own.strength
+        for child in procfs.children(pid)
+    )
+
+
+def _is_python(pid: int) -> bool:
+    try:
+        return "python" in os.path.basename(os.readlink(f"/proc/{pid}/exe"))
+    except OSError:
+        return False
