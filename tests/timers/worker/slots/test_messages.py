@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import gc
 import threading
+import time
 from collections import Counter
 from typing import TYPE_CHECKING
 
@@ -295,6 +296,7 @@ class Play:
         self.wire.lose_server()
 
     def read(self) -> None:
+        self._rig.clock._monotonic_ns = time.monotonic_ns()  # which the messages go by
         messages = [m._replace(pid=self._pid, start_time=None) for m in self.wire.messages]
         self._rig.watchdog.apply(messages)
         self.wire.messages.clear()
