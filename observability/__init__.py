@@ -27,8 +27,9 @@ This package may import :mod:`timers`; never the other way round. The map::
     settings.py           what a service is asked to do
     events.py             the events of the service, next to those of the server
     story.py              what led to a reap, added to the event of its end
+    worker_notes.py       what is said where a reaped worker's launcher and user look
     fields.py             an event as one flat dictionary
-    _message.py           an event in one sentence for a person
+    message.py            an event in one sentence for a person
     untrusted.py          what strangers wrote, made safe to show and to encode
     scope_durations.py    how long the scopes of a run took, as events
     sampling/             take samples of live processes
@@ -51,7 +52,7 @@ import logging
 import os
 from typing import TYPE_CHECKING, Any
 
-from timers.server.event_queue import Observers
+from timers.server.observers.event_queue import Observers
 
 from .pipeline import Pipeline, Sink, SinkCounts
 from .sinks.trace_ids import spans_wanted
@@ -73,6 +74,7 @@ def open_pipeline(
     dump_directory: str | os.PathLike[str] | None = None,
     run_id: str = "",
     sinks: Iterable[Sink] = (),
+    verbose: bool = False,
     spans: bool | None = None,
     capacity: int = 10_000,
 ) -> Pipeline:
@@ -85,6 +87,7 @@ def open_pipeline(
     :param dump_directory: where stacks that are too large for a log line go as a whole.
     :param run_id: for events that carry none.
     :param sinks: see :mod:`observability.pipeline`.
+    :param verbose: whether a terminal is shown every event with all its fields.
     :param spans: whether each scope becomes an OpenTelemetry span; None leaves it to the standard
         ``OTEL_...`` variables (:mod:`observability.sinks.spans`).
     :param capacity: how many events may wait for each sink.
@@ -104,6 +107,7 @@ def open_pipeline(
                 exclude=exclude,
                 run_id=run_id,
                 dump_directory=dump_directory,
+                verbose=verbose,
             ),
         )
     span_sink = None if spans is False else _span_sink(run_id)

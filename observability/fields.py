@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from timers.events import Event, TimerInfo, WorkerInfo
 from timers.stacks.take import StackDump
 
-from ._message import message
+from .message import message
 from .samples.frames import frame_line, innermost_own, process_frames
 from .samples.threads import thread_that_matters
 from .sinks.trace_ids import trace_ids

@@ -22,7 +22,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from timers.server.event_queue import Dispatcher, Observers
+from timers.server.observers.event_queue import Dispatcher, Observers
 
 from .sinks.torch_requests import RequestEvents
 from .story import Stories
@@ -67,7 +67,7 @@ class Pipeline:
     :raises ValueError: two sinks have the same name.
 
     All methods are safe from any thread. About fork see
-    :class:`~timers.server.event_queue.Dispatcher`.
+    :class:`~timers.server.observers.event_queue.Dispatcher`.
     """
 
     def __init__(self, *sinks: Sink, run_id: str = "", capacity: int = 10_000) -> None:

@@ -25,9 +25,12 @@ from .http.server import HttpServer, tls_context
 from .sampling.process_facts import add_open_files
 from .scope_durations import scope_durations
 from .settings import SettingsError
+from .sinks.hook import HOOK_SECONDS, HangHook
+from .sinks.log import LogSink
 from .sinks.metrics import Metrics
 from .sinks.recent import RecentReaps
 from .stall.watch import STALLED_SCOPE, StallWatch
+from .worker_notes import WorkerNotes
 
 if TYPE_CHECKING:
     from timers.server.reaper import BeforeKill, ReapPolicy
@@ -110,7 +113,8 @@ class Service:
                 exclude=settings.exclude,
                 dump_directory=settings.dump_dir,
                 run_id=settings.run_id,
-                sinks=[self._reaps],
+                sinks=[self._reaps, *self._screen(), *self._hook()],
+                verbose=settings.verbose,
             )
         except OSError as error:
             raise SettingsError(f"--events or --dump-dir: {error}") from None
@@ -125,7 +129,11 @@ class Service:
                 settings.run_id,
                 settings.max_interval,
                 observer=self.pipeline,
-                before_kill=self._before_kill(policy),
+                before_kill=WorkerNotes(
+                    self._before_kill(policy),
+                    self.pipeline.stories,
+                    own_is_enough=settings.events == "-" or os.isatty(2),
+                ).before_kill,
                 policy=policy,
                 also=also,
             )
@@ -168,6 +176,33 @@ class Service:
         """Have the watchdog end a process that has no timer, by all that it does at an expiry."""
         request = FileTimerRequest(pid, STALLED_SCOPE, time.time(), int(signal.SIGKILL))
         self.server.register_timers([request])
+
+    def _screen(self) -> list[LogSink]:
+        """Make a log for the person at the terminal, when the events go to a file."""
+        settings = self.settings
+        if settings.events == "-" or not os.isatty(2):
+            return []
+        return [
+            LogSink(
+                level=settings.level,
+                include=settings.include,
+                exclude=settings.exclude,
+                run_id=settings.run_id,
+                verbose=settings.verbose,
+                name="terminal",
+            )
+        ]
+
+    def _hook(self) -> list[HangHook]:
+        settings = self.settings
+        if settings.on_hang is None:
+            return []
+        return [HangHook(settings.on_hang, run_id=settings.run_id, where=self._where)]
+
+    @property
+    def names_a_file(self) -> bool:
+        """Whether a person chose a file for the events: then SIGHUP is about that."""
+        return self.settings.events != "-" and self.settings.events_chosen
 
     def _before_kill(self, policy: ReapPolicy) -> BeforeKill:
         settings = self.settings
@@ -217,11 +252,14 @@ class Service:
             self.say(notice)
         if self._stall_watch is not None:
             self._stall_watch.start()
+        if not (self.settings.events_chosen or os.isatty(2)):
+            write_line(f"events go to {self.settings.events}")
 
     def say(self, message: str, severity: str = "warning") -> None:
-        """Tell people something: as an event and, when the events go elsewhere, on stderr.
+        """Say something to people: as an event and, unless events are seen there, on stderr.
 
-        As an event alone when the events go to stderr, where each line is a JSON object then.
+        As an event alone when the events go to stderr, where each line is a JSON object then, or
+        when a terminal shows them.
         """
         self.pipeline.emit(
             Notice(
@@ -231,7 +269,7 @@ class Service:
                 severity=severity,
             )
         )
-        if self.settings.events != "-":
+        if self.settings.events != "-" and not os.isatty(2):
             write_line(message)
 
     def stop_watching(self) -> None:
@@ -245,12 +283,18 @@ class Service:
             for event in scope_durations(self.server.statistics, self.settings.run_id):
                 self.pipeline.emit(event)
 
+    def unseen(self) -> float:
+        """Return for how many seconds to stay until each scraper has seen the last reap."""
+        return 0.0 if self.http is None else self.view.scrapes.waits_for(self.view.reaps_so_far())
+
     def stop(self) -> None:
         """End everything and deliver what is left to say. Idempotent."""
         self.stop_watching()
         if self.http is not None:
             self.http.stop()
-        self.pipeline.close(CLOSE_SECONDS)
+        # The end of a job is no reason to cut a message about it off.
+        hook = 0.0 if self.settings.on_hang is None else HOOK_SECONDS
+        self.pipeline.close(CLOSE_SECONDS + hook)
 
 
 def write_line(message: str) -> None:

@@ -31,12 +31,19 @@ class Settings:
     insecure: bool = False
     """Whether to serve other machines without authentication."""
     events: str = "-"
+    """A path, or "-" for standard error."""
+    events_chosen: bool = True
+    """Whether a person chose where events go; otherwise that is said."""
+    verbose: bool = False
+    """Whether a terminal is shown everything."""
     level: str = "info"
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     dump_dir: str | None = None
     hang_report: bool = True
     """Whether all workers are looked at when one expires."""
+    on_hang: str | None = None
+    """A command for the shell that is given each hang report."""
     sample_at: tuple[float, ...] = (0.5, 0.9)
     """Shares of a deadline at which to look at its worker beforehand."""
     sample_from: float = 10.0

@@ -10,17 +10,24 @@ import contextlib
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
-from timers.events import ReapFailed, StackDumped, TimerExpired, WorkerExited, WorkerKilled
+from timers.events import (
+    ReapFailed,
+    StackDumped,
+    TimerExpired,
+    WorkerExited,
+    WorkerInfo,
+    WorkerKilled,
+)
 
 from .events import HangReported
 from .fields import stack_fields
 
 if TYPE_CHECKING:
-    from timers.events import Event, WorkerInfo
+    from timers.events import Event
 
     from .hang.types import HangReport
 
-__all__ = ["ExplainedFailure", "ExplainedKill", "Stories", "Story"]
+__all__ = ["ExplainedDump", "ExplainedFailure", "ExplainedKill", "Stories", "Story"]
 
 _MOST = 1024
 """Workers whose expiry is remembered; of a larger hang the first ones have less to say."""
@@ -68,6 +75,13 @@ class ExplainedFailure(ReapFailed):
     story: Story
 
 
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ExplainedDump(StackDumped):
+    """Where a worker is that is only observed, and why: no later event is about it."""
+
+    story: Story
+
+
 class Stories:
     """Adds to the end of each reap what was said of it before.
 
@@ -91,6 +105,9 @@ class Stories:
             known = self._expired.get(_key(event.worker))
             if known is not None:
                 self._expired[_key(event.worker)] = known[0], event
+                story = self.of(event.worker)
+                if story and event.timer is not None and event.timer.signal <= 0:
+                    return ExplainedDump(**_shallow(event), story=story)
         elif isinstance(event, WorkerExited):
             self._expired.pop(_key(event.worker), None)
         elif isinstance(event, WorkerKilled):
@@ -116,6 +133,14 @@ class Stories:
             hang=None if hang is None else hang.report,
             where=self.where,
         )
+
+    def of_pid(self, pid: int) -> tuple[int | None, Story] | None:
+        """Return the start time and the story of the newest expired worker with this pid."""
+        for known, start_time in reversed(tuple(self._expired)):
+            story = self.of(WorkerInfo(pid=pid, start_time=start_time)) if known == pid else None
+            if story is not None:
+                return start_time, story
+        return None
 
     def _remember(self, event: TimerExpired) -> None:
         key = _key(event.worker)

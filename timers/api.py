@@ -14,8 +14,8 @@ import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .events import Event, Observer, Outcome, WatchdogStarted, WatchdogStopped, WorkerInfo
-from .server.logging_observer import log_events
-from .server.request_events import expired_event, reaped_event
+from .server.observers.logging_observer import log_events
+from .server.observers.request_events import expired_event, reaped_event
 from .server.statistics import Statistics
 from .transport.source import RequestQueue
 from .worker.client import TimerClient, TimerRequest

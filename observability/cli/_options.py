@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import pwd
+import re
 import secrets
+import socket
 import time
 from functools import reduce
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -35,6 +38,7 @@ __all__ = [
 RUN_ID_VARIABLES = ("TORCHELASTIC_RUN_ID", "SLURM_JOB_ID")
 """Where a launcher that runs us says what it calls the job."""
 MAX_TOKEN_BYTES = 4096
+_MOST_FILES = 100
 MAX_SECONDS = 7 * 24 * 3600
 """A week is more than anybody means."""
 
@@ -85,11 +89,11 @@ def to_shares(_context: click.Context, _option: click.Parameter, text: str) -> t
     return shares
 
 
-def option(name: str, /, **keywords: Any) -> Callable[[F], F]:
+def option(name: str, /, *more: str, **keywords: Any) -> Callable[[F], F]:
     """An option ``--some-name`` with its environment variable ``TIMERS_SOME_NAME``."""
     bare = name.partition("/")[0].removeprefix("--")
     variable = "TIMERS_" + bare.upper().replace("-", "_")
-    return click.option(name, envvar=variable, show_envvar=True, **keywords)
+    return click.option(name, *more, envvar=variable, show_envvar=True, **keywords)
 
 
 def service_options(command: F) -> F:
@@ -122,10 +126,17 @@ _SERVICE_OPTIONS: tuple[Callable[[Any], Any], ...] = (
     option("--tls-key", type=click.Path(), help="PEM file with the key of the certificate."),
     option(
         "--events",
-        default="-",
         metavar="FILE",
-        help="Append events as JSON lines to FILE; SIGHUP opens it anew after a rotation. By"
-        " default they go to stderr, where a person at a terminal sees them rendered for reading.",
+        help="Append events as JSON lines to FILE, '-' for stderr; SIGHUP opens it anew after a"
+        " rotation. By default 'serve' writes them to stderr, and 'run' to a file in the state"
+        " directory of the user (XDG_STATE_HOME), so that they do not mix with what the job writes."
+        " A terminal shows what matters in any case, for reading.",
+    ),
+    option(
+        "--verbose",
+        "-v",
+        is_flag=True,
+        help="Show every event with all its fields at the terminal, in place of five lines a reap.",
     ),
     option(
         "--level",
@@ -188,6 +199,12 @@ _SERVICE_OPTIONS: tuple[Callable[[Any], Any], ...] = (
         help="When a worker expires, look at all workers and say which one holds up the others.",
     ),
     option(
+        "--on-hang",
+        metavar="COMMAND",
+        help="Run COMMAND with /bin/sh for each hang report, which it finds as JSON on its standard"
+        " input: to tell a chat or a pager. It may take 10 seconds, and holds up no kill.",
+    ),
+    option(
         "--sample-at",
         metavar="SHARES",
         default="0.5,0.9",
@@ -234,9 +251,10 @@ _SERVICE_OPTIONS: tuple[Callable[[Any], Any], ...] = (
 )
 
 
-def make_settings(context: click.Context) -> Settings:
+def make_settings(context: click.Context, *, own_file: bool = False) -> Settings:
     """What the shared options of ``context`` say.
 
+    :param own_file: whether events go to a file of their own unless somebody chose where.
     :raises click.UsageError: they contradict each other, or a file cannot be read.
     """
     given = context.params
@@ -245,20 +263,27 @@ def make_settings(context: click.Context) -> Settings:
     inherited = source == ParameterSource.ENVIRONMENT and "TIMERS_FILE" in os.environ
     if given["tls_key"] and not given["tls_cert"]:
         raise click.UsageError("--tls-key needs --tls-cert")
+    run_id = given["run_id"] or _run_id()
+    events = given["events"]
+    if events is None:
+        events = _state_file(run_id) if own_file else "-"
     return Settings(
-        run_id=given["run_id"] or _run_id(),
+        run_id=run_id,
         http=DEFAULT_ADDRESS if inherited and given["http"] else given["http"],
         http_fallback=inherited or source == ParameterSource.DEFAULT,
         token=_token(given["http_token_file"]),
         tls_cert=given["tls_cert"],
         tls_key=given["tls_key"],
         insecure=given["http_insecure"],
-        events=given["events"],
+        events=events,
+        events_chosen=given["events"] is not None or events == "-",
+        verbose=given["verbose"],
         level=given["level"],
         include=_names("--include", given["include"]),
         exclude=_names("--exclude", given["exclude"]),
         dump_dir=given["dump_dir"],
         hang_report=given["hang_report"],
+        on_hang=given["on_hang"],
         sample_at=given["sample_at"],
         sample_from=given["sample_from"],
         native=given["native"],
@@ -321,6 +346,26 @@ def _run_id() -> str:
             return os.environ[variable]
     moment = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
     return f"{moment}-{secrets.token_hex(3)}"
+
+
+def _state_file(run_id: str) -> str:
+    """Make a name for the events of one run in the user's state directory; "-" without one.
+
+    The directory is made for this user alone; of the files in it the newest hundred are kept.
+    """
+    directory = Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state").expanduser() / "timers"
+    if not directory.is_absolute():
+        return "-"
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        files = sorted(directory.glob("*.jsonl"), key=lambda path: path.stat().st_mtime)
+        for path in files[: -_MOST_FILES + 1]:
+            path.unlink()
+    except (OSError, RuntimeError):  # RuntimeError: there is no home
+        return "-"
+    word = re.sub(r"[^\w.-]", "_", run_id, flags=re.ASCII)[:64]
+    path = directory / f"{word}.{socket.gethostname()}.{os.getpid()}.jsonl"
+    return str(path) if os.access(directory, os.W_OK) else "-"
 
 
 def _names(option_name: str, text: str) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ from observability.events import LogRecord
 from observability.fields import to_fields
 from observability.service import write_line
 from observability.sinks.bounded import fit
-from timers.server.event_queue import Dispatcher
+from timers.server.observers.event_queue import Dispatcher
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = ["run"]
 
+_SCRAPE_PAUSE_SECONDS = 0.1
 AGENT_SERVER_VARIABLE = "TORCHELASTIC_ENABLE_FILE_TIMER"
 """Makes torchrun's agent start a server of its own: at our path, where it deletes our pipe, and one
 that kills its own agent after a reap."""
@@ -80,9 +82,10 @@ def run(
                 signals,
                 grace=policy.grace,
                 tell=service.say,
-                hangup=None if settings.events == "-" else service.pipeline.reopen,
+                hangup=service.pipeline.reopen if service.names_a_file else None,
             ).wait()
             _finish(service, code, time.monotonic() - started)
+            _stay_until_scraped(service, signals)
             return code
         finally:
             service.stop()
@@ -171,8 +174,19 @@ def _finish(service: Service, code: int, elapsed: float) -> None:
             reaps=reaps,
         )
     )
-    if service.settings.events != "-" and os.isatty(2):
-        write_line(
-            f"{acquires} timers acquired, {expirations} expired, {reaps} workers reaped; the"
-            f" command exited with {code} after {elapsed:.1f} s"
-        )
+
+
+def _stay_until_scraped(service: Service, signals: set[signal.Signals]) -> None:
+    """Let who scrapes see the last reap; a request to end, or its bound, ends that."""
+    seconds = service.unseen()
+    if seconds <= 0:
+        return
+    write_line(
+        f"the job was reaped and has ended: stays for one more scrape, for at most {seconds:.0f} s"
+    )
+    ends = signals - {signal.SIGCHLD}
+    bound = time.monotonic() + seconds
+    while service.unseen() > 0 and time.monotonic() < bound:
+        found = signal.sigtimedwait(ends, _SCRAPE_PAUSE_SECONDS)
+        if found is not None and found.si_signo in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            return

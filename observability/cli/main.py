@@ -80,7 +80,7 @@ def run(context: click.Context, /, command: tuple[str, ...], **_: object) -> Non
     """
     from ._run import run as run_command  # noqa: PLC0415  # see the module's description
 
-    settings = make_settings(context)
+    settings = make_settings(context, own_file=True)
     policy = make_policy(context, descendants_of=os.getpid())
     _prepare_stderr(settings.events, settings.run_id)
     try:

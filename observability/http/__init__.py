@@ -8,6 +8,7 @@ The map::
     health.py     whether the watchdog does its work
     _active.py    the timers that run at this moment
     _auth.py      who may ask
+    _scrapes.py   who scrapes, and what each has seen
     _page.py      the page at "/" and its security policy
     page.html     the page itself
 """

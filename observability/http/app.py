@@ -21,6 +21,7 @@ from observability.untrusted import replaced
 from ._active import active_timers
 from ._auth import Guard
 from ._page import page
+from ._scrapes import Scrapes
 from .health import PROBE_SECONDS, is_watching_async
 
 if TYPE_CHECKING:
@@ -80,6 +81,17 @@ class View:
         self.host = host
         self.is_ready = False
         """Whether workers can connect: set between the server's start and its stop."""
+        self.scrapes = Scrapes()
+
+    def reaps_so_far(self) -> int:
+        """Count the workers that were ended; attempts that failed are not among them."""
+        scopes = list(self.server.statistics.scopes.values())
+        return sum(
+            count
+            for scope in scopes
+            for outcome, count in scope.reaps.items()
+            if not outcome.failed
+        )
 
 
 def make_app(view: View, *, token: str | None = None, local_only: bool = False) -> Starlette:
@@ -93,7 +105,9 @@ def make_app(view: View, *, token: str | None = None, local_only: bool = False) 
         return page()
 
     async def metrics(request: Request) -> Response:
+        reaps = view.reaps_so_far()  # before, so that no more is claimed than was answered
         body, content_type = view.metrics.exposition(request.headers.get("accept"))
+        view.scrapes.came(_name(request), reaps, timeout=_scrape_timeout(request))
         return Response(body, headers={"Content-Type": content_type})
 
     async def healthy(_request: Request) -> Response:
@@ -138,18 +152,24 @@ def _timers(view: View, limit: int) -> dict[str, Any]:
             "acquires": sum(scope.acquires for scope in scopes),
             "releases": sum(scope.releases for scope in scopes),
             "expirations": sum(scope.expirations for scope in scopes),
-            "reaps": sum(
-                count
-                for scope in scopes
-                for outcome, count in scope.reaps.items()
-                if not outcome.failed
-            ),
+            "reaps": view.reaps_so_far(),
             "rejected": sum(statistics.rejected.values()),
         },
         "timers": timers,
         "reaps": view.reaps.records(),
         "hang": view.reaps.hang,
     }
+
+
+def _name(request: Request) -> str:
+    host = request.client.host if request.client else ""
+    return f"{host} {request.headers.get('user-agent', '')[:100]}"
+
+
+def _scrape_timeout(request: Request) -> float | None:
+    """Return what Prometheus says it waits for the answer, in seconds; None for all others."""
+    said = request.headers.get("x-prometheus-scrape-timeout-seconds", "")
+    return float(said) if re.fullmatch(r"[0-9]{1,4}(\.[0-9]{1,9})?", said) else None
 
 
 def _text(message: str, status: int = 200) -> Response:

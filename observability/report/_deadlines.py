@@ -16,6 +16,8 @@ connections to be made. They are no measure for what comes after.
 
 from __future__ import annotations
 
+import heapq
+import itertools
 import math
 from collections import Counter, defaultdict
 from dataclasses import asdict, dataclass, field
@@ -24,10 +26,12 @@ from typing import TYPE_CHECKING, Any
 from observability.untrusted import number, printable
 from timers.server.statistics import NEAR_MISS, WARM_UP_USES
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+from ._files import seconds
 
-__all__ = ["ScopeAdvice", "advise", "render_advice"]
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["Advice", "ScopeAdvice", "render_advice"]
 
 FEW = 20
 """With fewer durations than this, the tail is unknown and the margin is doubled."""
@@ -37,34 +41,38 @@ SHORTEST = 1.0
 """Seconds. Below this, a busy machine's scheduler would be what is measured."""
 TOO_LONG = 20.0
 """From this many times the suggestion on, a deadline finds a hang too late to be of use."""
+MAX_SCOPES = 10_000
+_RATIO = 1.005
+_INSTANT = 1e-9
 _NICE = (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0)
 
 
-@dataclass(slots=True)
 class _Durations:
-    """Durations, exact ones and those that are known to lie between two bounds."""
+    """Durations, or upper bounds of them, in buckets of half a percent, whatever their number."""
 
-    exact: list[float] = field(default_factory=list)
-    bounded: list[tuple[float, int]] = field(default_factory=list)
-    """Upper bound and count."""
-    largest: float = 0.0
+    def __init__(self) -> None:
+        self._counts: Counter[int] = Counter()
+        self._tops: dict[int, float] = {}
+        """The largest value of each bucket, which stands for all of it."""
+        self.largest = 0.0
 
-    def add(self, value: float) -> None:
-        self.exact.append(value)
-        self.largest = max(self.largest, value)
+    def add(self, value: float, count: int = 1, *, largest: float | None = None) -> None:
+        bucket = math.ceil(math.log(max(value, _INSTANT), _RATIO))
+        self._counts[bucket] += count
+        self._tops[bucket] = max(self._tops.get(bucket, 0.0), value)
+        self.largest = max(self.largest, value if largest is None else largest)
 
     @property
     def count(self) -> int:
-        return len(self.exact) + sum(count for _, count in self.bounded)
+        return self._counts.total()
 
     def quantile(self, share: float) -> float:
-        """The smallest known value that at least ``share`` of the durations do not exceed."""
-        values = sorted([*((value, 1) for value in self.exact), *self.bounded])
+        """A value that at least ``share`` of the durations do not exceed, and hardly more do."""
         wanted = math.ceil(share * self.count)
-        for value, count in values:
+        for bucket, count in sorted(self._counts.items()):
             wanted -= count
             if wanted <= 0:
-                return min(value, self.largest)
+                return min(self._tops[bucket], self.largest)
         return self.largest
 
 
@@ -75,6 +83,8 @@ class _Scope:
     afters: Counter[float] = field(default_factory=Counter)
     near_misses: int = 0
     expirations: int = 0
+    first: dict[tuple[str, str], list[tuple[float, int, float]]] = field(default_factory=dict)
+    """Of each worker the first uses: when, in which order read, how long."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,39 +117,72 @@ class ScopeAdvice:
         return {name: value for name, value in known.items() if value is not None}
 
 
-def advise(events: Iterable[dict[str, Any]]) -> list[ScopeAdvice]:
-    """Suggest a deadline for each scope of which durations are known, by name.
+class Advice:
+    """Suggests deadlines from the durations in the events of one run, in any order."""
 
-    :param events: of one run, in the order of their time.
-    """
-    scopes: defaultdict[str, _Scope] = defaultdict(_Scope)
-    uses: Counter[tuple[str, str, str]] = Counter()
-    summaries: dict[tuple[str, str, str], dict[str, Any]] = {}
-    expirations: Counter[str] = Counter()
-    for event in events:
+    def __init__(self) -> None:
+        self._scopes: defaultdict[str, _Scope] = defaultdict(_Scope)
+        self._summaries: dict[tuple[str, str, str], tuple[float, dict[str, Any]]] = {}
+        self._expirations: Counter[str] = Counter()
+        self._taken = itertools.count()
+        self.left_out = 0
+        """Uses of scopes beyond :data:`MAX_SCOPES`, which nobody would read about."""
+
+    def take(self, event: dict[str, Any]) -> None:
+        """Take note of ``event``, if it says how long something took."""
         name = event["event"]
         if name == "timer released":
-            _released(event, scopes, uses)
+            self._released(event)
         elif name == "timer expired" and isinstance(event.get("scope_id"), str):
-            expirations[event["scope_id"]] += 1
+            self._expirations[event["scope_id"]] += 1
         elif name == "scope durations":
-            summaries |= {
-                (str(event.get("host")), str(event.get("server")), entry["scope_id"]): entry
-                for entry in _entries(event)
-            }
-    known = frozenset(scopes)
-    for entry in summaries.values():
-        # Exact ones are better than the same ones counted by bucket.
-        if entry["scope_id"] not in known:
-            _summarised(entry, scopes)
-    for scope_id, count in expirations.items():
-        if scope_id in scopes:
-            scopes[scope_id].expirations = max(scopes[scope_id].expirations, count)
-    return [
-        _advice(scope_id, scope)
-        for scope_id, scope in sorted(scopes.items())
-        if scope.steady.count or scope.warm_up.count
-    ]
+            at = seconds(event) or 0.0
+            for entry in _entries(event):
+                key = (str(event.get("host")), str(event.get("server")), entry["scope_id"])
+                if key not in self._summaries or at >= self._summaries[key][0]:
+                    self._summaries[key] = (at, entry)
+
+    def _released(self, event: dict[str, Any]) -> None:
+        scope_id, elapsed = event.get("scope_id"), _number(event.get("elapsed_seconds"))
+        if not isinstance(scope_id, str) or elapsed is None:
+            return
+        if event.get("error"):  # It was cut short by an exception: that is not how long it takes.
+            return
+        if scope_id not in self._scopes and len(self._scopes) >= MAX_SCOPES:
+            self.left_out += 1
+            return
+        scope = self._scopes[scope_id]
+        worker = (str(event.get("host")), str(event.get("worker_pid")))
+        first = scope.first.setdefault(worker, [])
+        # Files may be read in any order: the latest of more than the warm-up has was none.
+        heapq.heappush(first, (-(seconds(event) or 0.0), -next(self._taken), elapsed))
+        if len(first) > WARM_UP_USES:
+            scope.steady.add(heapq.heappop(first)[-1])
+        after = _number(event.get("after_seconds"))
+        if after is not None and after > 0:
+            scope.afters[after] += 1
+            scope.near_misses += NEAR_MISS <= elapsed / after < 1
+
+    def scopes(self) -> list[ScopeAdvice]:
+        """Suggest a deadline for each scope of which durations are known, by name; once."""
+        for scope in self._scopes.values():
+            for first in scope.first.values():
+                for *_, elapsed in first:
+                    scope.warm_up.add(elapsed)
+        known = frozenset(self._scopes)
+        for _, entry in self._summaries.values():
+            # Exact ones are better than the same ones counted by bucket.
+            if entry["scope_id"] not in known:
+                _summarised(entry, self._scopes)
+        for scope_id, count in self._expirations.items():
+            if scope_id in self._scopes:
+                scope = self._scopes[scope_id]
+                scope.expirations = max(scope.expirations, count)
+        return [
+            _advice(scope_id, scope)
+            for scope_id, scope in sorted(self._scopes.items())
+            if scope.steady.count or scope.warm_up.count
+        ]
 
 
 def _entries(event: dict[str, Any]) -> list[dict[str, Any]]:
@@ -149,24 +192,6 @@ def _entries(event: dict[str, Any]) -> list[dict[str, Any]]:
         for entry in (scopes if isinstance(scopes, list) else ())
         if isinstance(entry, dict) and isinstance(entry.get("scope_id"), str)
     ]
-
-
-def _released(
-    event: dict[str, Any], scopes: defaultdict[str, _Scope], uses: Counter[tuple[str, str, str]]
-) -> None:
-    scope_id, elapsed = event.get("scope_id"), _number(event.get("elapsed_seconds"))
-    if not isinstance(scope_id, str) or elapsed is None:
-        return
-    if event.get("error"):  # It was cut short by an exception, which says nothing about the work.
-        return
-    scope = scopes[scope_id]
-    worker = (str(event.get("host")), str(event.get("worker_pid")), scope_id)
-    uses[worker] += 1
-    (scope.warm_up if uses[worker] <= WARM_UP_USES else scope.steady).add(elapsed)
-    after = _number(event.get("after_seconds"))
-    if after is not None and after > 0:
-        scope.afters[after] += 1
-        scope.near_misses += NEAR_MISS <= elapsed / after < 1
 
 
 def _summarised(entry: dict[str, Any], scopes: defaultdict[str, _Scope]) -> None:
@@ -194,9 +219,7 @@ def _add_histogram(histogram: object, durations: _Durations) -> None:
     last = largest if largest is not None else max((each or 0.0 for each in uppers), default=0.0)
     for upper, count in zip([*uppers, last], numbers, strict=True):
         if count and count > 0:
-            durations.bounded.append((upper or 0.0, int(count)))
-            reached = (upper or 0.0) if largest is None else largest
-            durations.largest = max(durations.largest, reached)
+            durations.add(upper or 0.0, int(count), largest=largest)
 
 
 def _number(value: object) -> float | None:

@@ -168,14 +168,23 @@ def needs_more_samples(samples: Sequence[Sample], thread: int | None = None) -> 
 
 
 def _up_to_the_telling_one(samples: Sequence[Sample], thread: int | None) -> Sequence[Sample]:
-    """Leave out a last sample that met somebody who waits and polls in the moment between.
+    """Leave out last samples that tell less than those before.
 
-    When most samples found it waiting in one place, that place tells more.
+    One without a stack, of a process that can go on; one that met somebody who waits and polls in
+    the moment between, when most found it waiting in one place.
     """
+    seen = [index for index, sample in enumerate(samples) if _has_stack(sample)]
+    state = _condition(samples[-1].dump)
+    if seen and not (state is not None and state.broken):
+        samples = samples[: seen[-1] + 1]
     if len(samples) < 3 or not computes(samples[-1], thread):  # noqa: PLR2004  # most of 2 is both
         return samples
     waiting = [index for index, sample in enumerate(samples) if not computes(sample, thread)]
     return samples[: waiting[-1] + 1] if len(waiting) * 2 > len(samples) else samples
+
+
+def _has_stack(sample: Sample) -> bool:
+    return any(stack.frames for stack in sample.dump.threads)
 
 
 class _Process:

@@ -205,9 +205,16 @@ def _descendants(
 
 def _ask(all_watched: Sequence[Watched], timeout: float) -> dict[int, Recording]:
     targets = (
-        target_of(each.pid, each.worker.rank, procfs.environment(each.pid)) for each in all_watched
+        target_of(each.pid, each.worker.rank, procfs.environment(each.pid))
+        for each in all_watched
+        if not _is_stopped(each.pid)  # It would not answer.
     )
     return ask([target for target in targets if target is not None], timeout=timeout)
+
+
+def _is_stopped(pid: int) -> bool:
+    found = procfs.stat(pid)
+    return found is None or found.state in "TtZX"
 
 
 def _result(future: Future[T], until: float, otherwise: T) -> T:

@@ -6,9 +6,11 @@ A sink is a callable with a name; see :mod:`observability.pipeline`. The map::
     metrics.py           what a scrape is answered; prometheus-client
     spans.py             one span for each scope over OTLP; opentelemetry
     recent.py            the last reaps, in memory, for whoever asks over HTTP
+    hook.py              a command of the user's own for each hang report
     torch_requests.py    events and counts from the callback of torch's own server
     trace_ids.py         the trace that a timer belongs to, and whether spans are wanted
     bounded.py           keep a line under a fixed size
+    _terminal.py         five lines for a reap, for a person at a terminal
     _dumps.py            whole events in files of their own
     _line_file.py        append lines to a file, a pipe or standard error
     _safe_paths.py       whether another user may have prepared a path

@@ -48,6 +48,15 @@ class LineFile:
         """Whether a person reads along."""
         return self._descriptor is not None and os.isatty(self._descriptor)
 
+    @property
+    def columns(self) -> int:
+        """Characters of a line of the terminal; 80 where that is not known."""
+        try:
+            found = os.get_terminal_size(STANDARD_ERROR if self.path is None else self._open())
+        except OSError:
+            return 80
+        return found.columns or 80
+
     def write(self, line: bytes) -> None:
         """Append ``line``, which must end in a newline, with one system call wherever possible.
 

@@ -24,6 +24,7 @@ from timers.events import TimerAcquired, TimerReleased
 
 from ._dumps import DumpDirectory
 from ._line_file import LineFile
+from ._terminal import Screen
 from .bounded import encode, fit, is_too_long
 
 if TYPE_CHECKING:
@@ -54,11 +55,12 @@ class LogSink:
     :param dump_directory: where a stack that is too large for a line goes as a whole; the line
         then names the file in ``stack_file``. Without it such a stack is only shortened.
     :param terminal: whether to render for reading; by default when ``target`` is a terminal.
+    :param verbose: whether a terminal is shown every event with all of its fields, rather than
+        five lines for a reap and one for what else matters.
+    :param name: of the sink; unique in its pipeline.
     :raises ValueError: for an unknown ``level``.
     :raises OSError: the target or the dump directory cannot be opened.
     """
-
-    name = "log"
 
     def __init__(
         self,
@@ -71,9 +73,12 @@ class LogSink:
         host: str | None = None,
         dump_directory: str | os.PathLike[str] | None = None,
         terminal: bool | None = None,
+        verbose: bool = False,
+        name: str = "log",
     ) -> None:
         if level not in LEVELS:
             raise ValueError(f"unknown log level {level!r}: use one of {', '.join(LEVELS)}")
+        self.name = name
         self._levels = frozenset(LEVELS[LEVELS.index(level) :])
         self._include = frozenset(include)
         self._exclude = frozenset(exclude)
@@ -83,9 +88,18 @@ class LogSink:
         self._file = LineFile(None if target == "-" else Path(target))
         if terminal is None:
             terminal = self._file.is_terminal
+        colors = "NO_COLOR" not in os.environ
+        self._screen: Screen | None = None
+        if terminal and not verbose:
+            self._screen = Screen(colors=colors, chatty=level == "debug")
         self._logger = structlog.wrap_logger(
             _Lines(self._file),
-            processors=[_in_order, _encodable, self._bounded, *_renderers(terminal=terminal)],
+            processors=[
+                _in_order,
+                _encodable,
+                self._bounded,
+                *_renderers(terminal=terminal, colors=colors),
+            ],
             wrapper_class=structlog.BoundLogger,
             context_class=dict,
             cache_logger_on_first_use=True,
@@ -106,6 +120,13 @@ class LogSink:
         """
         if self._passes(event.name, event.level):
             fields = to_fields(event, run_id=self._run_id, host=self._host)
+            if self._screen is not None:
+                wanted = event.name in self._include
+                width = self._file.columns
+                text = self._screen.text(event, fields, width, wanted=wanted)
+                if text:
+                    self._file.write(encodable(text).encode())
+                return
             log = getattr(self._logger, event.level)
             log(fields.pop("event"), **fields)
 
@@ -152,13 +173,13 @@ class _Lines:
     info = warning = error = debug
 
 
-def _renderers(*, terminal: bool) -> list[Any]:
+def _renderers(*, terminal: bool, colors: bool) -> list[Any]:
     if not terminal:
         return [structlog.processors.JSONRenderer(allow_nan=False)]
     return [
         _readable,
         structlog.dev.ConsoleRenderer(
-            colors="NO_COLOR" not in os.environ,
+            colors=colors,
             sort_keys=False,
             exception_formatter=structlog.dev.plain_traceback,
         ),

@@ -2,7 +2,7 @@
 
 The callback is given a name and, for a timer, the request that made it: an object with
 ``worker_pid``, ``scope_id``, ``expiration_time`` and ``signal``. torch need not be installed.
-What the callback does not say is not made up: see :mod:`timers.server.request_events`.
+What the callback does not say is not made up: see :mod:`timers.server.observers.request_events`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from timers.events import TimerExpired, WatchdogStarted, WatchdogStopped, WorkerInfo, WorkerKilled
-from timers.server.request_events import expired_event, reaped_event
+from timers.server.observers.request_events import expired_event, reaped_event
 from timers.server.statistics import Statistics
 from timers.server.workers import worker_info
 

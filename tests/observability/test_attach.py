@@ -17,7 +17,7 @@ from support.log_lines import read
 from support.processes import VICTIMS, victim
 from support.sinks import BlockingSink, RaisingSink, RecordingSink
 from support.waiting import eventually
-from timers.server.event_queue import Dispatcher
+from timers.server.observers.event_queue import Dispatcher
 
 if TYPE_CHECKING:
     from collections.abc import Callable

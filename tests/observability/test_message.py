@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from observability import _message
-from observability._message import message
+from observability import message as messages
 from observability.events import LogRecord, Notice, RunFinished, event_names
 from observability.fields import to_fields
+from observability.message import message
 from support.samples import all_events
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def test_what_is_a_message_already_stands(event: Event) -> None:
 
 
 def test_every_event_has_a_sentence_of_its_own() -> None:
-    written = {*_message._SENTENCES, Notice.name, LogRecord.name}
+    written = {*messages._SENTENCES, Notice.name, LogRecord.name}
     assert written == set(event_names())
     for event in all_events():
         said = to_fields(event, host="node-1")["message"]
@@ -99,7 +99,7 @@ def test_an_event_that_is_not_known_is_named() -> None:
 
 
 @settings(deadline=None, max_examples=50)
-@given(text=st.text(min_size=1), name=st.sampled_from(sorted(_message._SENTENCES)))
+@given(text=st.text(min_size=1), name=st.sampled_from(sorted(messages._SENTENCES)))
 def test_whatever_a_worker_calls_itself_it_is_one_printable_line(text: str, name: str) -> None:
     named = ("scope_id", "frame", "sentence", "detail", "reason", "host", "stack_error", "outcome")
     said = message({"event": name, **dict.fromkeys(named, text)})

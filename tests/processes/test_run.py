@@ -4,6 +4,7 @@ import os
 import resource
 import signal
 import socket
+import stat
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -75,7 +76,7 @@ def test_exits_as_the_command_did(cli: Cli, script: str, code: int) -> None:
 
 
 def test_a_command_that_is_not_there(cli: Cli) -> None:
-    ran = cli.run("run", *FREE, "--", "no-such-command")
+    ran = cli.run("run", *FREE, "--events", "-", "--", "no-such-command")
     assert ran.returncode == 127
     notice = next(e for e in json_lines(ran.stderr.splitlines()) if e["event"] == "notice")
     assert notice["level"] == "error"
@@ -93,7 +94,8 @@ def test_a_command_that_cannot_be_executed(cli: Cli, tmp_path: Path) -> None:
 
 
 def test_input_and_output_are_the_commands_own(cli: Cli) -> None:
-    ran = cli.run("run", *FREE, "--", "sh", "-c", "cat; echo oops >&2", stdin="a\nb\n")
+    command = ("sh", "-c", "cat; echo oops >&2")
+    ran = cli.run("run", *FREE, "--events", "-", "--", *command, stdin="a\nb\n")
     assert ran.stdout == "a\nb\n"
     others = [line for line in ran.stderr.splitlines() if line != "oops"]
     assert "oops" in ran.stderr
@@ -145,7 +147,7 @@ def test_without_http(cli: Cli) -> None:
 
 def test_the_launchers_own_timer_server_is_turned_off(cli: Cli, tmp_path: Path) -> None:
     ran = cli.run(
-        "run", *FREE, "--", *SUPERVISED, "environment",
+        "run", *FREE, "--events", "-", "--", *SUPERVISED, "environment",
         env={"TORCHELASTIC_ENABLE_FILE_TIMER": "1", "TIMERS_ON_ERROR": "raise"},
     )  # fmt: skip
     assert "TORCHELASTIC_TIMER_FILE=" in ran.stdout
@@ -317,10 +319,10 @@ def test_requests_for_others_are_refused(cli: Cli) -> None:
         found = environment(process)
         writer = FifoWriter(found["TIMERS_FILE"])
         line = {"version": 1, "pid": os.getpid(), "scope_id": "x", "expiration_time": 1}
-        writer.send((str(line).replace("'", '"')[:-1] + ', "signal": 9}\n').encode())
+        writer.write((str(line).replace("'", '"')[:-1] + ', "signal": 9}\n').encode())
         with subprocess.Popen(["sleep", "1000"]) as other:
             line["pid"] = other.pid
-            writer.send((str(line).replace("'", '"')[:-1] + ', "signal": 9}\n').encode())
+            writer.write((str(line).replace("'", '"')[:-1] + ', "signal": 9}\n').encode())
             refused = 'timers_requests_rejected_total{reason="outside_job"} 1.0'
             eventually(lambda: refused in get(found["TIMERS_HTTP"], "/metrics")[1])
             assert other.poll() is None
@@ -386,7 +388,8 @@ def test_a_default_port_that_is_taken_is_replaced(cli: Cli) -> None:
             taken.listen()
         except OSError:
             pass  # by somebody else, which is as good
-        with cli.start("run", "--", *SUPERVISED, "environment", stderr=subprocess.PIPE) as process:
+        arguments = ("run", "--events", "-", "--", *SUPERVISED, "environment")
+        with cli.start(*arguments, stderr=subprocess.PIPE) as process:
             address = environment(process)["TIMERS_HTTP"]
             assert address != "127.0.0.1:9464"
             assert get(address, "/-/ready")[0] == 200
@@ -406,6 +409,38 @@ def test_a_run_inside_a_run(cli: Cli) -> None:
         assert found["TIMERS_FILE"] != _variable(middle, "TIMERS_FILE")
         assert end(run) == 0
     cli.assert_nothing_left()
+
+
+def test_events_do_not_mix_with_what_the_job_writes(cli: Cli) -> None:
+    ran = cli.run("run", *FREE, "--run-id", "../job 7", "--", "sh", "-c", "echo oops >&2")
+    said, own = ran.stderr.splitlines()
+    assert own == "oops"
+    (file,) = (cli.state / "timers").iterdir()
+    assert said == f"timers: events go to {file}"
+    assert file.name.startswith(".._job_7.")
+    assert stat.S_IMODE(file.parent.stat().st_mode) == 0o700
+    assert [line["event"] for line in read(file)][-1] == "run finished"
+
+
+def test_of_the_files_that_nobody_named_the_newest_are_kept(cli: Cli) -> None:
+    directory = cli.state / "timers"
+    directory.mkdir(parents=True)
+    for number in range(120):
+        path = directory / f"{number}.jsonl"
+        path.touch()
+        os.utime(path, (number, number))
+    (directory / "notes").touch()
+    assert cli.run("run", *FREE, "--", "true").returncode == 0
+    left = {path.name for path in directory.iterdir()}
+    assert len(left) == 101
+    assert {"notes", "119.jsonl"} <= left
+    assert "20.jsonl" not in left
+
+
+@pytest.mark.parametrize("state", ["/proc/no-such", "relative"])
+def test_without_a_place_for_a_file_events_go_to_stderr(cli: Cli, state: str) -> None:
+    ran = cli.run("run", *FREE, "--", "true", env={"XDG_STATE_HOME": state})
+    assert json_lines(ran.stderr.splitlines())[-1]["event"] == "run finished"
 
 
 @pytest.mark.parametrize(

@@ -5,15 +5,18 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
 import signal
 import struct
 import subprocess
+import sys
 import termios
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from support.command import SUPERVISED, Cli
+from support.processes import VICTIMS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -50,8 +53,8 @@ class Terminal:
         before, _, self._seen = self._seen.partition(text)
         return before
 
-    def resize(self) -> None:
-        fcntl.ioctl(self.ours, termios.TIOCSWINSZ, struct.pack("HHHH", 33, 99, 0, 0))
+    def resize(self, columns: int = 99) -> None:
+        fcntl.ioctl(self.ours, termios.TIOCSWINSZ, struct.pack("HHHH", 33, columns, 0, 0))
 
 
 @pytest.fixture
@@ -144,17 +147,51 @@ def test_a_command_of_another_process_group_gets_ctrl_c_from_us(
         process.kill()
 
 
-def test_events_are_rendered_for_reading(cli: Cli, terminal: Terminal) -> None:
+def test_the_end_is_said_in_one_line_for_reading(cli: Cli, terminal: Terminal) -> None:
     with cli.start("run", *FREE, "--", "sh", "-c", "exit 4", **terminal.options()) as process:
-        assert "{" not in terminal.until("run finished")
+        assert "{" not in terminal.until("The command exited with 4 after ")
+        terminal.until(": 0 timers acquired, 0 expired, 0 workers reaped.")
+        assert process.wait(60) == 4
+
+
+def test_everything_is_shown_when_that_is_asked_for(cli: Cli, terminal: Terminal) -> None:
+    arguments = ("run", *FREE, "-v", "--", "sh", "-c", "exit 4")
+    with cli.start(*arguments, **terminal.options()) as process:
+        assert "watchdog started" in terminal.until("run finished")
         terminal.until("exit_code")
         assert process.wait(60) == 4
 
 
-def test_the_summary_is_said_when_the_events_go_to_a_file(
+def test_the_end_is_said_when_the_events_go_to_a_file(
     cli: Cli, terminal: Terminal, tmp_path: Path
 ) -> None:
     arguments = ("run", *FREE, "--events", tmp_path / "events", "--", "true")
     with cli.start(*arguments, **terminal.options()) as process:
-        terminal.until("timers: 0 timers acquired, 0 expired, 0 workers reaped")
+        terminal.until("The command exited with 0 after ")
         assert process.wait(60) == 0
+
+
+def test_a_reap_is_five_lines_of_eighty_columns(cli: Cli, terminal: Terminal) -> None:
+    terminal.resize(80)
+    job = (sys.executable, str(VICTIMS / "meeting.py"), "4", "2", "silent", "3", "10")
+    arguments = ("run", *FREE, "--", "env", "PYTHONUNBUFFERED=1", *job)
+    with cli.start(*arguments, **terminal.options()) as process:
+        terminal.until("ready")
+        seen = terminal.until("timers report ")
+        seen += "timers report " + terminal.until("\n") + "\n"
+        terminal.type("\x04")
+        terminal.until("The command exited with")
+        process.wait(60)
+    assert "{" not in seen
+    assert "\x1b[" in seen
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", seen).replace("\r", "").splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith("timers: "))
+    story = lines[start : start + 5]
+    assert all(len(line) <= 80 for line in story)
+    who, at, others, done, more = story
+    assert who.startswith("timers: Rank 2 (pid ")
+    assert re.fullmatch(r"  at      .*meeting\.py:\d+ \w+", at)
+    assert others.startswith("  while   3 ranks are waiting ")
+    assert re.search(r"^  done    rank \d killed with SIGKILL, [\d.]+ s after its deadline", done)
+    assert re.match(r"  more    http://127\.0\.0\.1:\d+/ or timers report /", more)
+    assert not [line for line in lines if "watchdog" in line or "stack dumped" in line]

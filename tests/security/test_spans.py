@@ -14,7 +14,7 @@ from observability.sinks.spans import SpanSink
 from support.children import FORKS, waiting
 from support.otlp import attributes, receiver
 from support.waiting import eventually
-from timers.server.event_queue import Dispatcher
+from timers.server.observers.event_queue import Dispatcher
 from victims.attacker import request
 
 if TYPE_CHECKING:

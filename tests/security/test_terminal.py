@@ -21,7 +21,7 @@ from support.command import Cli
 from support.samples import all_events
 from support.waiting import eventually
 from timers.events import TimerInfo, WorkerInfo
-from timers.server.logging_observer import log_events
+from timers.server.observers.logging_observer import log_events
 from timers.server.statistics import Statistics
 from timers.stacks.take import StackDump
 

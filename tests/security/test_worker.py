@@ -155,6 +155,19 @@ def test_one_worker_has_a_bound_on_its_timers(files: FilePair, recorder: Recorde
         os.close(pipe)
 
 
+def test_one_worker_has_a_bound_on_its_nested_blocks(
+    either: FilePair | SocketPair, recorder: Recorder
+) -> None:
+    server = either.server(observer=recorder, policy=ReapPolicy(max_timers=100))
+    worker = either.worker()
+    worker.do("nest", "x", 1000)
+    eventually(lambda: server.statistics.requests == 1000)
+    assert server.statistics.rejected["too_many"] == 899
+    assert server._watchdog.workers.by_pid[worker.pid].outers == 100
+    worker.tell("stuck", "hang", 0.2)
+    assert recorder.wait(WorkerKilled, worker.pid).timer.scope_id == "hang"
+
+
 def test_descriptors_that_a_worker_sends_along_are_not_kept(
     sockets: SocketPair, recorder: Recorder
 ) -> None:
@@ -277,7 +290,7 @@ def test_a_worker_that_became_roots_process_is_not_signalled(
     if pid == 0:
         with contextlib.suppress(BaseException):
             become(OTHER_UID)
-            timers.SocketTimerClient(sockets.path).acquire("mine", time.time() + 3)
+            timers.SocketTimerClient(sockets.path).acquire("mine", time.time() + 1)
             os.read(go, 1)
             null = os.open(os.devnull, os.O_RDWR)
             for fd in range(3):
@@ -298,8 +311,9 @@ def test_a_worker_that_became_roots_process_is_not_signalled(
             "the kill was refused",
             timeout=15,
         )
+        # Before it ends by this test, of which the server takes note at once.
         assert recorder.of(WorkerKilled, pid) == []
-        assert dropped(pid) == -signal.SIGKILL  # by this test: it was there until now
+        assert dropped(pid) == -signal.SIGKILL
     finally:
         dropped(pid)
         os.close(go)

@@ -43,7 +43,13 @@ class Cli:
             for name, value in os.environ.items()
             if not name.startswith(("TIMERS_", "TORCHELASTIC_", "SLURM_", "OTEL_"))
         }
-        self.environment = {**kept, "TMPDIR": str(self.temporary), _MARK: self.mark}
+        self.state = directory / "state"
+        self.environment = {
+            **kept,
+            "TMPDIR": str(self.temporary),
+            "XDG_STATE_HOME": str(self.state),
+            _MARK: self.mark,
+        }
 
     @contextlib.contextmanager
     def start(

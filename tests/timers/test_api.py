@@ -21,7 +21,7 @@ from timers.events import (
     WatchdogStopped,
     WorkerKilled,
 )
-from timers.server.logging_observer import log_events
+from timers.server.observers.logging_observer import log_events
 from timers.server.statistics import Statistics
 from timers.testing import RecordingObserver
 

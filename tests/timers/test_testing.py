@@ -22,7 +22,7 @@ from timers.events import (
     WatchdogStarted,
     WorkerKilled,
 )
-from timers.server.event_queue import Dispatcher
+from timers.server.observers.event_queue import Dispatcher
 from timers.testing import Call, FakeClock, FakeSource, RecordingClient, RecordingObserver
 from timers.transport.fifo_reader import FifoSource
 from timers.transport.wire import Message, Rejection
@@ -190,7 +190,7 @@ def test_a_source_gives_each_request_once(kind: str, pipe: FifoSource) -> None:
         source = pipe
         client = FileTimerClient(pipe.reader.path)
         client.acquire("x", 1.5)
-        client._send(b"\n")
+        client._channel.writer.write(b"\n")
         client.release("x")
     messages, rejections = source.read(0.0)
     assert [(message.scope_id, message.expiration_time) for message in messages] == [

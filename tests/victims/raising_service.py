@@ -26,10 +26,10 @@ if TYPE_CHECKING:
     from support.raising import Call
 
 _FILES = {
-    *("server/watchdog.py", "server/_reaping.py", "server/reaper.py", "server/_table.py"),
-    *("server/_state.py", "server/workers.py", "server/statistics.py", "linux/process.py"),
+    *("linux/process.py", "server/watchdog.py", "server/_reaping.py", "server/reaper.py"),
+    *("server/table.py", "server/_state.py", "server/workers.py", "server/statistics.py"),
 }
-_SPARED = {"Watchdog.apply", "Intake.apply", "Process.close", "close"}
+_SPARED = {"Watchdog.apply", "Intake.apply", "Process.close", "Owned.close", "close"}
 """What has been read and is not looked at is lost; closing a descriptor cannot fail."""
 _EVERY = 5
 

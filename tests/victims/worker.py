@@ -76,6 +76,11 @@ class Worker:
         for scope in scopes:
             self.enter(scope, after)
 
+    def nest(self, scope: str, depth: int) -> None:
+        """Enter blocks of one scope, each inside the one before."""
+        for _ in range(depth):
+            self.enter(scope, 600)
+
     def pairs(self, scope: str, count: int, after: float = 3600) -> int:
         """So many times into a block and out of it, as fast as it goes."""
         for _ in range(count):

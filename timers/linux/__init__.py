@@ -7,5 +7,6 @@ The map::
     ranks.py          which rank of its job a process is
     links.py          locks, pipes and sockets: who has the other end
     descriptors.py    keep some descriptors free, and one for when none is left
+    owned.py          descriptors that are closed only while they are this program's own
     ptrace.py         let a server read this process's stack
 """

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 from timers.forks import reset_in_child
 
+from .owned import Owned
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -48,7 +50,7 @@ class Reserve:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._fd = _spare()
+        self._spare = _spare()
         _reserves.add(self)
         reset_in_child(self)
 
@@ -56,25 +58,20 @@ class Reserve:
     def lent(self) -> Iterator[None]:
         """Give the descriptor free, to one thread at a time, and take one back afterwards."""
         with self._lock:
-            self._close()
+            self._spare.close()
             try:
                 yield
             finally:
                 # Another thread may have been quicker: then it is tried again next time.
                 with contextlib.suppress(OSError):
-                    self._fd = _spare()
+                    self._spare = _spare()
 
     def close(self) -> None:
         """Give it up. Idempotent."""
         _reserves.discard(self)
-        self._close()
+        self._spare.close()
 
     after_fork = close
-
-    def _close(self) -> None:
-        fd, self._fd = self._fd, -1  # first: a number that is closed may be another file's at once
-        if fd >= 0:
-            os.close(fd)
 
     def __del__(self) -> None:
         with contextlib.suppress(Exception):
@@ -84,8 +81,9 @@ class Reserve:
 _reserves: weakref.WeakSet[Reserve] = weakref.WeakSet()
 
 
-def _spare() -> int:
-    return os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+def _spare() -> Owned:
+    # Not /dev/null, as which programs that become daemons open other numbers.
+    return Owned(os.memfd_create("timers-reserve", os.MFD_CLOEXEC))
 
 
 def with_reserve(call: Callable[[], _Answer]) -> _Answer:

@@ -7,7 +7,6 @@ covers the moment before the pidfd is open.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import fcntl
 import os
@@ -20,6 +19,7 @@ from timers.errors import UnsupportedPlatformError
 
 from . import procfs
 from .descriptors import is_reserved
+from .owned import Owned
 
 __all__ = ["Process", "require_linux"]
 
@@ -60,7 +60,7 @@ class Process:
     Safe from several threads; not to be used in a forked child (the server closes it there).
     """
 
-    __slots__ = ("_fd", "pid", "start_time")
+    __slots__ = ("_held", "pid", "start_time")
 
     def __init__(self, pid: int) -> None:
         """Take hold of ``pid``. Raises ProcessLookupError when there is no such process.
@@ -70,34 +70,34 @@ class Process:
         cannot be read of a process that is there.
         """
         self.pid = pid
-        self._fd: int | None = None
+        self._held: Owned | None = None
         try:
-            self._fd = os.pidfd_open(pid)
+            self._held = Owned(os.pidfd_open(pid))
         except OSError as error:
             # EINVAL or, in newer kernels, ENOENT: not a pid, or the id of a thread that does not
             # lead its process.
             if error.errno in (errno.ESRCH, errno.EINVAL, errno.ENOENT):
                 raise ProcessLookupError(errno.ESRCH, f"no process {pid}") from error
-        if self._fd is not None and is_reserved(self._fd):
+        if self._held is not None and is_reserved(self._held.fd):
             self.close()
         # Read after the pidfd is open: from here on the pid cannot be recycled unnoticed.
         self.start_time = procfs.start_time(pid)
         if self.start_time is None and self._is_there():
             self.close()
             raise _unreadable(pid)
-        if self.start_time is None or (self._fd is not None and self.exited()):
+        if self.start_time is None or (self._held is not None and self.exited()):
             self.close()
             raise ProcessLookupError(errno.ESRCH, f"process {pid} has ended")
 
     def fileno(self) -> int | None:
-        """The pidfd, readable once the process has ended; None when there is none."""
-        return self._fd
+        """Return the pidfd, readable once the process has ended; None when there is none."""
+        return None if self._held is None else self._held.fd
 
     def exited(self, timeout: float = 0.0) -> bool:
         """Whether it has ended (a zombie has), waiting up to ``timeout`` seconds for that."""
-        if self._fd is not None:
+        if self._held is not None:
             poll = select.poll()
-            poll.register(self._fd, select.POLLIN)
+            poll.register(self._held.fd, select.POLLIN)
             return bool(poll.poll(min(max(0.0, timeout) * 1000, _MOST_MS)))
         while not self._looks_gone():  # nor for as long as it cannot be told
             if timeout <= 0:
@@ -115,7 +115,7 @@ class Process:
 
     def _is_there(self) -> bool:
         """Whether there is a process, whichever, with this pid; needs neither /proc nor a right."""
-        if self._fd is not None:
+        if self._held is not None:
             return not self.exited()
         try:
             os.kill(self.pid, 0)
@@ -135,8 +135,8 @@ class Process:
         Raises ProcessLookupError when it has ended and PermissionError when the kernel refuses, or
         it cannot be told from another process.
         """
-        if self._fd is not None:
-            signals.pidfd_send_signal(self._fd, signal)
+        if self._held is not None and self._held.is_ours:
+            signals.pidfd_send_signal(self._held.fd, signal)
             return
         gone = self._looks_gone()
         if gone is None:
@@ -153,16 +153,15 @@ class Process:
         """
         # Read before the zombie can be gone, or else asked of the pidfd, which stays.
         status = None if self.start_time is None else procfs.exit_status(self.pid, self.start_time)
-        if status is None and self._fd is not None:
-            status = _status_by_pidfd(self._fd)
+        if status is None and self._held is not None:
+            status = _status_by_pidfd(self._held.fd)
         return status
 
     def close(self) -> None:
         """Let go of it. Idempotent."""
-        fd, self._fd = self._fd, None
-        if fd is not None:
-            with contextlib.suppress(OSError):
-                os.close(fd)
+        held, self._held = self._held, None
+        if held is not None:
+            held.close()
 
 
 def _unreadable(pid: int) -> PermissionError:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from timers.events import RequestRejected, TimerAcquired, TimerInfo, TimerReleased
 
 from ._state import NS, timer_info
-from ._table import Timer, TooManyTimersError
+from .table import Timer, TooManyTimersError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -116,6 +116,7 @@ class Intake:
                 scope.count(acquires, releases)
                 return
             scope.count(acquires, releases, -1, -released.expired)
+            worker.outers -= released.depth
             self._state.block_ended(released, scope, now_ns, message.error)
             return
         acquires, releases = message.missed or (_ONE_RELEASE if message.leave else _ONE_ACQUIRE)
@@ -180,8 +181,18 @@ class Intake:
         now_ns: int,
     ) -> None:
         """Continue, in ``timer``, the block of the one that it replaces."""
+        worker = timer.worker
+        worker.outers -= replaced.depth
         if message.nested:
-            timer.outer = replaced
+            if worker.outers + replaced.depth < self._state.max_timers:
+                timer.outer = replaced
+                timer.depth = replaced.depth + 1
+            else:
+                # It has its deadline all the same, but what it was entered in is not remembered.
+                timer.continues(replaced)
+                self._reject(
+                    "too_many", f"process {worker.pid} has too many nested timers", worker.pid
+                )
         elif message.missed is not None:
             pass  # it says itself when its block began
         elif not message.leave:  # a heartbeat: the same block goes on
@@ -190,6 +201,7 @@ class Intake:
             self._state.block_ended(replaced, scope, now_ns, message.error)
             if replaced.outer is not None:
                 timer.continues(replaced.outer)
+        worker.outers += timer.depth
 
     def _timer(
         self, worker: Worker, scope: ScopeStatistics, message: Message, now_ns: int
@@ -206,21 +218,21 @@ class Intake:
         elif after is None:
             acquired_ns = min(now_ns, deadline_ns)
         else:
+            after_ns = int(after * NS)
+            if deadline_ns - after_ns > now_ns:
+                # It cannot have been sent later than now: that is by another clock than ours.
+                worker.read_clock()
+                deadline_ns = now_ns + after_ns
             if message.missed is not None:
                 # It was open before this server knew of it, or was held up: whatever its deadline
                 # was, a release that was sent in time may be right behind it.
-                started_ns = deadline_ns - int(after * NS)
+                started_ns = deadline_ns - after_ns
                 deadline_ns = max(deadline_ns, now_ns + HOLD_NS)
             elif after > 0 and now_ns - deadline_ns > _HELD_UP_NS:
                 # It was sent ahead of its deadline, so it was held up on its way (a stopped
                 # server, a full pipe), and so is its release, which may be right behind it.
                 deadline_ns = now_ns + HOLD_NS
-            acquired_ns = deadline_ns - int(after * NS)
-            if acquired_ns > now_ns:
-                # It cannot have been sent later than now: by another clock than ours.
-                worker.read_clock()
-                acquired_ns = now_ns
-                deadline_ns = now_ns + int(after * NS)
+            acquired_ns = deadline_ns - after_ns
         span = None
         if message.traceparent is not None or message.span_id is not None:
             span = (message.traceparent, message.span_id)

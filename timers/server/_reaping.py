@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ._state import State
-    from ._table import Timer
     from .reaper import ReapPolicy, Step
+    from .table import Timer
     from .workers import Worker, Workers
 
 __all__ = ["Reap", "Reaping"]

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from timers.events import TimerInfo, TimerReleased, WorkerInfo
 
-from ._boards import Boards
-from ._table import Timer, TimerTable
+from .boards.registry import Boards
+from .table import Timer, TimerTable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -109,7 +109,7 @@ class State:
     :param statistics: counts what happens.
     :param clock: where the time comes from.
     :param observer: receives the events; may be replaced until the first one.
-    :param max_timers: how many timers one worker may have.
+    :param max_timers: how many timers one worker may have, and how many of blocks around others.
 
     Whoever changes timers or counts holds :attr:`lock`; emitting needs no lock and never raises.
     """
@@ -127,6 +127,7 @@ class State:
         self.statistics = statistics
         self.clock = clock
         self.observer = observer
+        self.max_timers = max_timers
         self.table: TimerTable[Worker] = TimerTable(max_timers)
         self.boards = Boards(clock, statistics)
         self.deadlines: list[Deadlines] = [self.table, self.boards]
@@ -176,6 +177,7 @@ class State:
         """Drop every timer of ``worker``; return them with the seconds since their block began."""
         now_ns = self.clock.monotonic_ns()
         cleared = [timer for each in self.deadlines for timer in each.remove_worker(worker)]
+        worker.outers = 0
         for timer in cleared:
             self.statistics.scope(timer.scope_id).count(0, 0, -1, -timer.expired)
         return tuple((timer_info(timer), (now_ns - timer.started_ns) / NS) for timer in cleared)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from timers.transport.wire import Message
 from timers.worker.pipe_client import FileTimerRequest
 
-from ._torch_callback import LogEvent, both
+from .observers.torch_callback import LogEvent, both
 from .server import WatchdogServer
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from timers.events import Observer
     from timers.transport.source import OwnedSource
 
-    from ._table import Timer
+    from .table import Timer
     from .workers import Worker
 
 __all__ = ["FileRequestServer"]

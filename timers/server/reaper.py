@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
     from timers.linux.process import Process
 
-    from ._table import Timer
     from .process_tree import ProcessTree
+    from .table import Timer
 
     BeforeKill: TypeAlias = Callable[..., object]
     """The step before a kill, with the arguments of torch's ``log_debug_info_for_expired_timers``:

@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     from timers.events import Observer, WorkerInfo
     from timers.transport.source import OwnedSource
 
-    from ._table import Timer
     from .reaper import BeforeKill
     from .statistics import Statistics
+    from .table import Timer
     from .workers import Worker
 
 __all__ = ["WatchdogServer"]

@@ -34,10 +34,10 @@ from timers.transport.board import MOMENT_NS
 from timers.transport.source import BoardSource
 from timers.transport.wire import BOARD, Rejection
 
-from ._boards import BadBoardError
 from ._intake import HOLD_NS, Intake
 from ._reaping import Reap, Reaping
 from ._state import NS, RunningTimer, State, running, timer_info
+from .boards.registry import BadBoardError
 from .reaper import ReapPolicy, retry_delay
 from .workers import Worker, Workers
 
@@ -49,9 +49,9 @@ if TYPE_CHECKING:
     from timers.transport.source import Source
     from timers.transport.wire import Message
 
-    from ._table import TimerTable
     from .reaper import Step
     from .statistics import Statistics
+    from .table import TimerTable
 
 __all__ = ["RunningTimer", "Sampler", "Watchdog"]
 
@@ -312,7 +312,10 @@ class Watchdog:
                     self._exited(worker)
             timers = list(self.state.timers())
             for timer in timers:
+                timer.worker.outers = 0
+            for timer in timers:
                 worker = timer.worker
+                worker.outers += timer.depth
                 if timer.expired and worker not in self._reaping and worker not in self._retries:
                     timer.expired = False  # for the next sweep, which emits, counts and reaps
                     worker.pending = []

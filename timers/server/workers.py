@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from timers.events import WorkerInfo
 from timers.linux import procfs
 from timers.linux.descriptors import Reserve
+from timers.linux.owned import Wakeup, close_epoll, identity
 from timers.linux.process import Process
 from timers.linux.ranks import ranks_of
 
@@ -24,7 +25,7 @@ from .statistics import WARM_UP_USES, Statistics
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from ._table import Timer
+    from .table import Timer
 
 __all__ = ["Worker", "Workers", "worker_info"]
 
@@ -45,6 +46,7 @@ class Worker:
         "forgotten",
         "info",
         "is_certain",
+        "outers",
         "owners",
         "pending",
         "pid",
@@ -73,6 +75,8 @@ class Worker:
         self.info = worker_info(pid, self.start_time) if known else WorkerInfo(pid=pid)
         self.pending: list[Timer[Worker]] = []
         """Expired timers that no reap has taken up yet."""
+        self.outers = 0
+        """How many timers are kept of blocks around its open ones, of the same scope."""
         self.attempts = 0
         self.forgotten = False
         """Whether its end has been handled."""
@@ -163,9 +167,10 @@ class Workers:
         self._without_pidfd: set[Worker] = set()
         """Those whose exit epoll cannot report, for want of descriptors: checked each time."""
         self._reserve = Reserve()
-        self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._wakeup = Wakeup()
+        self._wakeup_identity = identity(self._wakeup.fd)
         self._epoll = select.epoll()
-        for fd in (self._wake_fd, *sources):
+        for fd in (self._wakeup.fd, *sources):
             self._epoll.register(fd, select.EPOLLIN)
 
     def __iter__(self) -> Iterator[Worker]:
@@ -306,19 +311,15 @@ class Workers:
         """
         exited = []
         for fd, _ in self._epoll.poll(min(timeout, _LONGEST_SECONDS)):
-            if fd == self._wake_fd:
-                with contextlib.suppress(BlockingIOError):
-                    os.eventfd_read(fd)
+            if fd == self._wakeup.fd:
+                self._wakeup.clear()
             elif worker := self._pidfds.get(fd):
                 exited.append(worker)
         return exited + [worker for worker in list(self._without_pidfd) if worker.has_ended]
 
     def wake(self) -> None:
         """Make a sleeping :meth:`wait` return. Safe from any thread and after :meth:`close`."""
-        fd = self._wake_fd
-        if fd >= 0:
-            with contextlib.suppress(OSError):
-                os.eventfd_write(fd, 1)
+        self._wakeup.wake()
 
     def note_gone(self, worker: Worker) -> None:
         """Have the exit of ``worker`` handled by the next step, after the requests read then."""
@@ -348,12 +349,9 @@ class Workers:
 
     def close(self) -> None:
         """Give back every descriptor. Idempotent."""
+        self._reserve.close()
         for worker in self:
             if worker.process is not None:
                 worker.process.close()
-        self._reserve.close()
-        self._epoll.close()
-        fd, self._wake_fd = self._wake_fd, -1
-        if fd >= 0:
-            with contextlib.suppress(OSError):
-                os.close(fd)
+        close_epoll(self._epoll, self._wakeup_identity)
+        self._wakeup.close()

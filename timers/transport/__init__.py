@@ -4,6 +4,7 @@ The map::
 
     wire.py           one request as a line of JSON, written and read
     board.py          where everything lies on a worker's board, and why that is safe
+    receipt.py        where it is noted that a message was sent
     source.py         what every server's end has in common
     fifo_reader.py    the named pipe: the server's end
     fifo_writer.py    the named pipe: the worker's end

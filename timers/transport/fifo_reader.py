@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from timers.errors import PathOccupiedError, ServerRunningError
 from timers.forks import reset_in_child
+from timers.linux.owned import Owned
 
 from .fifo_writer import DEFAULT_CAPACITY, PAGE_BYTES
 from .wire import Decoder
@@ -49,32 +50,31 @@ class FifoReader:
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self._fd = _open_as_server(path)
-        self._inode = os.fstat(self._fd).st_ino
-        _enlarge(self._fd)
+        self._pipe = Owned(_open_as_server(path))
+        self._inode = os.fstat(self._pipe.fd).st_ino
+        _enlarge(self._pipe.fd)
         reset_in_child(self)
 
     def fileno(self) -> int:
         """Return the descriptor, readable when requests wait."""
-        return self._fd
+        return self._pipe.fd
 
     def read(self) -> bytes:
         """Return everything that lies in the pipe now; empty when nothing does. Never blocks."""
         try:
-            return os.read(self._fd, _READ_BYTES)
+            return os.read(self._pipe.fd, _READ_BYTES)
         except BlockingIOError:
             return b""
 
     def close(self, *, remove: bool = True) -> None:
         """Close the pipe and, if it is still the one at its path, remove it. Idempotent."""
-        fd, self._fd = self._fd, -1
-        if fd < 0:
+        if self._pipe.fd < 0:
             return
         if remove:
             with contextlib.suppress(OSError):
                 if os.lstat(self.path).st_ino == self._inode:
                     os.unlink(self.path)
-        os.close(fd)
+        self._pipe.close()
 
     def after_fork(self) -> None:
         """Close it in a forked child, or the pipe would outlive the server there."""

@@ -17,11 +17,15 @@ from typing import TYPE_CHECKING
 
 from timers.errors import InsecurePathError, NoServerError
 from timers.forks import reset_in_child
+from timers.linux.owned import Identity, identity
 
+from .receipt import Unnoted
 from .wire import bounded
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from .receipt import Receipt
 
 __all__ = ["DEFAULT_CAPACITY", "PAGE_BYTES", "FifoWriter"]
 
@@ -48,21 +52,33 @@ class FifoWriter:
         self._connect_timeout = connect_timeout
         self._unreachable = False
         self._fd = -1
+        self._file: Identity = None
+        """What that descriptor is: its number may be of another file by now."""
         reset_in_child(self)
 
-    def write(self, line: bytes) -> None:
+    def write(
+        self, line: bytes, receipt: Receipt | None = None, totals: tuple[int, int] = (0, 0)
+    ) -> None:
         """Write ``line``, to whichever server there is.
 
+        :param receipt: its ``sent`` becomes ``totals`` in the same step as ``line`` is written, so
+            that an exception that comes from outside finds both done or neither.
         :raises BlockingIOError: the pipe is full.
         :raises NoServerError: nobody reads from it.
         :raises InsecurePathError: it is another user's.
         :raises RequestTooLargeError: one write might not take ``line``.
         """
         bounded(line)
+        if receipt is None:
+            receipt = Unnoted()
+        before = receipt.sent
         if self._fd >= 0:
             try:
-                os.write(self._fd, line)
+                # fmt: off
+                receipt.sent = totals; os.write(self._fd, line)  # noqa: E702  # one step
+            # fmt: on
             except OSError as error:
+                receipt.sent = before
                 # EPIPE: that server is gone; there may be another one at the path by now. EBADF:
                 # a program that became a daemon has closed whatever it knew nothing of.
                 if error.errno == errno.EBADF:
@@ -71,11 +87,16 @@ class FifoWriter:
                     raise
             else:
                 return
+        self._write_anew(line, receipt, totals)
+
+    def _write_anew(self, line: bytes, receipt: Receipt, totals: tuple[int, int]) -> None:
         fd = self._open()
         try:
-            os.write(fd, line)
-            # Another descriptor stays while threads may be about to write to its number, which
-            # must not become another file's.
+            # fmt: off
+            receipt.sent = totals; os.write(fd, line)  # noqa: E702  # one step
+            # fmt: on
+            # The descriptor of an earlier server stays: a thread may be about to write to its
+            # number, which must not become another file's.
             if _keeps_descriptors(fd):
                 self._keep(fd)
                 fd = -1
@@ -90,12 +111,20 @@ class FifoWriter:
                 os.close(fd)
 
     def _keep(self, fd: int) -> None:
-        if self._fd >= 0:
+        """Keep ``fd`` in place of the descriptor of an earlier server."""
+        file = identity(fd)
+        while True:
+            kept = self._fd
+            is_ours = kept >= 0 and identity(kept) in (self._file, file)
+            if self._fd == kept:  # no other thread has kept another one meanwhile
+                break
+        if is_ours:
             # Replaced in one step: another thread may be writing to the same number.
-            os.dup2(fd, self._fd, inheritable=False)
+            os.dup2(fd, kept, inheritable=False)
             os.close(fd)
+            self._file = file
         else:
-            self._fd = fd
+            self._fd, self._file = fd, file
             self.raw = partial(os.write, fd)
 
     def _open(self) -> int:
@@ -145,7 +174,7 @@ class FifoWriter:
     def close(self) -> None:
         """Close the descriptor; the next :meth:`write` opens another."""
         fd, self._fd, self.raw = self._fd, -1, None
-        if fd >= 0:
+        if fd >= 0 and identity(fd) == self._file:
             os.close(fd)
 
     def __del__(self) -> None:

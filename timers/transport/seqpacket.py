@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 from timers.forks import reset_in_child
 from timers.linux import procfs
 from timers.linux.descriptors import EXHAUSTED, Reserve, is_reserved
+from timers.linux.owned import close_epoll, close_socket, identity
 
 from ._packets import Packet, Packets
 from .socket_path import BACKLOG, Listener, peer_credentials, remove
@@ -62,10 +63,11 @@ _UNKNOWN_START_TIME = -1
 class _Peer:
     """One connection and whose it is."""
 
-    __slots__ = ("connection", "credentials", "decoder", "has_ended", "start_time")
+    __slots__ = ("connection", "credentials", "decoder", "has_ended", "identity", "start_time")
 
     def __init__(self, connection: socket.socket, credentials: Credentials) -> None:
         self.connection = connection
+        self.identity = identity(connection.fileno())
         self.credentials = credentials
         self.start_time = _start_time(connection, credentials.pid)
         self.decoder = Decoder(most_known=200)
@@ -116,6 +118,7 @@ class SocketSource:
         self._users = frozenset(users)
         self._peers: dict[int, _Peer] = {}
         self._by_pid: dict[int, list[_Peer]] = {}
+        self._closed = False
         self._turns: deque[int] = deque()
         """The connections that were readable and have not had their turn since."""
         self._packets = Packets(_PACKETS_AT_ONCE, MAX_LINE_BYTES + 1)
@@ -126,6 +129,7 @@ class SocketSource:
         self._reserve = Reserve()
         self._epoll = select.epoll()
         self._listening = listener.connections.fileno()
+        self._listener_identity = identity(self._listening)
         self._epoll.register(self._listening, select.EPOLLIN)
         reset_in_child(self)
 
@@ -224,12 +228,8 @@ class SocketSource:
 
     def _turn_away(self, rejections: list[Rejection]) -> None:
         """Without descriptors: let one client know, or it would wait and this server spin."""
-        self._reserve.close()
-        try:
-            with contextlib.suppress(OSError):
-                self._listener.connections.accept()[0].close()
-        finally:
-            self._reserve = Reserve()
+        with self._reserve.lent(), contextlib.suppress(OSError):
+            self._listener.connections.accept()[0].close()
         rejections.append(self._no_room())
 
     def _no_room(self) -> Rejection:
@@ -319,16 +319,17 @@ class SocketSource:
 
     def close(self, *, remove_path: bool = True) -> None:
         """Hang up on everybody and close the socket. Idempotent."""
-        if self._epoll.closed:
+        if self._closed:
             return
+        self._closed = True
         if remove_path and self._listener.inode is not None:
             remove(self._listener)
-        self._epoll.close()
         self._reserve.close()
+        close_epoll(self._epoll, self._listener_identity)
         for peer in self._peers.values():
-            peer.connection.close()
+            close_socket(peer.connection, peer.identity)
         self._peers.clear()
-        self._listener.connections.close()
+        close_socket(self._listener.connections, self._listener_identity)
 
     def after_fork(self) -> None:
         """Close it in a forked child, or clients would not notice the death of their server."""

@@ -24,6 +24,9 @@ key             type    meaning
 ``span_id``     string  16 hexadecimal digits: the id that the span of the scope shall have
 ``missed``      array   two integers: the line says how things stand rather than what happened,
                         and stands for so many acquires and releases that were not sent
+``board``       boolean over the socket: the block is counted and kept on a board, and the line
+                        is for logs and spans alone
+``took``        number  of such a block, when it was left: how many seconds it took
 =============== ======= ====================================================================
 
 A line has at most :data:`MAX_LINE_BYTES` bytes with its newline, so that one write of it is
@@ -171,9 +174,9 @@ class Decoder:
     One decoder a pipe; not thread-safe. It never raises, whatever it is fed, and never holds more
     than one unfinished line.
 
-    The same worker says nearly the same again and again. What has once been found good is known
-    by heart: whole lines (releases are all alike) and heads of lines, up to the two numbers at the
-    end of an acquire of our clients. What a line means never depends on that: a known head is
+    The same worker says nearly the same again and again. What has once been found good is
+    remembered: whole lines (releases are all alike) and heads of lines, up to the two numbers at
+    the end of an acquire of our clients. What a line means never depends on that: a known head is
     completed only by numbers of the plainest form, and everything else is parsed.
 
     :param most_known: how many lines and how many heads, of ordinary length, are remembered.

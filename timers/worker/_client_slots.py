@@ -25,11 +25,13 @@ class ThreadSlots(threading.local):
 
     def __init__(self) -> None:
         self.by_scope: dict[str, Slot] = {}
+        self._most = _MOST_SLOTS
 
     def add(self, slot: Slot) -> Slot:
         """Keep a slot of the calling thread."""
-        if len(self.by_scope) >= _MOST_SLOTS:
+        if len(self.by_scope) >= self._most:
             self.by_scope = {scope: s for scope, s in self.by_scope.items() if s.is_needed}
+            self._most = max(_MOST_SLOTS, 2 * len(self.by_scope))
         self.by_scope[slot.scope] = slot
         return slot
 

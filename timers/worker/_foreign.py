@@ -11,6 +11,8 @@ from ._client_slots import ThreadSlots
 from .slots.messages import Channel, MessageSlot
 
 if TYPE_CHECKING:
+    from timers.transport.receipt import Receipt
+
     from .client import TimerClient
     from .slots.request import Request
 
@@ -35,7 +37,8 @@ class _ForeignChannel(Channel):
         super().__init__(None)
         self.client = client
 
-    def write(self, request: Request) -> None:
+    def write(self, request: Request, receipt: Receipt, totals: tuple[int, int]) -> None:
+        receipt.sent = totals
         if request.is_release:
             self.client.release(request.scope_id)
         else:

@@ -11,6 +11,7 @@ import os
 from typing import TYPE_CHECKING
 
 from timers.linux import procfs
+from timers.transport.wire import MAX_LINE_BYTES, bounded
 
 from .slots.slot import NS
 
@@ -20,6 +21,11 @@ if TYPE_CHECKING:
 __all__ = ["Lines"]
 
 _MAX_CACHED = 1024
+_SHORTEST_SECONDS = 2.2250738585072014e-308
+"""No number of seconds is written with more characters."""
+_LATEST_NS = 2**63 - 1
+_SENT_AGAIN_BYTES = 64
+"""What a message is longer by when it says how things stand."""
 
 
 class Lines:
@@ -38,6 +44,15 @@ class Lines:
         """By thread, scope, signal and seconds: all of an acquire but its deadline."""
         self._releases: dict[tuple[int, str], bytes] = {}
         """By thread and scope: the usual release."""
+
+    def check(self, thread: int, scope: str) -> None:
+        """Check that every message of ``scope`` will have room, the end of a block above all.
+
+        :raises RequestTooLargeError: it is too long.
+        """
+        longest = self.acquire(thread, scope, _SHORTEST_SECONDS, _LATEST_NS, _LATEST_NS)
+        if len(longest) > MAX_LINE_BYTES - _SENT_AGAIN_BYTES:
+            bounded(longest.ljust(MAX_LINE_BYTES + 1))  # raises, with the reason
 
     def acquire(
         self, thread: int, scope: str, after: float, wall_ns: int, deadline_ns: int
@@ -71,19 +86,22 @@ class Lines:
             text += ', "nested": true'
         if request.leave:
             text += ', "leave": true'
-        if request.error is not None:
-            text += f', "error": {json.dumps(request.error)}'
         if not request.is_release:
             text += f', "expiration_time": {request.expiration_time!r}'
             text += f', "deadline_ns": {request.deadline_ns}'
-        if request.warn_after is not None:
-            text += f', "warn_after": {request.warn_after!r}'
-        if request.span is not None:
-            span = request.span
-            text += f', "traceparent": "{span.traceparent}", "span_id": "{span.span_id}"'
         if request.missed is not None:
             text += f', "missed": [{request.missed[0]}, {request.missed[1]}]'
-        return f"{text}}}\n".encode()
+        more = ""
+        if request.error is not None:
+            more += f', "error": {json.dumps(request.error)}'
+        if request.warn_after is not None:
+            more += f', "warn_after": {request.warn_after!r}'
+        if request.span is not None:
+            span = request.span
+            more += f', "traceparent": "{span.traceparent}", "span_id": "{span.span_id}"'
+        line = f"{text}{more}}}\n".encode()
+        # A timer that stops without a reason is better than one that does not stop.
+        return line if len(line) <= MAX_LINE_BYTES else f"{text}}}\n".encode()
 
     def event(self, request: Request, elapsed_ns: int | None) -> bytes:
         """Return the line that says for a log what the board has counted.

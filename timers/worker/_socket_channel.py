@@ -18,7 +18,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
-import os
 import select
 import socket
 import sys
@@ -29,9 +28,11 @@ from array import array
 from typing import TYPE_CHECKING
 
 from timers.errors import NoServerError
+from timers.linux.owned import Identity, identity
 from timers.transport import board
+from timers.transport.receipt import Unnoted
 from timers.transport.socket_path import check_path, connect
-from timers.transport.wire import BOARD, MAX_LINE_BYTES, WAKE, bounded
+from timers.transport.wire import BOARD, WAKE
 
 from ._lines import Lines
 from .slots.board import Board
@@ -39,6 +40,8 @@ from .slots.board_slot import BoardSlot
 from .slots.messages import Channel, MessageSlot
 
 if TYPE_CHECKING:
+    from timers.transport.receipt import Receipt
+
     from ._on_error import ErrorPolicy
     from .slots.request import Request
     from .slots.slot import Slot
@@ -54,9 +57,6 @@ _LAST_RETRY_SECONDS = 0.5
 _SAID_AFTER_SECONDS = 10.0
 _TURNED_AWAY_SECONDS = 0.05
 """A connection that ends this soon was not wanted: trying again at once would be no use."""
-_LOCK_SECONDS = 5.0
-_SENT_AGAIN_BYTES = 64
-"""What a message is longer by when it is sent again."""
 _FULL = (errno.EAGAIN, errno.ENOBUFS)
 
 
@@ -102,7 +102,7 @@ class SocketChannel(Channel):
 
     def _forget_connection(self) -> None:
         self._connection: socket.socket | None = None
-        self._file: tuple[int, int] | None = None
+        self._file: Identity = None
         """What the connection's descriptor is."""
         self._keeper: threading.Thread | None = None
         self._served = 0
@@ -124,7 +124,7 @@ class SocketChannel(Channel):
         :raises NoServerError: there has never been a server, and ``on_error`` is not "warn".
         :raises RequestTooLargeError: ``scope`` does not fit into a message.
         """
-        self._check_length(self.lines.acquire(thread, scope, 0.0, 2**62, 2**62))
+        self.lines.check(thread, scope)
         self._reach()
         if self.board is None and self._use_board:
             self._make_board()
@@ -198,7 +198,8 @@ class SocketChannel(Channel):
             return  # it has been woken, and has not looked since
         self._woken = (look_ns, due_ns)
         # Where there is no room for it, other messages wait, and wake the server as well.
-        self._send_now(WAKE)
+        if not self._send_now(WAKE):
+            self._connect_again()
 
     def send_event(self, request: Request, elapsed_ns: int | None) -> None:
         """Send what is for logs and spans alone, if there is room; the board counts what is lost.
@@ -209,33 +210,46 @@ class SocketChannel(Channel):
         if not self._send_now(self.lines.event(request, elapsed_ns)):
             self.board.words[board.LOST] += 1
 
-    def _send_now(self, line: bytes) -> bool:
+    def _send_now(
+        self, line: bytes, receipt: Receipt | None = None, totals: tuple[int, int] = (0, 0)
+    ) -> bool:
+        if receipt is None:
+            receipt = Unnoted()
         connection = self._connection
         if connection is None:
             return False
-        if _file(connection.fileno()) != self._file:
+        if identity(connection.fileno()) != self._file:
             self.lost(connection)
             return False
+        before = receipt.sent
         try:
-            connection.send(line, _FLAGS)
+            # fmt: off
+            receipt.sent = totals; connection.send(line, _FLAGS)  # noqa: E702  # one step
+        # fmt: on
         except OSError as error:
+            receipt.sent = before
             if error.errno not in _FULL:
                 self.lost(connection)
             return False
         return True
 
+    def _connect_again(self) -> None:
+        """Connect in place of the thread, which cannot know that somebody closed its descriptor."""
+        if self._connection is None and self.reached:
+            self._try_connect()
+
     # -- messages -----------------------------------------------------------------------------
 
-    def write(self, request: Request) -> None:
+    def write(self, request: Request, receipt: Receipt, totals: tuple[int, int]) -> None:
         """Send one request, connecting first where that is due."""
         line = self.lines.encode(request)
-        self._check_length(line)
         if self._connection is None:
             self._try_connect()
         unreachable = None if self.reached else self._unreachable
         if self._connection is None and unreachable and self._errors.choice == "raise":
             raise unreachable.with_traceback(None)
-        if not self._send_now(line):
+        if not self._send_now(line, receipt, totals):
+            self._connect_again()
             raise BlockingIOError(errno.EAGAIN, "there is no room, or no server")
 
     def wait_for_room(self, seconds: float) -> bool:
@@ -247,10 +261,6 @@ class SocketChannel(Channel):
         poll.register(connection, select.POLLOUT)
         found = poll.poll(seconds * 1000)
         return not any(events & ~select.POLLOUT for _, events in found)
-
-    def _check_length(self, line: bytes) -> None:
-        if len(line) > MAX_LINE_BYTES - _SENT_AGAIN_BYTES:
-            bounded(line.ljust(MAX_LINE_BYTES + 1))  # raises, with the reason
 
     def _start_sender(self) -> bool:
         if self._connection is None:
@@ -266,15 +276,11 @@ class SocketChannel(Channel):
 
     def _try_connect(self, *, at_once: bool = False) -> bool:
         """Connect, unless that is not due yet; return whether there is a connection."""
-        locked = self._lock.acquire(timeout=_LOCK_SECONDS)
-        try:
+        with self.turn():
             now = time.monotonic()
             if self._connection is None and (at_once or not self.reached or now >= self._retry_at):
                 self._connect(now)
             return self._connection is not None
-        finally:
-            if locked:
-                self._lock.release()
 
     def _connect(self, now: float) -> None:
         try:
@@ -291,7 +297,7 @@ class SocketChannel(Channel):
             return
         if not self.reached:
             self._errors.failures += self.unheard
-        self._connection, self._file = connection, _file(connection.fileno())
+        self._connection, self._file = connection, identity(connection.fileno())
         self._connected_at = now
         self.reached = True
         self._start_keeper()
@@ -337,30 +343,29 @@ class SocketChannel(Channel):
         connection, self._connection = self._connection, None
         if connection is None:
             return
-        if _file(connection.fileno()) == self._file:
+        if identity(connection.fileno()) == self._file:
             connection.close()
         else:
             connection.detach()
 
     def lost(self, connection: socket.socket) -> None:
         """Give up ``connection``: the server closed it, or somebody closed ours."""
-        locked = self._lock.acquire(timeout=_LOCK_SECONDS)
-        try:
+        with self.turn():
             if connection is not self._connection:
                 return
+            was_taken = identity(connection.fileno()) != self._file
             self._hang_up()
             for slot in list(self.slots):
                 if slot.is_needed:
                     self.unsent[slot] = None
             now = time.monotonic()
-            if now - self._connected_at > _TURNED_AWAY_SECONDS:
+            if was_taken:
+                self._keeper = None  # it waits for a descriptor that nobody can close any more
+            if was_taken or now - self._connected_at > _TURNED_AWAY_SECONDS:
                 self._away_since, self._away_said = None, False
                 self._retry_at, self._retry_seconds = 0.0, _FIRST_RETRY_SECONDS
             else:
                 self._try_later(now, NoServerError(errno.EPIPE, f"{self.path} hangs up at once"))
-        finally:
-            if locked:
-                self._lock.release()
 
     # -- the thread that keeps it -------------------------------------------------------------
 
@@ -385,7 +390,7 @@ class SocketChannel(Channel):
     def close(self) -> None:
         """Hang up, which ends the thread. For the end of a client."""
         connection = self._connection
-        if connection is not None and _file(connection.fileno()) == self._file:
+        if connection is not None and identity(connection.fileno()) == self._file:
             with contextlib.suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)  # wakes the thread, which has it as well
         if self.board is not None:
@@ -412,15 +417,6 @@ class SocketChannel(Channel):
         self.lines = Lines(self.lines.signal)
         self._forget_connection()
         super().after_fork()
-
-
-def _file(fd: int) -> tuple[int, int] | None:
-    """What a descriptor is, whatever its number; None when it is closed."""
-    try:
-        found = os.fstat(fd)
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino
 
 
 def _keep(reference: weakref.ref[SocketChannel]) -> None:

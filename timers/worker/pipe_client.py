@@ -11,7 +11,7 @@ import time
 from typing import TYPE_CHECKING, Any, SupportsInt
 
 from timers.transport.fifo_writer import FifoWriter
-from timers.transport.wire import MAX_LINE_BYTES, VERSION, bounded, request_json
+from timers.transport.wire import VERSION, request_json
 
 from ._client_slots import ClientWithSlots
 from ._lines import Lines
@@ -20,6 +20,8 @@ from .client import TimerRequest, signal_number
 from .slots.messages import Channel, MessageSlot
 
 if TYPE_CHECKING:
+    from timers.transport.receipt import Receipt
+
     from .slots.request import Request
     from .slots.slot import Slot
 
@@ -131,6 +133,7 @@ class FileTimerClient(ClientWithSlots):
         self._channel.prepare()
 
     def _make_slot(self, scope: str, thread: int) -> Slot:
+        self._channel.lines.check(thread, scope)
         return MessageSlot(self._channel, scope, thread)
 
     def _send_request(self, request: FileTimerRequest) -> None:
@@ -146,8 +149,8 @@ class _PipeChannel(Channel):
         self.lines = lines
         self.writer = FifoWriter(path)
 
-    def write(self, request: Request) -> None:
-        self.writer.write(self.lines.encode(request))
+    def write(self, request: Request, receipt: Receipt, totals: tuple[int, int]) -> None:
+        self.writer.write(self.lines.encode(request), receipt, totals)
         self.raw = self.writer.raw
 
     def write_line(self, line: bytes) -> None:
@@ -169,8 +172,7 @@ class _PipeChannel(Channel):
     def acquire_line(
         self, slot: MessageSlot, after: float, wall_ns: int, deadline_ns: int
     ) -> bytes:
-        line = self.lines.acquire(slot.thread, slot.scope, after, wall_ns, deadline_ns)
-        return line if len(line) <= MAX_LINE_BYTES else bounded(line)
+        return self.lines.acquire(slot.thread, slot.scope, after, wall_ns, deadline_ns)
 
     def release_line(self, slot: MessageSlot) -> bytes:
         return self.lines.release(slot.thread, slot.scope)

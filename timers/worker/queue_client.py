@@ -13,6 +13,8 @@ from .client import TimerRequest
 from .slots.messages import Channel, MessageSlot, is_of_system
 
 if TYPE_CHECKING:
+    from timers.transport.receipt import Receipt
+
     from .slots.request import Request
     from .slots.slot import Slot
 
@@ -76,7 +78,7 @@ class _QueueChannel(Channel):
         self._queue = queue
         self._identity: tuple[int, int | None] = (0, None)
 
-    def write(self, request: Request) -> None:
+    def write(self, request: Request, receipt: Receipt, totals: tuple[int, int]) -> None:
         pid = os.getpid()
         known, start_time = self._identity
         if known != pid:
@@ -97,7 +99,10 @@ class _QueueChannel(Channel):
                 extras["span_id"] = request.span.span_id
         if request.missed is not None:
             extras["missed"] = request.missed
-        self._queue.put(LocalTimerRequest(pid, request.scope_id, request.expiration_time, extras))
+        found = LocalTimerRequest(pid, request.scope_id, request.expiration_time, extras)
+        # fmt: off
+        receipt.sent = totals; self._queue.put(found)  # noqa: E702  # as near as it gets
+        # fmt: on
 
     def is_failure(self, error: Exception) -> bool:
         # A queue that is closed, and whatever a manager's says when that is gone.

@@ -20,7 +20,7 @@ from timers.errors import ClientNotConfiguredError
 
 from ._client_slots import ClientWithSlots
 from ._foreign import slot_of
-from .slots.slot import DEPTH, ENTER, NONE
+from .slots.slot import DEPTH, ENTER, NONE, TakenError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -111,7 +111,10 @@ class expires:  # noqa: N801  # torch's name; used like a function
     _slot: Slot
     """Where the block was entered that is left next."""
     _ticket: int | None
-    """By which that slot knows the block: positive for a plain one on a board; None outside."""
+    """By which that slot knows the block; None outside. Positive when :meth:`__exit__` may leave it
+    by itself: a plain one on a board, of an object that was entered once."""
+    _others: list[expires] | None
+    """Blocks of this object that were entered while it was: inside itself, or elsewhere."""
 
     def __init__(
         self,
@@ -143,7 +146,7 @@ class expires:  # noqa: N801  # torch's name; used like a function
         self._scope = scope
         self._client = client
         self._warn_after = warn_after
-        self._ticket = None
+        self._ticket = self._others = None
 
     def __enter__(self) -> None:
         client = _client if self._client is None else self._client
@@ -162,7 +165,7 @@ class expires:  # noqa: N801  # torch's name; used like a function
             guard = weakref.ref(self, slot.guarded)
             deadline_ns = monotonic_ns() + slot.after_ns
             state = view[slot.at_state]  # one step from here
-            if state & DEPTH or slot.after != self._plain:
+            if state & DEPTH or slot.after != self._plain or self._ticket is not None:
                 slot.enter(self, self._after, self._warn_after)
                 return
             self._slot, self._ticket = slot, state + ENTER
@@ -170,6 +173,8 @@ class expires:  # noqa: N801  # torch's name; used like a function
             slot.guard, view[slot.at_state] = guard, state + ENTER
             if deadline_ns - slot.lead < view[_LOOK]:
                 slot.wake(deadline_ns)
+        except TakenError:
+            self._enter_again()
         except BaseException:
             self._abandon()
             raise
@@ -181,13 +186,13 @@ class expires:  # noqa: N801  # torch's name; used like a function
         traceback: TracebackType | None,
     ) -> None:
         try:
-            ticket = self._ticket
+            now = monotonic_ns()
+            ticket = self._ticket  # one step from here
             if ticket is None:
                 raise _not_entered(self._scope)  # noqa: TRY301  # what is raised here ends there
             slot = self._slot
-            now = monotonic_ns()
             view = slot.view
-            if view[slot.at_state] != ticket:  # one step from here
+            if view[slot.at_state] != ticket:
                 self._leave(None if kind is None else kind.__name__)
                 return
             elapsed = now - view[slot.at_deadline] + slot.after_ns
@@ -203,15 +208,14 @@ class expires:  # noqa: N801  # torch's name; used like a function
 
     def _leave(self, error: str | None) -> None:
         """Leave a block whose end takes more than two stores."""
-        others = self._entered_again
-        if others:
+        if self._others:
             thread = threading.get_native_id()
-            here = [other for other in others if other._slot.thread == thread]
+            here = [other for other in self._others if other._slot.thread == thread]
             if here or self._ticket == _NONE_OF_ITS_OWN or self._slot.thread != thread:
-                other = (here or others)[-1]
-                others.remove(other)
+                other = (here or self._others)[-1]
+                self._others.remove(other)
                 other._leave(error)
-                if not others and self._ticket == _NONE_OF_ITS_OWN:
+                if not self._others and self._ticket == _NONE_OF_ITS_OWN:
                     self._ticket = None
                 return
         try:
@@ -224,7 +228,7 @@ class expires:  # noqa: N801  # torch's name; used like a function
                 type(failure).__name__,
                 failure,
             )
-        self._ticket = _NONE_OF_ITS_OWN if others else None
+        self._ticket = _NONE_OF_ITS_OWN if self._others else None
 
     def _abandon(self) -> None:
         """Leave what was interrupted while it was entered or left."""
@@ -232,22 +236,19 @@ class expires:  # noqa: N801  # torch's name; used like a function
         if ticket is not None and ticket != _NONE_OF_ITS_OWN:
             with contextlib.suppress(Exception):
                 self._slot.leave(ticket, None)
-            self._ticket = _NONE_OF_ITS_OWN if self._entered_again else None
-
-    @property
-    def _entered_again(self) -> list[expires]:
-        """Blocks of this object that were entered while it was: inside itself, or elsewhere."""
-        return getattr(self, "_others", _NOTHING)
+            self._ticket = _NONE_OF_ITS_OWN if self._others else None
 
     def _enter_again(self) -> None:
         other = self._copy()
-        if self._ticket is not None:
-            self._ticket = -abs(self._ticket)  # so that __exit__ does not take it for the only one
         other.__enter__()
-        if not self._entered_again:
-            self._others = [other]
-        else:
-            self._others.append(other)
+        if self._others is None:
+            self._others = []
+        self._others.append(other)
+        ticket = self._ticket  # one step from here
+        if ticket is None:  # the block that was the reason for this one was left meanwhile
+            self._ticket = _NONE_OF_ITS_OWN
+        elif ticket > 0:
+            self._ticket = -ticket
 
     def _copy(self) -> expires:
         return expires(self._after, self._scope, self._client, warn_after=self._warn_after)
@@ -278,7 +279,6 @@ def _not_entered(scope: str) -> RuntimeError:
     return RuntimeError(f"expires(scope={scope!r}) was left but never entered")
 
 
-_NOTHING: list[expires] = []
 _NONE_OF_ITS_OWN = -1
 """The ticket of an object that is entered again and no longer itself."""
 

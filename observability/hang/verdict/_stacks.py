@@ -37,12 +37,14 @@ from .case import (
     may_wait_for_others,
     mostly_moving,
     odd_ones,
+    peers_of,
     possible_peers,
     proven,
     slow,
     split,
     together,
     undecided,
+    waits_for_nobody,
 )
 
 if TYPE_CHECKING:
@@ -112,7 +114,7 @@ def _missed(case: Case, run: Run) -> bool:
         return False  # When most have finished, it is those who did not that differ.
     if any(not each.reading.reason.wait.may_be_for_peers for each in run.alive):
         return False
-    certain = any(each.reading.reason.peers >= Peers.BY_NAME for each in run.alive)
+    certain = any(peers_of(each) >= Peers.BY_NAME for each in run.alive)
     return certain or all(each.view.worker.rank is not None for each in run.cases)
 
 
@@ -156,21 +158,23 @@ def _sightless(run: Run) -> Decision:
 
 
 def _held_up(run: Run) -> Decision | None:
-    level = max((case.reading.reason.peers for case in run.alive), default=Peers.NO)
+    level = max((peers_of(case) for case in run.alive), default=Peers.NO)
     if level is Peers.NO:
         return None
-    peers = tuple(case for case in run.alive if case.reading.reason.peers is level)
-    others = tuple(case for case in run.alive if case.reading.reason.peers < level)
-    if others and all(case.reading.reason.peers is Peers.BY_NAME for case in others):
+    peers = tuple(case for case in run.alive if peers_of(case) is level)
+    others = tuple(case for case in run.alive if peers_of(case) < level)
+    if others and all(peers_of(case) >= Peers.BY_LIBRARY for case in others):
         return None  # Theirs may be such an operation, too, which is for the next rule.
     if level is Peers.BY_SCOPE:
         # A name that somebody gave to a timer: only against those who wait for nothing of others.
         others = tuple(case for case in others if not case.reading.reason.wait.may_be_for_peers)
     if level is Peers.BY_LIBRARY:
-        # Perhaps those are stuck by themselves: only the deadlines tell who began.
-        if any(case.view.expired for case in peers):
-            return None
-        others = tuple(case for case in others if case.view.expired)
+        # Perhaps those are stuck by themselves: only the deadlines tell who began, or that the
+        # others wait for nobody.
+        began = not any(case.view.expired for case in peers)
+        others = tuple(
+            case for case in others if (case.view.expired if began else waits_for_nobody(case))
+        )
     if not others:
         return None
     stuck, lagging = split(others)
@@ -206,8 +210,8 @@ def _most_elsewhere(
 
 def _all_in_operations(run: Run) -> Decision | None:
     cases = run.alive
-    level = min(case.reading.reason.peers for case in cases)
-    if level < Peers.BY_NAME:
+    level = min(peers_of(case) for case in cases)
+    if level < Peers.BY_LIBRARY:
         return None
     if mostly_moving(cases):
         return slow(tuple(case for case in cases if case.reading.moves), ())
@@ -224,7 +228,7 @@ def _all_in_operations(run: Run) -> Decision | None:
     direct = any(case.reading.reason.wait is Wait.POINT_TO_POINT for case in cases)
     most, odd = odd_ones(cases, lambda case: case.reading.reason.operation)
     few = len(odd) * 3 <= len(cases) and len({case.reading.family for case in odd}) == 1
-    certain = most[0].reading.reason.peers is Peers.CERTAIN
+    certain = peers_of(most[0]) in (Peers.CERTAIN, Peers.BY_LIBRARY)
     if direct or not few or not run.complete or not certain:
         return Decision(
             Verdict.DIFFERENT_COLLECTIVES,
@@ -235,7 +239,7 @@ def _all_in_operations(run: Run) -> Decision | None:
         )
     return Decision(
         Verdict.DIFFERENT_COLLECTIVES,
-        Confidence.LOW if len(cases) < 4 else Confidence.MEDIUM,  # noqa: PLR2004  # 3 to 1
+        Confidence.LOW if len(cases) < 4 or level < Peers.CERTAIN else Confidence.MEDIUM,  # noqa: PLR2004  # 3 to 1
         "it is in another operation than all others, unless they belong to different groups",
         odd,
         waiting=most,
@@ -264,7 +268,7 @@ def _odd_one_out(run: Run) -> Decision | None:
 
 
 def _against_most(run: Run, most: tuple[Case, ...], odd: tuple[Case, ...]) -> Decision | None:
-    candidates = [case for case in odd if case.reading.reason.peers <= Peers.BY_SCOPE]
+    candidates = [case for case in odd if peers_of(case) <= Peers.BY_SCOPE]
     stuck, lagging = split(candidates)
     if most[0].reading.reason.wait is Wait.COMPUTE or not _majority(most, run):
         # MPI and CUDA wait by spinning, but those who compute may also just be busy.
@@ -275,7 +279,11 @@ def _against_most(run: Run, most: tuple[Case, ...], odd: tuple[Case, ...]) -> De
         return accuse(stuck, lagging, most, certain=False)
     # Where ranks exchange data by hand, the first one usually collects from all others, and so is
     # elsewhere than they are without being to blame.
-    accusable = tuple(case for case in stuck if case.view.worker.rank not in (None, 0))
+    # In a backward pass they do not.
+    collecting = peers_of(most[0]) < Peers.BY_LIBRARY
+    accusable = tuple(
+        case for case in stuck if not collecting or case.view.worker.rank not in (None, 0)
+    )
     if len(accusable) == 1:
         return accuse(accusable, (), most, certain=False)
     return Decision(
@@ -318,7 +326,7 @@ def _only_one_expired(run: Run) -> Decision | None:
     if len(expired) != 1 or not others:
         return None
     [case] = expired
-    if case.reading.reason.peers or not all(each.reading.moves for each in others):
+    if peers_of(case) or not all(each.reading.moves for each in others):
         return None
     if case.reading.moves:
         return slow(expired, ())

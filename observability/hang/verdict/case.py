@@ -26,6 +26,7 @@ __all__ = [
     "may_wait_for_others",
     "mostly_moving",
     "odd_ones",
+    "peers_of",
     "possible_peers",
     "proven",
     "slow",
@@ -33,6 +34,7 @@ __all__ = [
     "split",
     "together",
     "undecided",
+    "waits_for_nobody",
 ]
 
 
@@ -154,10 +156,24 @@ def accuse(
 
 def may_wait_for_others(case: Case) -> bool:
     """Whether it may be waiting for another worker, as far as its own stack tells."""
-    reading = case.reading
+    reading, link = case.reading, case.view.surroundings.link
     if reading.child is not None or reading.holds_gil:
         return False
-    return reading.reason.wait.may_be_for_peers
+    # At the other end of what it is blocked on there is nobody else.
+    alone = link is not None and link.own_end and not link.pids
+    return reading.reason.wait.may_be_for_peers and not alone
+
+
+def waits_for_nobody(case: Case) -> bool:
+    """Whether it waits, and it is known that no other worker can be what it waits for."""
+    waits = case.reading.reason.wait.may_be_for_peers
+    return waits and not may_wait_for_others(case)
+
+
+def peers_of(case: Case) -> Peers:
+    """Return how sure it is that a worker waits for the others; a name is no evidence of that."""
+    peers = case.reading.reason.peers
+    return Peers.NO if peers is Peers.BY_NAME and waits_for_nobody(case) else peers
 
 
 def proven(case: Case) -> bool:
@@ -210,7 +226,7 @@ def slow(moving: tuple[Case, ...], waiting: tuple[Case, ...]) -> Decision:
     return Decision(
         Verdict.SLOW,
         Confidence.HIGH if waiting else Confidence.MEDIUM,
-        "it moved between the samples of it, so perhaps the deadline is too short",
+        "it is at work: perhaps the deadline is too short",
         lagging=moving,
         waiting=waiting,
     )

@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from hangs.simulated import looking, view
-from observability.report._deadlines import ScopeAdvice, advise
+from observability.report._deadlines import Advice, ScopeAdvice
 from observability.report.command import NOBODY, UNUSABLE, report
 from support.hang_events import hang, released, write
 from timers.server.statistics import WARM_UP_USES
@@ -23,8 +23,15 @@ def uses(*seconds: float, scope: str = "step", after: float = 60.0, rank: int = 
 
 
 def one(lines: list[Any]) -> ScopeAdvice:
-    [advice] = advise(lines)
-    return advice
+    [found] = advised(lines)
+    return found
+
+
+def advised(lines: list[Any]) -> list[ScopeAdvice]:
+    advice = Advice()
+    for line in lines:
+        advice.take(line)
+    return advice.scopes()
 
 
 def test_the_first_uses_of_each_worker_are_its_warm_up() -> None:
@@ -118,8 +125,8 @@ def test_summaries_of_several_servers_add_up_and_a_later_one_replaces() -> None:
 )
 def test_a_broken_summary_is_as_good_as_none(histogram: object) -> None:
     scopes = [{"scope_id": "step", "steady": histogram}, 3, {"scope_id": 4}]
-    assert advise([{"event": "scope durations", "scopes": scopes}]) == []
-    assert advise([{"event": "timer released", "elapsed_seconds": "x", "scope_id": "y"}]) == []
+    assert advised([{"event": "scope durations", "scopes": scopes}]) == []
+    assert advised([{"event": "timer released", "elapsed_seconds": "x", "scope_id": "y"}]) == []
 
 
 def test_exact_durations_are_preferred_to_their_summary() -> None:

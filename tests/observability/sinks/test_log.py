@@ -162,7 +162,7 @@ def test_each_line_is_one_write(path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.parametrize("terminal", [False, True])
 def test_surrogates_and_control_characters_break_no_line(path: Path, *, terminal: bool) -> None:
     nasty = 'a\nb\r\x00\x1b[2J\u2028\u0085\udc80\ud83d 漢 \U0001f600 " \\'
-    sink = LogSink(path, run_id=nasty, terminal=terminal)
+    sink = LogSink(path, run_id=nasty, terminal=terminal, verbose=True)
     sink(replace(expired(nasty), run_id=""))
     sink.close()
     data = path.read_bytes()
@@ -370,7 +370,7 @@ def test_a_rotation_that_fails_keeps_the_old_file_and_is_an_error(path: Path) ->
 
 def test_a_full_disk_is_counted_and_said_once(caplog: pytest.LogCaptureFixture) -> None:
     pipeline = Pipeline(LogSink("/dev/full"))
-    with caplog.at_level(logging.ERROR, "timers.server.event_queue"):
+    with caplog.at_level(logging.ERROR, "timers.server.observers.event_queue"):
         for _ in range(20):
             pipeline.emit(expired())
         assert pipeline.flush(30)
@@ -512,7 +512,7 @@ def test_a_pipe_made_non_blocking_by_somebody_else_is_waited_for(
 
 
 @pytest.mark.parametrize("colors", [True, False])
-def test_a_terminal_is_rendered_for_reading(
+def test_a_terminal_is_shown_everything_on_request(
     monkeypatch: pytest.MonkeyPatch, *, colors: bool
 ) -> None:
     monkeypatch.delenv("NO_COLOR", raising=False)
@@ -520,7 +520,7 @@ def test_a_terminal_is_rendered_for_reading(
         monkeypatch.setenv("NO_COLOR", "1")
     leader, follower = pty.openpty()
     try:
-        sink = LogSink(os.ttyname(follower), host="node-1")
+        sink = LogSink(os.ttyname(follower), host="node-1", verbose=True)
         sink(expired("step\x1b]0;title\x07"))
         sink(stack_dumped())
         sink(WorkerExited(timestamp=1.0, worker=WORKER, timers=((TIMER, 1.0), (TIMER, 2.0))))

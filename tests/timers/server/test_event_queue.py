@@ -16,7 +16,7 @@ from support.samples import TIMER, WORKER, expired
 from support.sinks import BlockingSink, RaisingSink, RecordingSink
 from support.waiting import eventually
 from timers.events import TimerAcquired
-from timers.server.event_queue import Dispatcher, Observers
+from timers.server.observers.event_queue import Dispatcher, Observers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -169,13 +169,15 @@ def test_a_receiver_that_raises_is_kept_counted_and_logged_once(
 ) -> None:
     sink = RaisingSink(error)
     dispatcher = Dispatcher(sink, name="raising-sink")
-    with caplog.at_level(logging.ERROR, "timers.server.event_queue"):
+    with caplog.at_level(logging.ERROR, "timers.server.observers.event_queue"):
         for _ in range(50):
             dispatcher.emit(expired())
         assert dispatcher.close(30)
     assert sink.calls == dispatcher.errors == 50
     assert dispatcher.dropped == 0
-    (record,) = (record for record in caplog.records if record.name == "timers.server.event_queue")
+    (record,) = (
+        record for record in caplog.records if record.name == "timers.server.observers.event_queue"
+    )
     assert "raising-sink" in record.getMessage()
     assert record.exc_info is not None
     assert record.exc_info[1] is error
@@ -189,7 +191,7 @@ def test_a_logging_handler_that_raises_does_not_end_the_thread() -> None:
             Broken.calls += 1
             raise RuntimeError(record.name)
 
-    logger = logging.getLogger("timers.server.event_queue")
+    logger = logging.getLogger("timers.server.observers.event_queue")
     handler = Broken()
     logger.addHandler(handler)
     try:

@@ -18,9 +18,9 @@ from timers import ReapPolicy
 from timers.events import Outcome
 from timers.linux import procfs
 from timers.linux.process import Process
-from timers.server._table import Timer
 from timers.server.process_tree import ProcessTree
 from timers.server.reaper import choose, escalation, retry_delay, terminate
+from timers.server.table import Timer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

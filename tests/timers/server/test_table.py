@@ -15,7 +15,7 @@ from hypothesis.stateful import (
     rule,
 )
 
-from timers.server._table import _MIN_STALE, Timer, TimerTable
+from timers.server.table import _MIN_STALE, Timer, TimerTable
 
 if TYPE_CHECKING:
     from collections.abc import Callable

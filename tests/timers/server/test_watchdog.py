@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import threading
+from random import Random
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -290,6 +291,66 @@ def test_a_heartbeat_inside_an_inner_block_keeps_the_outer_one(rig: Rig, worker:
     assert (inner.timer.traceparent, outer.timer.traceparent) == ("inner", "outer")
 
 
+def kept(rig: Rig) -> int:
+    """How many timers there are, those of blocks around others included."""
+    found = 0
+    for timer in rig.watchdog.table:
+        outer = timer.outer
+        while outer is not None:
+            found, outer = found + 1, outer.outer
+    return found + len(rig.watchdog.table)
+
+
+def test_nested_blocks_beyond_the_bound_are_watched_and_not_remembered(
+    make: Callable[..., Rig], worker: int
+) -> None:
+    rig = make(reap=Answers(), policy=ReapPolicy(max_timers=10))
+    depth = 30
+    for number in range(depth):
+        rig.acquire(worker, "x", after=100 + number, nested=number > 0)
+    assert kept(rig) == 1 + 10
+    assert rig.watchdog.statistics.rejected["too_many"] == depth - 1 - 10
+    assert counts(rig) == (depth, 0, 0, 1)
+    for number in reversed(range(1, depth)):
+        rig.acquire(worker, "x", after=100 + number, leave=True)
+        [timer] = rig.watchdog.table
+        assert timer.deadline_ns == rig.clock.monotonic_ns() + (100 + number) * 10**9
+    assert counts(rig) == (depth, depth - 1, 0, 1)
+    # There is room for others again, and for as many in all as before.
+    for number in range(30):
+        for scope in ("y", "z"):
+            rig.acquire(worker, scope, after=50, nested=number > 0)
+    assert kept(rig) <= 10 + 3
+    for scope in ("x", "y", "z"):
+        rig.release(worker, scope)
+    assert (kept(rig), counts(rig, "y")[3]) == (0, 0)
+    for number in range(30):
+        rig.acquire(worker, "x", after=1, nested=number > 0)
+    assert kept(rig) == 1 + 10
+    rig.pass_time(2)
+    assert rig.reaped == [(worker, 9)]
+    assert kept(rig) == 0
+
+
+def test_the_count_of_nested_blocks_survives_whatever_is_sent(
+    make: Callable[..., Rig], worker: int
+) -> None:
+    rig = make(policy=ReapPolicy(max_timers=10), reap=Answers())
+    random = Random(13)
+    for _ in range(3000):
+        scope = random.choice("abcd")
+        if random.random() < 0.2:
+            rig.release(worker, scope)
+        elif random.random() < 0.02:
+            rig.watchdog.clear([worker])
+        else:
+            kind = random.choice(["nested", "leave", "heartbeat"])
+            rig.acquire(worker, scope, after=100, nested=kind == "nested", leave=kind == "leave")
+        found = rig.watchdog.workers.by_pid[worker].outers
+        assert found == kept(rig) - len(rig.watchdog.table)
+        assert found <= 10
+
+
 def test_a_leave_that_finds_nothing_is_an_acquire(rig: Rig, worker: int) -> None:
     # The server was started between the inner block's beginning and its end.
     rig.acquire(worker, "x", after=10, leave=True)
@@ -343,6 +404,8 @@ def test_what_expires_before_anybody_looked_is_not_warned_of_any_more(
 
 class Looks:
     """A sampler that notes what it is shown, and then may raise."""
+
+    first = (1, 250)
 
     def __init__(self, error: Exception | None = None) -> None:
         self.seen: list[tuple[str, float]] = []

@@ -91,6 +91,8 @@ def test_of_a_message_only_who_sent_it_is_changed(
         "span_id": "s",
         "warn_after": 1.5,
         "missed": [1, 2],
+        "board": True,
+        "took": 0.5,
     }
     data = request("all", **optional)
     client.send(data)
@@ -201,6 +203,7 @@ def test_who_takes_descriptors_may_refuse_one(source: SocketSource, client: sock
     send_with(client, b"x", client.fileno())
     messages, rejections = source.read(0)
     assert (messages, rejections) == ([], [Rejection("wrong_type", "mine")])
+    assert source.connections == 0  # by which its client hears of it
     taken.close()
 
 
@@ -233,9 +236,12 @@ def test_a_descriptor_for_which_there_is_no_room_is_not_kept(
     monkeypatch.setattr("timers.transport.seqpacket.is_reserved", lambda _descriptor: True)
     send_with(client, request("x"), client.fileno())
     messages, rejections = source.read(0)
-    assert [message.scope_id for message in messages] == ["x"]
     assert [rejection.reason for rejection in rejections] == ["internal_error"]
-    assert (taken.calls, descriptors()) == ([], before)
+    # The connection is given up, so that the client hears of it and tries again.
+    assert (messages, taken.calls, source.connections) == ([], [], 0)
+    assert len(descriptors()) == len(before) - 1
+    with pytest.raises(ConnectionError):
+        client.send(request("x"))
 
 
 def test_an_empty_packet_with_a_descriptor_is_the_end(

@@ -401,7 +401,9 @@ def test_what_the_client_writes_is_what_the_server_reads(
         assert message.scope_id == writable(scope)
         assert message.start_time == start_time(os.getpid())
         assert message.thread == threading.get_native_id()
-    assert (acquired.expiration_time, acquired.signal) == (expiration_time, signal)
+    # In whole nanoseconds, which for today's times is exact: floats have fewer digits by far.
+    assert acquired.expiration_time == pytest.approx(expiration_time, rel=0, abs=1e-9)
+    assert acquired.signal == signal
     assert (released.expiration_time, released.signal) == (-1, 0)
     message.scope_id.encode("utf-8")
 

@@ -6,11 +6,11 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from timers.worker.on_error import ErrorPolicy
 
 import timers
 from timers import FileTimerClient, LocalTimerClient, expires
 from timers.transport.fifo_reader import FifoReader
+from timers.worker._on_error import ErrorPolicy
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,7 +30,7 @@ class Closed:
 
 def file_client(tmp_path: Path, on_error: str | None) -> FileTimerClient:
     client = FileTimerClient(tmp_path / "nobody", on_error=on_error)
-    client._writer._connect_timeout = 0.0
+    client._channel.writer._connect_timeout = 0.0
     return client
 
 

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from support.children import FORKS, in_child
 from timers import FileTimerClient, LocalTimerClient, expires
 from timers.linux import procfs
 from timers.transport.fifo_reader import FifoReader
 from timers.transport.wire import Decoder
-from timers.worker import queue_client as local_client
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -76,9 +76,16 @@ def test_a_copy_of_a_subclass_keeps_what_was_chosen(reader: FifoReader) -> None:
     assert twin.failures > 0
 
 
+@FORKS
 def test_a_queue_client_knows_of_forks_in_its_new_process() -> None:
     class Queue:
         put = print
+        forks = 0
 
-    twin = copy.copy(LocalTimerClient(Queue()))
-    assert twin in local_client._clients
+        def _after_fork(self) -> None:
+            self.forks += 1
+
+    queue = Queue()
+    twin = copy.copy(LocalTimerClient(queue))
+    assert in_child(lambda: queue.forks == 1 and twin.failures == 0)
+    assert queue.forks == 0

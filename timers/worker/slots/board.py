@@ -12,6 +12,7 @@ import fcntl
 import mmap
 import os
 
+from timers.linux.owned import identity
 from timers.transport import board
 
 __all__ = ["Board"]
@@ -39,8 +40,7 @@ class Board:
         except BaseException:
             os.close(self.fd)
             raise
-        found = os.fstat(self.fd)
-        self._file = (found.st_dev, found.st_ino)
+        self._file = identity(self.fd)
         self.words = memoryview(self._memory).cast("q")
         self._numbers = iter(range(layout.slots))
         self._names_end = 0
@@ -97,11 +97,7 @@ class Board:
 
     def owns_descriptor(self) -> bool:
         """Whether :attr:`fd` still is this board: a program may have closed it, and more."""
-        try:
-            found = os.fstat(self.fd)
-        except OSError:
-            return False
-        return (found.st_dev, found.st_ino) == self._file
+        return identity(self.fd) == self._file
 
     def close(self) -> None:
         """Close the descriptor; the memory goes with the last slot of it."""

@@ -116,7 +116,7 @@ class BoardSlot(Slot):
         deadline_ns = time.monotonic_ns() + self.after_ns
         view, at = self.view, self.at_state
         state = view[at]  # one step from here
-        if state & DEPTH or self.after is None:
+        if state & DEPTH or self.after is None or owner._ticket is not None:
             return False
         owner._slot, owner._ticket = self, state + ENTER
         self.guard, view[self.at_deadline], view[at] = guard, deadline_ns, state + ENTER

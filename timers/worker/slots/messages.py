@@ -17,6 +17,7 @@ import weakref
 from typing import TYPE_CHECKING, Any
 
 from timers.forks import reset_in_child
+from timers.transport.receipt import Unnoted
 
 from .request import Request
 from .slot import AFTER, DEPTH, ENTER, EXTRA, NONE, NS, Block, Owner, Slot
@@ -24,8 +25,12 @@ from .slot import AFTER, DEPTH, ENTER, EXTRA, NONE, NS, Block, Owner, Slot
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from timers.transport.receipt import Receipt
+
 __all__ = ["Channel", "MessageSlot"]
 
+_NOTHING = (0, 0)
+"""Acquires and releases of a slot that nothing was sent of."""
 _WORDS = (0, NONE, 0, 0, 0, 0, 0)
 """State, deadline, lead, and what describes the block."""
 _INFO = 3
@@ -35,8 +40,10 @@ _EXIT_SECONDS = 10.0
 _WITHOUT_THREAD_SECONDS = 0.1
 """How long each call waits for a server that is stopped, when no thread can be had to go on. One
 that goes on reads at once; every call has to, for the last one may be followed by none."""
-_LOCK_SECONDS = 5.0
-"""A lock that is held for longer has gone down with a thread that the interpreter has ended."""
+_MOST_UNSENT = 4096
+"""Slots that a server may have missed something of. Beyond that the counts of those that it knows
+nothing of are given up, a worker that puts numbers into its scopes would run out of memory."""
+_NO_LOCK = contextlib.nullcontext()
 
 
 class MessageSlot(Slot):
@@ -50,7 +57,7 @@ class MessageSlot(Slot):
     def __init__(self, channel: Channel, scope: str, thread: int) -> None:
         super().__init__(scope, thread, list(_WORDS), (0, 1, 2, 3))
         self.channel = channel
-        self.sent = (0, 0)
+        self.sent = _NOTHING
         """Acquires and releases that the server has been sent, or need not be sent."""
         channel.slots.add(self)
 
@@ -102,7 +109,7 @@ class MessageSlot(Slot):
         state = view[0]
         if (
             state & DEPTH
-            or state >> 16 != sent[0]
+            or sent != (state >> 16, (state >> 16) + view[_INFO + EXTRA])
             or warn_after is not None
             or channel.unsent
             or channel.raw is None
@@ -116,7 +123,8 @@ class MessageSlot(Slot):
         deadline_ns = time.monotonic_ns() + after_ns
         line = channel.acquire_line(self, after, wall_ns, deadline_ns)
         raw = channel.raw
-        if view[0] != state or raw is None:  # one step from here
+        is_as_before = view[0] == state and self.sent is sent  # one step from here
+        if not is_as_before or raw is None or owner._ticket is not None:
             super().enter(owner, after, warn_after)
             return
         self.plain_after, self.after_ns = after, after_ns
@@ -151,12 +159,14 @@ class MessageSlot(Slot):
         if error is None and raw is not None and not channel.unsent and self.top is None:
             line = channel.release_line(self)
             state = view[0]  # one step from here
-            if state == -ticket and self.top is None and state >> 16 == sent[0]:
+            acquires = state >> 16
+            was_sent = sent is self.sent and sent == (acquires, acquires - 1 + view[_INFO + EXTRA])
+            if state == -ticket and self.top is None and was_sent:
                 view[0], self.guard = state - 1, None
                 view[1] = NONE
                 try:
                     # fmt: off
-                    self.sent = (sent[0], sent[1] + 1); raw(line)  # noqa: E702  # one line
+                    self.sent = (acquires, sent[1] + 1); raw(line)  # noqa: E702  # one line
                 # fmt: on
                 except OSError as failure:
                     if not is_of_system(failure):
@@ -164,7 +174,10 @@ class MessageSlot(Slot):
                     self.sent = sent
                     self.closed(None, 0, 0, None)
                 return True
-        return super().leave(ticket, error)
+        if super().leave(ticket, error):
+            return True
+        self.channel.send_standing(self)  # it was closed, and perhaps interrupted before it said so
+        return False
 
     # -- what follows -------------------------------------------------------------------------
 
@@ -204,7 +217,7 @@ class MessageSlot(Slot):
 
     def forget(self) -> None:
         """Have the blocks of the parent's process do nothing in a forked child."""
-        self.view = list(_WORDS)
+        self.view, self.sent = list(_WORDS), _NOTHING
         self.blocks, self.top, self.guard = {}, None, None
 
 
@@ -240,6 +253,7 @@ class Channel(abc.ABC):
         """For how long the server is still waited for, unless it reads something."""
         self._lock = threading.RLock()
         self._catching_up = False
+        self._most_unsent = _MOST_UNSENT
         self._sender: threading.Thread | None = None
         self._standby: threading.Event | None = None
         """Has the thread of :meth:`prepare` go on, which was started while there were some."""
@@ -247,8 +261,11 @@ class Channel(abc.ABC):
     # -- of each transport --------------------------------------------------------------------
 
     @abc.abstractmethod
-    def write(self, request: Request) -> None:
+    def write(self, request: Request, receipt: Receipt, totals: tuple[int, int]) -> None:
         """Send one request, connecting first where that is needed.
+
+        Stores ``receipt.sent = totals`` on the line that sends it, by one call into C if the
+        transport has one: then what interrupts finds both done or neither.
 
         :raises BlockingIOError: there is no room.
         :raises Exception: there is nobody to send it to.
@@ -272,45 +289,87 @@ class Channel(abc.ABC):
         """Whether the transport raised ``error``, and not a handler that came in between."""
         return is_of_system(error)
 
+    def turn(self) -> contextlib.AbstractContextManager[object]:
+        """Return the lock that is held while anything is sent, for ``with``.
+
+        A thread that the interpreter has ended may hold it still; then there is no other one.
+        """
+        # Nothing interrupts between the return of this and the block (BEFORE_WITH of CPython).
+        return _NO_LOCK if sys.is_finalizing() else self._lock
+
     # -- sending ------------------------------------------------------------------------------
 
-    def send(self, slot: MessageSlot, request: Request) -> None:  # noqa: C901  # each way to fail
+    def send(self, slot: MessageSlot, request: Request) -> None:
         """Send what has just happened to ``slot``, and what else there is to catch up with.
 
         What there is no room for is sent later, by a thread of its own or by the next call.
 
         :raises Exception: there is nobody to send it to, and ``on_error`` is not "warn".
         """
-        totals, sent = slot.totals, slot.sent
-        if totals == sent:
-            return
+        before = slot.sent
         leaves = request.is_release or request.leave
-        just_this = (totals[0] - sent[0], totals[1] - sent[1]) == ((0, 1) if leaves else (1, 0))
         try:
-            if just_this and not self.unsent:
+            if not self._send_just_this(slot, request, leaves=leaves):
+                self._send_later(slot)
+        except Exception as error:
+            if not self.is_failure(error):
+                raise
+            self._give_up()
+            # An entry that is raised for is taken back.
+            slot.sent = slot.totals if leaves else before
+            self.fail(error)
+
+    def send_standing(self, slot: MessageSlot) -> None:
+        """Send how ``slot`` stands, if the server was sent anything else."""
+        if slot.sent == slot.totals:
+            return
+        try:
+            self._send_later(slot)
+        except Exception as error:
+            if not self.is_failure(error):
+                raise
+            self._give_up()
+            self.fail(error)
+
+    def _send_just_this(self, slot: MessageSlot, request: Request, *, leaves: bool) -> bool:
+        """Send ``request``, if there is room and nothing else to be sent."""
+        with self.turn():
+            while True:
+                totals = slot.totals
+                sent = slot.sent  # one step from here: a handler may have sent something else
+                if totals == sent:
+                    return True
+                news = (0, 1) if leaves else (1, 0)
+                if self.unsent or (totals[0] - sent[0], totals[1] - sent[1]) != news:
+                    return False
                 try:
-                    # fmt: off
-                    slot.sent = totals; self.write(request)  # noqa: E702  # one line: see .slot
-                # fmt: on
+                    self.write(request, slot, totals)
                 except BlockingIOError as error:
                     if not is_of_system(error):
                         raise
                     slot.sent = sent
+                    if not self._wait_patiently():
+                        return False
                 else:
-                    return
-            self.unsent[slot] = None
-            if not self.catch_up() and not self._start_sender():
-                self._wait_until_sent()
-        except Exception as error:
-            if not self.is_failure(error):
-                raise
-            # What that server knew died with it, and so did the use of sending it more.
-            for behind in (*self.unsent, slot):
-                behind.sent = behind.totals
-            self.unsent.clear()
-            if not leaves:
-                slot.sent = sent  # so that an entry that is raised for is taken back
-            self.fail(error)
+                    self._patience = self._full_timeout  # it reads
+                    return True
+
+    def _send_later(self, slot: MessageSlot) -> None:
+        """Send how ``slot`` stands as soon as that is possible."""
+        self.unsent[slot] = None
+        if len(self.unsent) > self._most_unsent:
+            self._give_up_counts()
+        if not self.catch_up() and not self._start_sender():
+            self._wait_until_sent()
+
+    def _wait_patiently(self) -> bool:
+        """Wait for room for a moment; False when it was waited for long enough."""
+        if self._patience <= 0 or sys.is_finalizing():
+            return False
+        began = time.monotonic()
+        somebody_reads = self.wait_for_room(min(self._patience, _SLICE_SECONDS))
+        self._patience -= time.monotonic() - began
+        return somebody_reads
 
     def fail(self, error: Exception) -> None:
         """Raise ``error``, or count it. Call it from ``except``."""
@@ -318,47 +377,56 @@ class Channel(abc.ABC):
             raise error
         self._on_failure(error)
 
-    def catch_up(self) -> bool:
-        """Send what was not sent yet, waiting for room as long as there is patience left.
+    def _give_up(self) -> None:
+        """Send nothing more of what a server missed: all that it knew has died with it."""
+        for slot in list(self.unsent):
+            self.unsent.pop(slot, None)
+            slot.sent = slot.totals
 
-        Returns whether all of it was. What this process does next may keep its other threads from
-        sending it: a C call that holds the interpreter's lock, or a stop.
+    def _give_up_counts(self) -> None:
+        """Give up what is nothing but counts: slots without a block, here or at the server."""
+        for slot in list(self.unsent):
+            totals = slot.totals
+            self.unsent.pop(slot, None)
+            if slot.sent == _NOTHING and not slot.view[0] & DEPTH:  # one step from here
+                slot.sent = totals
+            else:
+                self.unsent[slot] = None
+        self._most_unsent = max(_MOST_UNSENT, 2 * len(self.unsent))
+
+    def catch_up(self, *, waits: bool = True) -> bool:
+        """Send what was not sent yet; return whether all of it was.
+
+        :param waits: whether to wait for room, as long as there is patience left: what this process
+            does next may keep its other threads from sending it (a C call that holds the
+            interpreter's lock, or a stop).
         """
-        if not self._lock.acquire(timeout=_LOCK_SECONDS):
-            return False
-        try:
+        with self.turn():
             if self._catching_up:
                 return True  # by a call further down on this thread's stack
             self._catching_up = True
             try:
                 while self.unsent:
-                    if not self._send_how_it_stands(next(iter(self.unsent))):
-                        if self._patience <= 0 or sys.is_finalizing():
-                            return False
-                        began = time.monotonic()
-                        there = self.wait_for_room(min(self._patience, _SLICE_SECONDS))
-                        self._patience -= time.monotonic() - began
-                        if not there:
-                            return False
+                    slot = next(iter(self.unsent))
+                    if self._send_how_it_stands(slot):
+                        continue
+                    if not waits or not self._wait_patiently():
+                        return False
                 return True
             finally:
                 self._catching_up = False
-        finally:
-            self._lock.release()
 
     def _send_how_it_stands(self, slot: MessageSlot) -> bool:
         totals, sent = slot.totals, slot.sent
         *first, last = slot.standing((totals[0] - sent[0], totals[1] - sent[1]))
         try:
             for request in first:
-                self.write(request)
-            # fmt: off
-            slot.sent = totals; self.write(last)  # noqa: E702  # one line: see .slot
-        # fmt: on
+                self.write(request, Unnoted(), totals)
+            self.write(last, slot, totals)
         except BlockingIOError as error:
-            slot.sent = sent
             if not is_of_system(error):
                 raise
+            slot.sent = sent
             return False
         self._patience = self._full_timeout  # it reads
         self.unsent.pop(slot, None)
@@ -415,9 +483,12 @@ class Channel(abc.ABC):
 
     def send_once(self) -> bool:
         """Send what can be sent now, for the thread; return whether there is more."""
-        with contextlib.suppress(Exception):
-            self._patience = max(self._patience, _SLICE_SECONDS)
-            self.catch_up()
+        try:
+            self.catch_up(waits=False)
+            if self.unsent:
+                self.wait_for_room(_SLICE_SECONDS)
+        except Exception:  # noqa: BLE001  # whatever it is, the next call meets it, and says so
+            self._give_up()
         return bool(self.unsent)
 
     def after_fork(self) -> None:

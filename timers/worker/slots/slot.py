@@ -21,6 +21,7 @@ has happened since. Blocks around blocks are kept in :attr:`Slot.blocks`.
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
 import weakref
@@ -32,8 +33,21 @@ from . import _trace_context as trace_context
 if TYPE_CHECKING:
     from ._trace_context import ScopeSpan
 
-__all__ = ["AFTER", "BEYOND", "DEPTH", "ENTER", "EXTRA", "NONE", "NS", "Block", "Owner", "Slot"]
+__all__ = [
+    "AFTER",
+    "BEYOND",
+    "DEPTH",
+    "ENTER",
+    "EXTRA",
+    "NONE",
+    "NS",
+    "Block",
+    "Owner",
+    "Slot",
+    "TakenError",
+]
 
+_logger = logging.getLogger(__name__)
 NS: Final = 1_000_000_000
 NONE: Final = 2**63 - 1
 DEPTH: Final = 0xFFFF
@@ -56,6 +70,10 @@ class Owner(Protocol):
 
     _slot: Slot
     _ticket: int | None
+
+
+class TakenError(Exception):
+    """Another thread has entered the same object meanwhile."""
 
 
 class Block:
@@ -160,7 +178,10 @@ class Slot:
     # -- blocks of ``expires`` ----------------------------------------------------------------
 
     def enter(self, owner: Owner, after: float, warn_after: float | None) -> None:
-        """Open a block of ``owner``. What it raises, it raises with the block not open."""
+        """Open a block of ``owner``. What it raises, it raises with the block not open.
+
+        :raises TakenError: ``owner`` is in a block by now.
+        """
         block = Block(after, warn_after, self.reserve_span())
         block.lead = self.lead_of(block)
         try:
@@ -196,7 +217,9 @@ class Slot:
         view, at, deadline, info = self.view, self.at_state, self.at_deadline, self.at_info
         block.started_ns = now
         block.deadline_ns, block.wall_ns = now + block.after_ns, wall + block.after_ns
-        state = view[at]  # one step from here
+        if owner._ticket is not None:  # one step from here
+            raise TakenError
+        state = view[at]
         if state == self.held and state & DEPTH:
             # Torch's rule: a timer that is acquired again is the same timer.
             state = state - 1
@@ -401,5 +424,14 @@ class Slot:
 
 def _heal(slot: weakref.ref[Slot], guard: weakref.ref[Owner]) -> None:
     found = slot()
-    if found is not None:
+    if found is None:
+        return
+    try:
         found.heal(guard)
+    except Exception as failure:  # noqa: BLE001  # whatever a client raises: nobody could catch it
+        _logger.warning(
+            "could not release the timer of scope %r, whose block object is gone: %s: %s",
+            found.scope,
+            type(failure).__name__,
+            failure,
+        )

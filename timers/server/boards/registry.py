@@ -11,21 +11,21 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from timers.server.table import Timer
 from timers.transport import board
 from timers.transport.board import MOMENT_NS, NONE
 
 from ._board import BadBoardError, Board
-from ._board_counts import BoardCounts
-from ._table import Timer
+from ._counts import BoardCounts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from timers.clock import Clock
+    from timers.server.statistics import Statistics
+    from timers.server.workers import Worker
 
     from ._board import Slot
-    from .statistics import Statistics
-    from .workers import Worker
 
 __all__ = ["BadBoardError", "Boards"]
 

@@ -41,6 +41,7 @@ class Timer(Generic[WorkerT]):
         "acquired_ns",
         "checkpoints",
         "deadline_ns",
+        "depth",
         "expiration_time",
         "expired",
         "live",
@@ -79,6 +80,8 @@ class Timer(Generic[WorkerT]):
         """The worker's ``traceparent`` and the id that the span of the scope shall have."""
         self.outer: Timer[WorkerT] | None = None
         """For a nested block of the same scope: the timer of the block around it."""
+        self.depth = 0
+        """How many blocks are around it."""
         self.checkpoints: tuple[int, ...] = ()
         """Moments before the deadline at which somebody wants to look, the next one first."""
         self.warn_ns: int | None = None
@@ -92,6 +95,7 @@ class Timer(Generic[WorkerT]):
         """Make this the timer of the same block as ``other``, with a new countdown."""
         self.started_ns = other.started_ns
         self.outer = other.outer
+        self.depth = other.depth
         if self.span is None:
             self.span = other.span
 

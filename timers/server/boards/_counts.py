@@ -13,8 +13,9 @@ from timers.transport import board
 from timers.transport.board import DEPTH, DEPTH_BITS, DURATIONS, RATIOS, WARM_UPS
 
 if TYPE_CHECKING:
+    from timers.server.statistics import Statistics
+
     from ._board import Board
-    from .statistics import Statistics
 
 __all__ = ["BoardCounts"]
 

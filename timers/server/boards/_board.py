@@ -13,6 +13,7 @@ import os
 from operator import sub
 from typing import TYPE_CHECKING, NamedTuple
 
+from timers.linux.owned import identity
 from timers.transport import board
 from timers.transport.board import DEPTH, MOMENT_NS, NONE
 
@@ -65,11 +66,10 @@ class Board:
     def __init__(self, fd: int) -> None:
         try:
             self._memory = _map(fd)
-            found = os.fstat(fd)
+            self.file = identity(fd)
+            """Which memory it is, whoever maps it."""
         finally:
             os.close(fd)
-        self.file = (found.st_dev, found.st_ino)
-        """Which memory it is, whoever maps it."""
         self.words = memoryview(self._memory).cast("q")
         self.layout = _layout(self.words)
         self.expired: dict[int, int] = {}

@@ -16,8 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from timers.events import WorkerInfo
-
-    from .statistics import Statistics
+    from timers.server.statistics import Statistics
 
 __all__ = ["expired_event", "reaped_event"]
 
