@@ -212,7 +212,7 @@ def test_what_is_watched_without_a_timer_is_said(
 
 
 def test_the_first_event_says_where_to_look(cli: Cli) -> None:
-    ran = cli.run("run", *FREE, "--", "true")
+    ran = cli.run("run", *FREE, "--events", "-", "--", "true")
     started = json.loads(ran.stderr.splitlines()[0])
     assert started["event"] == "watchdog started"
     assert started["url"].startswith("http://127.0.0.1:")

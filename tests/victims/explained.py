@@ -73,7 +73,7 @@ def count_up() -> None:
 
 def get_stuck_once(number: int) -> int:
     if number == 1:
-        time.sleep(1000)
+        time.sleep(900)
     return number
 
 
