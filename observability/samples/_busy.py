@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ._pace import Moment
-    from .types import Surroundings
+    from .types import Source, Surroundings
 
 __all__ = ["refine"]
 
@@ -37,7 +37,9 @@ def refine(
     :param pace: what all of its samples say.
     :param moments: those samples, the oldest first.
     """
-    asks = around.source is not None and around.source.loop is Loop.ASKING
+    asks = around.source is not None and (
+        around.source.loop is Loop.ASKING or _sleeps_in_c(reason, pace, around.source)
+    )
     if asks and reason.wait in (Wait.COMPUTE, Wait.SLEEP) and _stays(moments):
         if reason.wait is Wait.SLEEP:
             return Reason(Wait.ASKING), Pace.REPEATING
@@ -51,6 +53,11 @@ def refine(
     if pace is Pace.SPINNING and _works(moments, around):
         return reason, Pace.SLOW
     return reason, pace
+
+
+def _sleeps_in_c(reason: Reason, pace: Pace, source: Source) -> bool:
+    """Whether a call that is no sleep sleeps time and again: it polls, as a file store does."""
+    return reason.wait is Wait.SLEEP and pace is Pace.REPEATING and "sleep" not in source.text
 
 
 def _waits_by_spinning(moments: Sequence[Moment], around: Surroundings) -> Reason | None:

@@ -89,6 +89,9 @@ def _on_descriptor(pid: int, opened: str, ends: Mapping[str, Sequence[links.Open
         return Link("a pipe", _others(pid, holders), own_end=pid in holders)
     if not opened.startswith("socket:"):
         return Link(opened)
+    if str(links.remote_port(pid, opened)) == procfs.environment(pid).get("MASTER_PORT"):
+        # Who serves it answers as soon as somebody has set the key: it is not waited for.
+        return Link("a key of the job's store")
     peer = links.peer_of(pid, opened)
     if peer is None:
         return Link("a socket")

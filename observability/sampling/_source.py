@@ -31,7 +31,8 @@ _ASKING_CALLS = frozenset(
     ("exists", "isfile", "isdir", "lexists", "stat", "is_file", "is_dir", "listdir", "glob",
      "access", "is_set", "empty", "qsize", "full", "poll", "done", "ready", "is_completed",
      "is_alive", "running", "locked", "time", "monotonic", "perf_counter", "sleep", "check",
-     "query")
+     "query", "join", "Path", "str", "len", "int", "format", "get", "getenv", "debug", "info",
+     "warning", "print")
 )  # fmt: skip
 """What a loop calls that waits by asking: it asks, it reads a clock, it sleeps."""
 _WORK = (ast.MatMult, ast.Mult, ast.Div, ast.FloorDiv, ast.Pow, ast.Mod)

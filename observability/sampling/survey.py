@@ -66,7 +66,8 @@ class Sampling:
     """Takes samples and keeps them. Safe from any thread.
 
     :param host: this machine's name.
-    :param native: whether every stack is taken with its C frames.
+    :param native: whether the last stack of a survey is taken with its C frames. Only the last:
+        it takes a second and more, in which one that computes could be met many times.
     """
 
     def __init__(self, *, host: str = "", native: bool = False) -> None:
@@ -80,18 +81,16 @@ class Sampling:
         """End the sampling threads; a sample under way is left to its own bound."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def submit(self, watched: Watched, timeout: float) -> Future[Sample]:
+    def submit(self, watched: Watched, timeout: float, *, native: bool = False) -> Future[Sample]:
         """Sample a worker soon.
 
         :raises RuntimeError: it is closed, or no more threads are to be had.
         """
-        return self._pool.submit(self.sample, watched, timeout)
+        return self._pool.submit(self.sample, watched, timeout, native=native)
 
-    def sample(self, watched: Watched, timeout: float) -> Sample:
+    def sample(self, watched: Watched, timeout: float, *, native: bool = False) -> Sample:
         """Sample a worker now, and keep the sample."""
-        found = take_sample(
-            watched.pid, thread=watched.thread, timeout=timeout, native=self._native
-        )
+        found = take_sample(watched.pid, thread=watched.thread, timeout=timeout, native=native)
         with self._lock:
             self._samples.setdefault(watched.worker, deque(maxlen=_KEPT)).append(found)
         return found
@@ -120,6 +119,8 @@ class Sampling:
             time.sleep(_BETWEEN_MORE_SECONDS)
             if not self._sample_all(computing, until):
                 break
+        if self._native:
+            self._sample_all(all_watched, until, native=True)
         members = {each.pid for each in all_watched}
         threads = {each.pid: each.thread or each.pid for each in all_watched}
         linked = self._pool.submit(links_of, threads, until=until)
@@ -136,9 +137,12 @@ class Sampling:
             found.append(replace(view, surroundings=around, descendants=children))
         return found
 
-    def _sample_all(self, all_watched: Sequence[Watched], until: float) -> bool:
+    def _sample_all(
+        self, all_watched: Sequence[Watched], until: float, *, native: bool = False
+    ) -> bool:
         """Sample each of them once; return whether there is time for more."""
-        wait([self.submit(each, left(until)) for each in all_watched], left(until))
+        seconds = left(until)
+        wait([self.submit(each, seconds, native=native) for each in all_watched], seconds)
         return left(until) > 2 * _BETWEEN_ROUNDS_SECONDS
 
     def _kept(self, watched: Watched) -> tuple[Sample, ...]:

@@ -26,6 +26,7 @@ NAMES = {
     "http": "http_requests",
     "report": "event_files",
     "stacks": "stack_output",
+    "recorder": "recorder_dumps",
     "engine": "engine_life",
 }
 """Every target that takes bytes, with its module."""

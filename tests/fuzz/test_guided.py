@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 RUNS = {"wire": 600, "pipe": 200, "socket": 100, "http": 70, "report": 200, "stacks": 400,
-        "engine": 100}  # fmt: skip
+        "recorder": 200, "engine": 100}  # fmt: skip
 """More than the corpus has, and altogether less than 20 seconds."""
 
 

@@ -19,7 +19,15 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-__all__ = ["Lock", "Opened", "blocked_descriptor", "locks", "open_descriptors", "peer_of"]
+__all__ = [
+    "Lock",
+    "Opened",
+    "blocked_descriptor",
+    "locks",
+    "open_descriptors",
+    "peer_of",
+    "remote_port",
+]
 
 _ON_A_DESCRIPTOR = {
     # read, write, pread64, readv, connect, accept, sendto, recvfrom, sendmsg, recvmsg, flock
@@ -143,7 +151,21 @@ def peer_of(pid: int, link: str) -> str | None:
     :return: ``socket:[INODE]`` when it is on this host, else ``ADDRESS:PORT``.
     """
     inode = link.removeprefix("socket:[").removesuffix("]")
-    return _unix_peer(int(inode)) or _tcp_peer(pid, inode) if inode.isdigit() else None
+    if not inode.isdigit():
+        return None
+    if (peer := _unix_peer(int(inode))) is not None:
+        return peer
+    found = _tcp_peer(pid, inode)
+    if found is None:
+        return None
+    other, remote = found
+    return f"socket:[{other}]" if other != "0" else _address(remote)
+
+
+def remote_port(pid: int, link: str) -> int | None:
+    """Return the TCP port that a socket is connected to; None when it is none of TCP."""
+    found = _tcp_peer(pid, link.removeprefix("socket:[").removesuffix("]"))
+    return None if found is None else int(found[1].rpartition(":")[2], 16)
 
 
 def _unix_peer(inode: int) -> str | None:
@@ -186,8 +208,11 @@ def _peer(body: bytes) -> str | None:
     return None
 
 
-def _tcp_peer(pid: int, inode: str) -> str | None:
-    """Find the other end among the sockets of the process's network namespace (proc(5))."""
+def _tcp_peer(pid: int, inode: str) -> tuple[str, str] | None:
+    """Find the other end among the sockets of the process's network namespace (proc(5)).
+
+    Its inode, "0" when it is on another host, and its address as the kernel writes it.
+    """
     ends: dict[tuple[str, str], str] = {}
     mine = None
     for name in _TCP_FILES:
@@ -198,8 +223,7 @@ def _tcp_peer(pid: int, inode: str) -> str | None:
     if mine is None:
         return None
     local, remote = mine
-    other = ends.get((remote, local), "0")
-    return f"socket:[{other}]" if other != "0" else _address(remote)
+    return ends.get((remote, local), "0"), remote
 
 
 def _rows(path: str) -> Iterator[list[str]]:

@@ -33,7 +33,9 @@ def link_edges(cases: Sequence[Case]) -> Iterable[Edge]:
         evidence = Evidence.LOCKS if link.is_lock else Evidence.KERNEL
         why = f"{'holds' if link.is_lock else 'has the other end of'} {link.what}, for which "
         why += f"{_name(case)} waits"
-        yield Edge(case.index, holder.index, evidence, Strength.PROOF, why)
+        # Who has the other end open may serve it for somebody else.
+        strength = Strength.PROOF if link.is_lock else Strength.LIKELY
+        yield Edge(case.index, holder.index, evidence, strength, why)
         if holder.reading.reason.wait is Wait.ASKING:
             yield Edge(
                 holder.index,
