@@ -3,7 +3,7 @@
 ``python -m dashboards.build`` writes the JSON that is imported into Grafana and the Kubernetes
 manifest that carries the rules; ``python -m dashboards.build --check`` says whether what is
 committed is what the code builds. Building needs ``grafana-foundation-sdk==0.0.21``; using the
-files needs nothing.
+files, and setting where the alerts link to (``--runbooks``, ``--grafana``), needs nothing.
 
 Decision: where ``run_id`` comes from. Our series carry no ``run_id`` label: it would be one more
 label on every series for something that is constant in a process. One metric,
@@ -19,12 +19,14 @@ also computed by an alert, or over weeks, is recorded (``timers-recording.yml``)
 the fleet dashboard shows the recorded series.
 """
 
+import contextlib
 import warnings
 
 with warnings.catch_warnings():
     # The SDK would rather have the schema that only the newest Grafana can import; ours is the one
     # that all of them can. It says so whenever one of its modules with both is first imported.
     warnings.simplefilter("ignore", DeprecationWarning)
-    from grafana_foundation_sdk.builders import dashboard, loki, prometheus, timeseries
+    with contextlib.suppress(ModuleNotFoundError):
+        from grafana_foundation_sdk.builders import dashboard, loki, prometheus, timeseries
 
-    del dashboard, loki, prometheus, timeseries
+        del dashboard, loki, prometheus, timeseries

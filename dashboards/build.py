@@ -13,10 +13,6 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from grafana_foundation_sdk.cog.encoder import JSONEncoder
-
-from . import fleet, reaps_in_the_logs, run
-
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -28,11 +24,20 @@ RECORDING = HERE / "timers-recording.yml"
 ALERTS = HERE / "timers-alerts.yml"
 
 _BUILT = "# Built by python -m dashboards.build from dashboards/; change it there.\n"
+_DASHBOARD = re.compile(r"(?m)^( *)https?://.*(/d/timers-run\?)")
 _RUNBOOK = re.compile(r"(?m)^( *runbook_url: ).*/([a-z-]+\.md)$")
 
 
 def dashboards() -> dict[str, str]:
-    """Build each dashboard as the JSON that Grafana imports, by file name."""
+    """Build each dashboard as the JSON that Grafana imports, by file name.
+
+    :raises ModuleNotFoundError: without grafana-foundation-sdk.
+    """
+    # The links of the alerts can be set without it.
+    from grafana_foundation_sdk.cog.encoder import JSONEncoder  # noqa: PLC0415  # as said
+
+    from . import fleet, reaps_in_the_logs, run  # noqa: PLC0415  # these need it, too
+
     built = {module.UID: module.build() for module in (fleet, run, reaps_in_the_logs)}
     return {
         f"{uid}.json": json.dumps(board, cls=JSONEncoder, indent=2, sort_keys=True) + "\n"
@@ -55,16 +60,21 @@ def prometheus_rule(alerts: str) -> str:
     return _BUILT + head + "".join(_indented(group, 2) for group in groups)
 
 
-def files(runbooks: str | None = None) -> dict[Path, str]:
-    """Build everything: what each file must hold.
+def files(runbooks: str | None = None, grafana: str | None = None) -> dict[Path, str]:
+    """Build everything: what each file must hold. With an address only what links there.
 
     :param runbooks: the address to put in front of the runbooks' names; None leaves what is there.
+    :param grafana: the address of Grafana, likewise.
+    :raises ModuleNotFoundError: without an address and without grafana-foundation-sdk.
     """
     alerts = ALERTS.read_text()
     if runbooks is not None:
         alerts = _RUNBOOK.sub(rf"\g<1>{runbooks.rstrip('/')}/\2", alerts)
+    if grafana is not None:
+        alerts = _DASHBOARD.sub(rf"\g<1>{grafana.rstrip('/')}\2", alerts)
+    boards = dashboards() if runbooks is grafana is None else {}
     return {
-        **{HERE / name: text for name, text in dashboards().items()},
+        **{HERE / name: text for name, text in boards.items()},
         ALERTS: alerts,
         KUBERNETES / "prometheusrule.yaml": prometheus_rule(alerts),
     }
@@ -79,8 +89,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         metavar="URL",
         help="where on-call people read the files of dashboards/runbooks: the alerts link there",
     )
+    parser.add_argument(
+        "--grafana", metavar="URL", help="where Grafana is: the alerts link to the dashboard there"
+    )
     options = parser.parse_args(arguments)
-    built = files(options.runbooks)
+    built = files(options.runbooks, options.grafana)
     stale = [path for path, text in built.items() if not path.exists() or path.read_text() != text]
     for path in stale:
         if not options.check:

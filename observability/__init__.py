@@ -37,6 +37,7 @@ This package may import :mod:`timers`; never the other way round. The map::
     recorder/             what PyTorch's flight recorder says
     hang/                 who waits for whom
     explain/              timers explain
+    stall/                notices when nothing of a job moves
     report/               timers report
     http/                 what the service answers over HTTP
     cli/                  the timers command
@@ -75,6 +76,7 @@ def open_pipeline(
     sinks: Iterable[Sink] = (),
     verbose: bool = False,
     spans: bool | None = None,
+    spans_kept: str = "all",
     capacity: int = 10_000,
 ) -> Pipeline:
     """Make a pipeline with a log, spans when they are asked for, and further sinks if given.
@@ -89,6 +91,7 @@ def open_pipeline(
     :param verbose: whether a terminal is shown every event with all its fields.
     :param spans: whether each scope becomes an OpenTelemetry span; None leaves it to the standard
         ``OTEL_...`` variables (:mod:`observability.sinks.spans`).
+    :param spans_kept: which scopes become spans: ``all``, ``slow`` or ``failed``.
     :param capacity: how many events may wait for each sink.
     :raises OSError: a file or directory cannot be opened.
     :raises ValueError: unknown ``level``, ``capacity`` below 1, or two sinks of the same name.
@@ -109,13 +112,13 @@ def open_pipeline(
                 verbose=verbose,
             ),
         )
-    span_sink = None if spans is False else _span_sink(run_id)
+    span_sink = None if spans is False else _span_sink(run_id, spans_kept)
     if span_sink is not None:
         all_sinks.append(span_sink)
     return Pipeline(*all_sinks, run_id=run_id, capacity=capacity)
 
 
-def _span_sink(run_id: str) -> Sink | None:
+def _span_sink(run_id: str, kept: str) -> Sink | None:
     if not spans_wanted(os.environ):
         return None
     try:
@@ -125,7 +128,7 @@ def _span_sink(run_id: str) -> Sink | None:
     except ImportError as error:
         _say_that_spans_are_impossible(str(error))
         return None
-    return None if exporter is None else SpanSink(exporter, run_id=run_id)
+    return None if exporter is None else SpanSink(exporter, run_id=run_id, kept=kept)
 
 
 @functools.cache

@@ -1,9 +1,9 @@
 """An event as one flat dictionary: what a log line holds, and what JSON over HTTP shows.
 
 Works on the fields an event class declares, so a new event class needs no change here; what it is
-in one sentence, ``message``, is made of them. Values are
-``str``, ``int``, ``float``, ``bool`` and, for stacks and lists of timers, lists of small
-dictionaries. What is not known (``None``, or not a number) is left out.
+in one sentence, ``message``, is made of them. Values are ``str`` that any encoder takes, ``int``,
+``float``, ``bool`` and, for stacks and lists of timers, lists of small dictionaries. What is not
+known (``None``, or not a number) is left out.
 
 Decision: ``frame`` is the innermost call in the user's own code, which is the line to look at; the
 innermost call of all, when that is inside a library, is ``innermost_frame``.
@@ -24,6 +24,7 @@ from .message import message
 from .samples.frames import frame_line, innermost_own, process_frames
 from .samples.threads import thread_that_matters
 from .sinks.trace_ids import trace_ids
+from .untrusted import encodable, replaced
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -63,7 +64,8 @@ def to_fields(event: Event, *, run_id: str = "", host: str = "") -> dict[str, An
             own[field.name] = _plain(value)
     flat |= own
     known = {name: value for name, value in flat.items() if _known(value)}
-    return {**known, "message": message(known)}
+    known["message"] = message(known)
+    return replaced(known, str, encodable)  # type: ignore[no-any-return]  # a dictionary stays one
 
 
 def timestamp(seconds: float) -> str:

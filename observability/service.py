@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import socket
+import signal
 import time
 from typing import TYPE_CHECKING
 
-from timers import FileTimerServer
+from timers import FileTimerRequest, FileTimerServer
 from timers.bounded import left
 from timers.errors import TimerError
 from timers.socket_timer import socket_source
@@ -28,6 +28,8 @@ from .sinks.hook import HOOK_SECONDS, HangHook
 from .sinks.log import LogSink
 from .sinks.metrics import Metrics
 from .sinks.recent import RecentReaps
+from .stall.watch import STALLED_SCOPE, StallWatch
+from .untrusted import this_host
 from .worker_notes import WorkerNotes
 
 if TYPE_CHECKING:
@@ -88,6 +90,8 @@ class Service:
                 raise SettingsError(f"--tls-cert, --tls-key: {files}: {error}") from None
         try:
             return HttpServer(address, tls=tls)
+        except UnicodeError as error:
+            raise SettingsError(f"--http {address}: no name of a host: {error}") from None
         except OSError as error:
             if not (settings.http_fallback and error.errno == errno.EADDRINUSE):
                 raise SettingsError(f"--http {address}: {error}") from None
@@ -113,6 +117,7 @@ class Service:
                 run_id=settings.run_id,
                 sinks=[self._reaps, *self._screen(), *self._hook()],
                 verbose=settings.verbose,
+                spans_kept=settings.spans,
             )
         except OSError as error:
             raise SettingsError(f"--events or --dump-dir: {error}") from None
@@ -141,7 +146,11 @@ class Service:
             self.pipeline.close(CLOSE_SECONDS)
             raise SettingsError(f"{origin}: {error}") from None
         self.pipeline.stories.where = self._where()
+        if timer_socket is not None:
+            path = timer_socket if isinstance(timer_socket, str) else timer_socket.path
+            self.server.reached_by["socket"] = path
         self.pipeline.watch(self.server.statistics)
+        self._stall_watch = self._make_stall_watch(policy)
         if self._roll_call is not None:
             self._roll_call.attach(self.server)
         self.view = View(
@@ -149,7 +158,7 @@ class Service:
             Metrics(self.pipeline),
             self._reaps,
             run_id=settings.run_id,
-            host=socket.gethostname(),
+            host=this_host(),
         )
 
     def _screen(self) -> list[LogSink]:
@@ -179,6 +188,25 @@ class Service:
         """Whether a person chose a file for the events: then SIGHUP is about that."""
         return self.settings.events != "-" and self.settings.events_chosen
 
+    def _make_stall_watch(self, policy: ReapPolicy) -> StallWatch | None:
+        settings = self.settings
+        if settings.stall_after <= 0:
+            return None
+        return StallWatch(
+            self.server,
+            self.pipeline.emit,
+            after=settings.stall_after,
+            run_id=settings.run_id,
+            host=this_host(),
+            own_children=policy.descendants_of == os.getpid(),
+            kill=self._expire_now if settings.stall_kill else None,
+        )
+
+    def _expire_now(self, pid: int) -> None:
+        """Have the watchdog end a process that has no timer, by all that it does at an expiry."""
+        request = FileTimerRequest(pid, STALLED_SCOPE, time.time(), int(signal.SIGKILL))
+        self.server.register_timers([request])
+
     def _before_kill(self, policy: ReapPolicy) -> BeforeKill:
         settings = self.settings
         self._roll_call: RollCall | None = None
@@ -187,7 +215,7 @@ class Service:
         self._roll_call = RollCall(
             self.pipeline.emit,
             run_id=settings.run_id,
-            host=socket.gethostname(),
+            host=this_host(),
             timeout=policy.dump_timeout,
             sample_at=settings.sample_at,
             sample_from=settings.sample_from,
@@ -211,20 +239,30 @@ class Service:
         return None if self.http is None else self.http.address
 
     def start(self) -> None:
-        """Watch timers and answer requests."""
-        self.server.start()
-        self.view.is_ready = True
-        if self.http is not None:
-            app = make_app(
-                self.view,
-                token=self.settings.token,
-                local_only=self.http.address.is_loopback,
-            )
-            self.http.start(app)
+        """Watch timers and answer requests.
+
+        :raises SettingsError: this user may start no more threads. Call :meth:`stop` all the same.
+        """
+        try:
+            if self.http is not None:
+                self.server.reached_by["url"] = f"{self.http.scheme}://{self.http.address}"
+            self.server.start()
+            self.view.is_ready = True
+            if self.http is not None:
+                app = make_app(
+                    self.view,
+                    token=self.settings.token,
+                    local_only=self.http.address.is_loopback,
+                )
+                self.http.start(app)
+        except RuntimeError as error:
+            raise SettingsError(f"the service cannot start: {error}") from None
         for notice in self._notices:
             self.say(notice)
         if not (self.settings.events_chosen or os.isatty(2)):
             write_line(f"events go to {self.settings.events}")
+        if self._stall_watch is not None:
+            self._stall_watch.start()
 
     def say(self, message: str, severity: str = "warning") -> None:
         """Say something to people: as an event and, unless events are seen there, on stderr.
@@ -246,6 +284,8 @@ class Service:
     def stop_watching(self) -> None:
         """End the timer server; a reap under way is finished first, within its bounds."""
         self.view.is_ready = False
+        if self._stall_watch is not None:
+            self._stall_watch.stop()
         self.server.stop()
         if not self._told_durations:
             self._told_durations = True

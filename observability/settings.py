@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .http.address import Address
+from .http.address import DEFAULT_PORT, Address
 
 __all__ = ["DEFAULT_ADDRESS", "Settings", "SettingsError"]
 
-DEFAULT_ADDRESS = Address("127.0.0.1", 9464)
-"""Where OpenTelemetry's exporters for Prometheus listen, too."""
+DEFAULT_ADDRESS = Address("127.0.0.1", DEFAULT_PORT)
 
 
 class SettingsError(ValueError):
@@ -42,12 +41,18 @@ class Settings:
     dump_dir: str | None = None
     hang_report: bool = True
     """Whether all workers are looked at when one expires."""
+    spans: str = "all"
+    """Which scopes become spans: all, slow or failed."""
     on_hang: str | None = None
     """A command for the shell that is given each hang report."""
     sample_at: tuple[float, ...] = (0.5, 0.9)
     """Shares of a deadline at which to look at its worker beforehand."""
     sample_from: float = 10.0
     """Seconds; timers shorter than this are not sampled, with 0 none is."""
+    stall_after: float = 300.0
+    """Seconds without any progress of the job after which that is reported; 0 for never."""
+    stall_kill: bool = False
+    """Whether the suspect of a stall, where there is one, is ended."""
     native: bool = False
     """Whether stacks have C frames, too."""
     max_interval: float = 10.0

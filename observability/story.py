@@ -93,12 +93,13 @@ class Stories:
         self.where = ""
         """Where more is to be found, for people: a page, a command."""
         self._expired: dict[tuple[int | str, int | None], tuple[float, StackDumped | None]] = {}
-        self._hang: HangReported | None = None
+        self.hang: HangReported | None = None
+        """The last hang report."""
 
     def completed(self, event: Event) -> Event:
         """Return ``event``, or for the end of a reap one that says why."""
         if isinstance(event, HangReported):
-            self._hang = event
+            self.hang = event
         elif isinstance(event, TimerExpired):
             self._remember(event)
         elif isinstance(event, StackDumped):
@@ -125,7 +126,7 @@ class Stories:
         if known is None:
             return None
         expired, dumped = known
-        hang = self._hang
+        hang = self.hang
         if hang is not None and hang.timestamp < expired - _SAME_HANG_SECONDS:
             hang = None
         return Story(

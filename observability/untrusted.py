@@ -7,6 +7,7 @@ decides what is done to them, so that no log, page or terminal has rules of its 
 from __future__ import annotations
 
 import re
+import socket
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-__all__ = ["encodable", "number", "printable", "replaced"]
+__all__ = ["encodable", "number", "printable", "replaced", "this_host"]
 
 # What moves a cursor, ends a line or cannot be encoded: C0, DEL, C1, line separators, surrogates;
 # and what is not seen but changes what is: marks of direction (UAX #9), of no width, byte order.
@@ -43,6 +44,11 @@ def encodable(text: str) -> str:
     UTF-8 takes them. Everything else is kept: this is for machines.
     """
     return text.encode("utf-8", "backslashreplace").decode()
+
+
+def this_host() -> str:
+    """Return the name of this machine, which may be any bytes, for people."""
+    return printable(socket.gethostname())
 
 
 def number(value: object) -> float | None:

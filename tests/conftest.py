@@ -7,6 +7,7 @@ import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import hypothesis
 import pytest
 
 from support.leftovers import Leftovers
@@ -14,6 +15,9 @@ from support.leftovers import Leftovers
 if TYPE_CHECKING:
     from collections.abc import Generator
 
+# A shared machine may take its time for any of them.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 HERE = Path(__file__).resolve().parent
 UNIT_FOLDERS = ("timers", "observability")
 _BEFORE = pytest.StashKey[Leftovers]()
@@ -50,9 +54,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_collection_finish() -> None:
     """Leave what stays out of later garbage collections, which many tests ask for."""
-    # Its plugin imports it at the very end, where it would miss referrers that are frozen.
-    import hypothesis  # noqa: F401  # see above
-
     gc.collect()
     gc.freeze()
 

@@ -68,6 +68,8 @@ class Child:
             )
         except OSError as error:
             raise CannotStart(command[0], error) from error
+        except ValueError as error:  # an empty name
+            raise CannotStart(repr(command[0]), FileNotFoundError(errno.ENOENT, "")) from error
         self.code: int | None = None
         """How it ended, as a shell would say: the exit code, 128+n for signal n; None before."""
 

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import math
 import os
 import pwd
 import re
 import secrets
-import socket
 import time
 from functools import reduce
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import click
 from click.core import ParameterSource
 
 from observability.http.address import Address
 from observability.settings import DEFAULT_ADDRESS, Settings
+from observability.untrusted import printable, this_host
 from timers.server.reaper import KILL_TREE, ReapPolicy
 
 if TYPE_CHECKING:
@@ -25,13 +26,13 @@ if TYPE_CHECKING:
     F = TypeVar("F", bound=Callable[..., Any])
 
 __all__ = [
+    "Seconds",
     "make_policy",
     "make_settings",
     "option",
     "read_token",
     "service_options",
     "to_address",
-    "to_interval",
     "to_users",
 ]
 
@@ -57,25 +58,41 @@ def to_address(_context: click.Context, _option: click.Parameter, text: str) -> 
         raise click.BadParameter(str(error)) from None
 
 
-def to_seconds(_context: click.Context, _option: click.Parameter, value: float) -> float:
-    """Check a duration: it may be 0.
+class Seconds(click.ParamType):  # type: ignore[type-arg]  # generic in the newest click only
+    """A duration: a number of seconds, or with its unit, as ``500ms``, ``5s``, ``2m``, ``1h``.
 
-    :raises click.BadParameter: it is out of bounds.
+    :param zero: whether it may be 0.
     """
-    # "not <=" also catches NaN.
-    if not 0 <= value <= MAX_SECONDS:
-        raise click.BadParameter(f"{value:g} is not a number of seconds from 0 to {MAX_SECONDS}")
-    return value
 
+    name = "seconds"
+    _UNITS: ClassVar[dict[str, float]] = {"ms": 1e-3, "s": 1, "m": 60, "min": 60, "h": 3600}
 
-def to_interval(context: click.Context, option: click.Parameter, value: float) -> float:
-    """Check a duration that must be more than 0.
+    def __init__(self, *, zero: bool = True) -> None:
+        self._zero = zero
 
-    :raises click.BadParameter: it is out of bounds.
-    """
-    if value == 0:
-        raise click.BadParameter("must be more than 0 seconds")
-    return to_seconds(context, option, value)
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Read it.
+
+        :raises click.BadParameter: it is none, or out of bounds.
+        """
+        if isinstance(value, float):
+            return value  # a default
+        found = re.fullmatch(r"\s*([0-9.e+-]+)\s*([a-z]*)\s*", value)
+        try:
+            seconds = float(found[1]) * self._UNITS[found[2] or "s"] if found else math.nan
+        except (ValueError, KeyError):
+            seconds = math.nan
+        if not 0 <= seconds <= MAX_SECONDS:  # NaN, too
+            self.fail(
+                f"{value!r} is no duration from 0 to {MAX_SECONDS} seconds, as 5, 5s, 500ms or 2m",
+                param,
+                ctx,
+            )
+        if seconds == 0 and not self._zero:
+            self.fail("must be more than 0 seconds", param, ctx)
+        return seconds
 
 
 def to_shares(_context: click.Context, _option: click.Parameter, text: str) -> tuple[float, ...]:
@@ -166,18 +183,16 @@ _SERVICE_OPTIONS: tuple[Callable[[Any], Any], ...] = (
     ),
     option(
         "--dump-timeout",
-        type=float,
+        type=Seconds(),
         metavar="SECONDS",
-        callback=to_seconds,
         default=5.0,
         show_default=True,
         help="Bound on finding out where a worker is stuck; it is killed then in any case.",
     ),
     option(
         "--grace",
-        type=float,
+        type=Seconds(),
         metavar="SECONDS",
-        callback=to_seconds,
         default=5.0,
         show_default=True,
         help="How long a process may outlive a signal before SIGKILL.",
@@ -199,6 +214,14 @@ _SERVICE_OPTIONS: tuple[Callable[[Any], Any], ...] = (
         help="When a worker expires, look at all workers and say which one holds up the others.",
     ),
     option(
+        "--spans",
+        type=click.Choice(("all", "slow", "failed")),
+        default="all",
+        show_default=True,
+        help="Which scopes become OpenTelemetry spans, where these are exported: each, those that"
+        " used 80 % of their time, expired or failed, or those that failed.",
+    ),
+    option(
         "--on-hang",
         metavar="COMMAND",
         help="Run COMMAND with /bin/sh for each hang report, which it finds as JSON on its standard"
@@ -215,19 +238,32 @@ _SERVICE_OPTIONS: tuple[Callable[[Any], Any], ...] = (
     ),
     option(
         "--sample-from",
-        type=float,
+        type=Seconds(),
         metavar="SECONDS",
-        callback=to_seconds,
         default=10.0,
         show_default=True,
         help="Do so for timers of at least this long; 0 for none.",
     ),
+    option(
+        "--stall-after",
+        type=Seconds(),
+        metavar="SECONDS",
+        default=300.0,
+        show_default=True,
+        help="Report when nothing of the job has moved for this long, timers or not; 0 for never.",
+    ),
+    option(
+        "--stall-action",
+        type=click.Choice(("report", "kill")),
+        default="report",
+        show_default=True,
+        help="What to do then: report, or end the suspect as well, where there is one.",
+    ),
     option("--native/--no-native", help="Whether stacks show C frames; pauses the worker briefly."),
     option(
         "--max-interval",
-        type=float,
+        type=Seconds(zero=False),
         metavar="SECONDS",
-        callback=to_interval,
         default=10.0,
         show_default=True,
         help="How often the server wakes up when nothing happens. Reaps do not wait for it.",
@@ -247,7 +283,7 @@ def make_settings(context: click.Context, *, own_file: bool = False) -> Settings
     inherited = source == ParameterSource.ENVIRONMENT and "TIMERS_FILE" in os.environ
     if given["tls_key"] and not given["tls_cert"]:
         raise click.UsageError("--tls-key needs --tls-cert")
-    run_id = given["run_id"] or _run_id()
+    run_id = printable(given["run_id"] or _run_id())  # the environment can hold any bytes
     events = given["events"]
     if events is None:
         events = _state_file(run_id) if own_file else "-"
@@ -268,9 +304,12 @@ def make_settings(context: click.Context, *, own_file: bool = False) -> Settings
         dump_dir=given["dump_dir"],
         hang_report=given["hang_report"],
         on_hang=given["on_hang"],
+        spans=given["spans"],
         sample_at=given["sample_at"],
         sample_from=given["sample_from"],
         native=given["native"],
+        stall_after=given["stall_after"],
+        stall_kill=given["stall_action"] == "kill",
         max_interval=given["max_interval"],
     )
 
@@ -346,7 +385,7 @@ def _state_file(run_id: str) -> str:
     except (OSError, RuntimeError):  # RuntimeError: there is no home
         return "-"
     word = re.sub(r"[^\w.-]", "_", run_id, flags=re.ASCII)[:64]
-    path = directory / f"{word}.{socket.gethostname()}.{os.getpid()}.jsonl"
+    path = directory / f"{word}.{this_host()}.{os.getpid()}.jsonl"
     return str(path) if os.access(directory, os.W_OK) else "-"
 
 

@@ -9,7 +9,6 @@ import json
 import logging
 import os
 import resource
-import socket
 import sys
 from typing import TYPE_CHECKING
 
@@ -17,6 +16,7 @@ from observability.events import LogRecord
 from observability.fields import to_fields
 from observability.service import write_line
 from observability.sinks.bounded import fit
+from observability.untrusted import this_host
 from timers.server.observers.event_queue import Dispatcher
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ def _message(record: logging.LogRecord) -> str:
 
 
 def _write_json(event: Event) -> None:
-    fields = to_fields(event, host=socket.gethostname())
+    fields = to_fields(event, host=this_host())
     os.write(2, (json.dumps(fit(fields)) + "\n").encode())
 
 

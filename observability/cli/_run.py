@@ -61,7 +61,10 @@ def run(
     if sys.platform != "linux":
         raise SettingsError(f"timers run needs Linux (prctl, pidfd, /proc), this is {sys.platform}")
     signals, mask = block_signals()
-    become_subreaper()
+    try:
+        become_subreaper()
+    except OSError as error:
+        raise SettingsError(f"timers run cannot adopt what its command leaves: {error}") from None
     with (
         _paths(timer_file, timer_socket) as (path, socket_path),
         recorder_environment(os.environ, timing=nccl_timing) as recorder,
@@ -110,7 +113,13 @@ def _paths(pipe: str | None, socket: str | None) -> Iterator[tuple[str, str | No
 
 @contextlib.contextmanager
 def _directory() -> Iterator[str]:
-    directory = tempfile.mkdtemp(prefix="timers-")  # mode 0700
+    try:
+        directory = tempfile.mkdtemp(prefix="timers-")  # mode 0700
+    except OSError as error:
+        raise SettingsError(
+            f"no directory for the pipe and the socket: {error.strerror or error}. Set TMPDIR, or"
+            " give --timer-file and --timer-socket"
+        ) from None
     try:
         yield directory
     finally:
@@ -139,8 +148,11 @@ def _environment(service: Service, path: str, socket_path: str | None) -> dict[s
         "TIMERS_FILE": path,
         "TIMERS_RUN_ID": service.settings.run_id,
         SERVER_PID_VARIABLE: str(os.getpid()),
-        "TIMERS_HTTP": "off" if service.address is None else _url(service),
     }
+    # Not "off": to whoever reads it, it is an address.
+    environment.pop("TIMERS_HTTP", None)
+    if service.address is not None:
+        environment["TIMERS_HTTP"] = _url(service)
     if not spans_wanted(environment):
         # Or a worker that traces would refer to spans of scopes that nobody exports.
         environment.setdefault("TIMERS_TRACING", "0")

@@ -5,9 +5,11 @@ Those modules are imported when they are needed: ``--help`` and shell completion
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from dataclasses import replace
+from typing import Any
 
 import click
 from click.shell_completion import get_completion_class
@@ -17,13 +19,13 @@ from observability.report.command import report
 from observability.settings import DEFAULT_ADDRESS, SettingsError
 
 from ._options import (
+    Seconds,
     make_policy,
     make_settings,
     option,
     read_token,
     service_options,
     to_address,
-    to_interval,
     to_users,
 )
 
@@ -32,7 +34,25 @@ __all__ = ["main"]
 _SHELLS = ("bash", "zsh", "fish")
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class _Command(click.Group):
+    """Says in one line what cannot be done, and exits with 2 (wrong usage, unusable input)."""
+
+    def main(self, *arguments: Any, **keywords: Any) -> Any:
+        """Run the command."""
+        try:
+            return super().main(*arguments, **keywords)
+        except SettingsError as error:
+            message = str(error)
+        except OSError as error:  # of writing what was asked for, mostly: the disk is full
+            message = str(error)
+            # Or what is still to be written would fail once more, at the end of the interpreter.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        with contextlib.suppress(OSError):
+            click.echo(f"Error: {message}", err=True)
+        sys.exit(2)
+
+
+@click.group(cls=_Command, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="expiration-timers")
 def main() -> None:
     """Watch the timers of worker processes; explain and end those that get stuck."""
@@ -83,18 +103,15 @@ def run(context: click.Context, /, command: tuple[str, ...], **_: object) -> Non
     settings = make_settings(context, own_file=True)
     policy = make_policy(context, descendants_of=os.getpid())
     _prepare_stderr(settings.events, settings.run_id)
-    try:
-        given = context.params
-        code = run_command(
-            command,
-            given["timer_file"],
-            settings,
-            policy,
-            given["timer_socket"],
-            nccl_timing=given["nccl_timing"],
-        )
-    except SettingsError as error:
-        raise click.UsageError(str(error), context) from None
+    given = context.params
+    code = run_command(
+        command,
+        given["timer_file"],
+        settings,
+        policy,
+        given["timer_socket"],
+        nccl_timing=given["nccl_timing"],
+    )
     sys.exit(code)
 
 
@@ -133,12 +150,9 @@ def serve(context: click.Context, /, **_: object) -> None:
 
     settings = make_settings(context)
     _prepare_stderr(settings.events, settings.run_id)
-    try:
-        timer_file = context.params["timer_file"] or default_timer_file()
-        policy = replace(make_policy(context), users=to_users(context.params["allow_user"]))
-        serve_workers(timer_file, settings, policy, context.params["timer_socket"])
-    except SettingsError as error:
-        raise click.UsageError(str(error), context) from None
+    timer_file = context.params["timer_file"] or default_timer_file()
+    policy = replace(make_policy(context), users=to_users(context.params["allow_user"]))
+    serve_workers(timer_file, settings, policy, context.params["timer_socket"])
 
 
 main.add_command(explain)
@@ -150,9 +164,8 @@ main.add_command(report)
 @click.option("--once", is_flag=True, help="Print the table once, for scripts.")
 @click.option(
     "--interval",
-    type=float,
+    type=Seconds(zero=False),
     metavar="SECONDS",
-    callback=to_interval,
     default=1.0,
     show_default=True,
     help="How often to look.",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import socket
 import sys
 import time
 from typing import TYPE_CHECKING
@@ -15,8 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ._find import FoundJob
-    from ._rates import Rate
     from .job import Explained
+    from .rates import Rate
 
 __all__ = ["explain"]
 
@@ -96,12 +95,13 @@ def explain(
 def _explain_once(
     roots: Sequence[int], *, as_json: bool, html: str | None, timeout: float, native: bool
 ) -> int:
-    from timers.linux import procfs  # noqa: PLC0415  # --help should be quick
+    from observability.untrusted import this_host  # noqa: PLC0415  # --help should be quick
+    from timers.linux import procfs  # noqa: PLC0415  # as above
 
     from . import _output  # noqa: PLC0415  # as above
     from ._find import run_id_of  # noqa: PLC0415  # as above
 
-    host = socket.gethostname()
+    host = this_host()
     at = time.time()
     explained, rates = _measured(roots, timeout=timeout, host=host, native=native)
     if not any(view.samples for view in explained.views):
@@ -130,8 +130,8 @@ def _explain_once(
 def _measured(
     roots: Sequence[int], *, timeout: float, host: str, native: bool
 ) -> tuple[Explained, dict[int, Rate]]:
-    from ._rates import count, rates  # noqa: PLC0415  # as above
     from .job import descendants, explain_tree  # noqa: PLC0415  # as above
+    from .rates import count, rates  # noqa: PLC0415  # as above
 
     before = count(descendants(roots))
     explained = explain_tree(roots, timeout=timeout, host=host, native=native)

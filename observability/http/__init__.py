@@ -9,6 +9,7 @@ The map::
     _active.py    the timers that run at this moment
     _auth.py      who may ask
     _scrapes.py   who scrapes, and what each has seen
+    _look.py      a look at all workers on request
     _page.py      the page at "/" and its security policy
     page.html     the page itself
 """

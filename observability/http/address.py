@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from typing import NamedTuple
 
-__all__ = ["Address"]
+__all__ = ["DEFAULT_PORT", "Address"]
 
+DEFAULT_PORT = 9464
+"""Where OpenTelemetry's exporters for Prometheus listen, too."""
 _MAX_PORT = 65535
+_BARE_HOST = re.compile(r"\[[0-9a-fA-F:.]+\]|(?=.*[a-zA-Z.])[a-zA-Z0-9._-]+")
 
 
 class Address(NamedTuple):
@@ -32,10 +36,12 @@ class Address(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> Address:
-        """Read ``HOST:PORT``, ``[IPV6]:PORT`` or ``PORT`` (on 127.0.0.1).
+        """Read ``HOST:PORT``, ``[IPV6]:PORT``, ``PORT`` (on 127.0.0.1) or ``HOST`` (port 9464).
 
         :raises ValueError: it is none of them; the message says why.
         """
+        if _BARE_HOST.fullmatch(text):
+            text = f"{text}:{DEFAULT_PORT}"
         host, colon, port = text.rpartition(":")
         if not colon:
             host = "127.0.0.1"

@@ -9,6 +9,7 @@ import json
 import math
 import re
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from starlette.applications import Starlette
@@ -20,6 +21,7 @@ from observability.untrusted import replaced
 
 from ._active import active_timers
 from ._auth import Guard
+from ._look import Looks
 from ._page import page
 from ._scrapes import Scrapes
 from .health import PROBE_SECONDS, is_watching_async
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = ["View", "make_app"]
 
+LOOK_HEADER = "X-Timers-Look"
 DEFAULT_LIMIT = 1000
 """How many timers ``/timers`` shows, unless asked for another number."""
 MAX_LIMIT = 10_000
@@ -82,6 +85,7 @@ class View:
         self.is_ready = False
         """Whether workers can connect: set between the server's start and its stop."""
         self.scrapes = Scrapes()
+        self.looks = Looks(server, host)
 
     def reaps_so_far(self) -> int:
         """Count the workers that were ended; attempts that failed are not among them."""
@@ -120,22 +124,35 @@ def make_app(view: View, *, token: str | None = None, local_only: bool = False) 
             return _text("workers can connect")
         return _text("the timer server does not run", 503)
 
-    async def timers(request: Request) -> Response:
-        text = request.query_params.get("limit", str(DEFAULT_LIMIT))
-        if not re.fullmatch("[0-9]{1,6}", text) or int(text) > MAX_LIMIT:
-            return _text(f"limit={text[:40]!r}: must be a number from 0 to {MAX_LIMIT}", 400)
-        return _json(_timers(view, int(text)))
-
     return Starlette(
         routes=[
             Route("/", index),
             Route("/metrics", metrics),
             Route("/-/healthy", healthy),
             Route("/-/ready", ready),
-            Route("/timers", timers),
+            Route("/timers", partial(_running, view)),
+            Route("/look", partial(_look, view), methods=["POST"]),
         ],
         middleware=[Middleware(Guard, token=token, local_only=local_only)],
     )
+
+
+async def _running(view: View, request: Request) -> Response:
+    text = request.query_params.get("limit", str(DEFAULT_LIMIT))
+    if not re.fullmatch("[0-9]{1,6}", text) or int(text) > MAX_LIMIT:
+        return _text(f"limit={text[:40]!r}: must be a number from 0 to {MAX_LIMIT}", 400)
+    return _json(_timers(view, int(text)))
+
+
+async def _look(view: View, request: Request) -> Response:
+    # A page of somebody else can make a browser post, but not with a header of its own.
+    if LOOK_HEADER not in request.headers:
+        return _text(f"needs the header {LOOK_HEADER}: 1", 403)
+    try:
+        found = await view.looks.now()
+    except LookupError as error:
+        return _text(str(error), 404)
+    return _text("somebody looks already", 429) if found is None else _json(found)
 
 
 def _timers(view: View, limit: int) -> dict[str, Any]:

@@ -10,13 +10,20 @@ Durations come from two kinds of events:
     ``count``, ``max_seconds``, ``bounds`` (seconds, rising) and ``counts`` (one more than bounds).
     Counted since the server started, so the last one of a server and scope replaces earlier ones.
 
+Hangs are no measure, either. Uses that exceeded their deadline are left out unless there are many,
+which says that the deadline is too short; and so is one that was under way when a timer of the run
+expired: it may have waited for the worker that hung.
+
 The first uses of a scope by a worker are its warm-up: compilation, caches that are still empty,
 connections to be made. They are no measure for what comes after.
 """
 
 from __future__ import annotations
 
+import heapq
+import itertools
 import math
+from bisect import bisect_left
 from collections import Counter, defaultdict
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -24,47 +31,67 @@ from typing import TYPE_CHECKING, Any
 from observability.untrusted import number, printable
 from timers.server.statistics import NEAR_MISS, WARM_UP_USES
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+from ._files import seconds
 
-__all__ = ["ScopeAdvice", "advise", "render_advice"]
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["Advice", "ScopeAdvice", "render_advice"]
 
 FEW = 20
 """With fewer durations than this, the tail is unknown and the margin is doubled."""
 MARGIN_OVER_MAX = 2.0
 MARGIN_OVER_P99 = 3.0
+MANY_OVERRAN = 0.1
+"""When more than this share of the uses exceeds a deadline, it is the deadline that is wrong."""
 SHORTEST = 1.0
 """Seconds. Below this, a busy machine's scheduler would be what is measured."""
 TOO_LONG = 20.0
 """From this many times the suggestion on, a deadline finds a hang too late to be of use."""
+MAX_SCOPES = 10_000
+_LONGEST = 100
+"""Uses of a scope that are judged by when they were; a hang makes those that waited long ones."""
+_STEPS = 100
+"""Into which the durations between two bounds are spread, at most."""
+_RATIO = 1.005
+_INSTANT = 1e-9
 _NICE = (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0)
 
 
-@dataclass(slots=True)
+def _are_many(overran: float, others: float) -> bool:
+    return overran > MANY_OVERRAN * (overran + others)
+
+
 class _Durations:
-    """Durations, exact ones and those that are known to lie between two bounds."""
+    """Durations, or upper bounds of them, in buckets of half a percent, whatever their number."""
 
-    exact: list[float] = field(default_factory=list)
-    bounded: list[tuple[float, int]] = field(default_factory=list)
-    """Upper bound and count."""
-    largest: float = 0.0
+    def __init__(self) -> None:
+        self._counts: Counter[int] = Counter()
+        self._tops: dict[int, float] = {}
+        """The largest value of each bucket, which stands for all of it."""
+        self.largest = 0.0
 
-    def add(self, value: float) -> None:
-        self.exact.append(value)
+    def add(self, value: float, count: int = 1) -> None:
+        bucket = math.ceil(math.log(max(value, _INSTANT), _RATIO))
+        self._counts[bucket] += count
+        self._tops[bucket] = max(self._tops.get(bucket, 0.0), value)
         self.largest = max(self.largest, value)
 
     @property
     def count(self) -> int:
-        return len(self.exact) + sum(count for _, count in self.bounded)
+        return self._counts.total()
+
+    def merge(self, other: _Durations) -> None:
+        for bucket, count in other._counts.items():
+            self.add(other._tops[bucket], count)
 
     def quantile(self, share: float) -> float:
-        """The smallest known value that at least ``share`` of the durations do not exceed."""
-        values = sorted([*((value, 1) for value in self.exact), *self.bounded])
+        """A value that at least ``share`` of the durations do not exceed, and hardly more do."""
         wanted = math.ceil(share * self.count)
-        for value, count in values:
+        for bucket, count in sorted(self._counts.items()):
             wanted -= count
             if wanted <= 0:
-                return min(value, self.largest)
+                return min(self._tops[bucket], self.largest)
         return self.largest
 
 
@@ -73,8 +100,26 @@ class _Scope:
     warm_up: _Durations = field(default_factory=_Durations)
     steady: _Durations = field(default_factory=_Durations)
     afters: Counter[float] = field(default_factory=Counter)
+    overran: _Durations = field(default_factory=_Durations)
+    """Uses beyond their deadline: hangs, unless there are many."""
+    longest: list[tuple[float, float]] = field(default_factory=list)
+    """The longest steady uses: how long, and when they ended."""
     near_misses: int = 0
     expirations: int = 0
+    first: dict[tuple[str, str], list[tuple[float, int, float]]] = field(default_factory=dict)
+    """Of each worker the first uses: when, in which order read, how long."""
+
+    def judge(self, hangs: Sequence[int]) -> None:
+        """Count the uses that were kept apart, but for those that a hang explains."""
+        for elapsed, end in self.longest:
+            if not _was_under_way(hangs, end, elapsed):
+                self.steady.add(elapsed)
+        for first in self.first.values():
+            for minus_end, _, elapsed in first:
+                if not _was_under_way(hangs, -minus_end, elapsed):
+                    self.warm_up.add(elapsed)
+        if _are_many(self.overran.count, self.steady.count + self.warm_up.count):
+            self.steady.merge(self.overran)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,6 +144,8 @@ class ScopeAdvice:
     warm_up_suggested_seconds: float | None
     """Set where the warm-up needs a deadline of its own."""
     reasoning: str
+    too_few: bool = False
+    """Whether so little was seen that the suggestion is a guess."""
     warning: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -107,39 +154,85 @@ class ScopeAdvice:
         return {name: value for name, value in known.items() if value is not None}
 
 
-def advise(events: Iterable[dict[str, Any]]) -> list[ScopeAdvice]:
-    """Suggest a deadline for each scope of which durations are known, by name.
+class Advice:
+    """Suggests deadlines from the durations in the events of one run, in any order."""
 
-    :param events: of one run, in the order of their time.
-    """
-    scopes: defaultdict[str, _Scope] = defaultdict(_Scope)
-    uses: Counter[tuple[str, str, str]] = Counter()
-    summaries: dict[tuple[str, str, str], dict[str, Any]] = {}
-    expirations: Counter[str] = Counter()
-    for event in events:
+    def __init__(self) -> None:
+        self._scopes: defaultdict[str, _Scope] = defaultdict(_Scope)
+        self._summaries: dict[tuple[str, str, str], tuple[float, dict[str, Any]]] = {}
+        self._expirations: Counter[str] = Counter()
+        self._hangs: set[int] = set()
+        """Seconds in which timers expired."""
+        self._taken = itertools.count()
+        self.left_out = 0
+        """Uses of scopes beyond :data:`MAX_SCOPES`, which nobody would read about."""
+
+    def take(self, event: dict[str, Any]) -> None:
+        """Take note of ``event``, if it says how long something took."""
         name = event["event"]
         if name == "timer released":
-            _released(event, scopes, uses)
+            self._released(event)
         elif name == "timer expired" and isinstance(event.get("scope_id"), str):
-            expirations[event["scope_id"]] += 1
+            self._expirations[event["scope_id"]] += 1
+            self._hangs.add(int(seconds(event) or 0.0))
         elif name == "scope durations":
-            summaries |= {
-                (str(event.get("host")), str(event.get("server")), entry["scope_id"]): entry
-                for entry in _entries(event)
-            }
-    known = frozenset(scopes)
-    for entry in summaries.values():
-        # Exact ones are better than the same ones counted by bucket.
-        if entry["scope_id"] not in known:
-            _summarised(entry, scopes)
-    for scope_id, count in expirations.items():
-        if scope_id in scopes:
-            scopes[scope_id].expirations = max(scopes[scope_id].expirations, count)
-    return [
-        _advice(scope_id, scope)
-        for scope_id, scope in sorted(scopes.items())
-        if scope.steady.count or scope.warm_up.count
-    ]
+            at = seconds(event) or 0.0
+            for entry in _entries(event):
+                key = (str(event.get("host")), str(event.get("server")), entry["scope_id"])
+                if key not in self._summaries or at >= self._summaries[key][0]:
+                    self._summaries[key] = (at, entry)
+
+    def _released(self, event: dict[str, Any]) -> None:
+        scope_id, elapsed = event.get("scope_id"), _number(event.get("elapsed_seconds"))
+        if not isinstance(scope_id, str) or elapsed is None:
+            return
+        if event.get("error"):  # It was cut short by an exception: that is not how long it takes.
+            return
+        if scope_id not in self._scopes and len(self._scopes) >= MAX_SCOPES:
+            self.left_out += 1
+            return
+        scope = self._scopes[scope_id]
+        after = _number(event.get("after_seconds"))
+        if after is not None and after > 0:
+            scope.afters[after] += 1
+            scope.near_misses += NEAR_MISS <= elapsed / after < 1
+            if elapsed >= after:
+                scope.overran.add(elapsed)
+                return
+        worker = (str(event.get("host")), str(event.get("worker_pid")))
+        first = scope.first.setdefault(worker, [])
+        # Files may be read in any order: the latest of more than the warm-up has was none.
+        heapq.heappush(first, (-(seconds(event) or 0.0), -next(self._taken), elapsed))
+        if len(first) > WARM_UP_USES:
+            minus_end, _, took = heapq.heappop(first)
+            heapq.heappush(scope.longest, (took, -minus_end))
+            if len(scope.longest) > _LONGEST:
+                scope.steady.add(heapq.heappop(scope.longest)[0])
+
+    def scopes(self) -> list[ScopeAdvice]:
+        """Suggest a deadline for each scope of which durations are known, by name; once."""
+        hangs = sorted(self._hangs)
+        for scope in self._scopes.values():
+            scope.judge(hangs)
+        known = frozenset(self._scopes)
+        for _, entry in self._summaries.values():
+            # Exact ones are better than the same ones counted by bucket.
+            if entry["scope_id"] not in known:
+                _summarised(entry, self._scopes)
+        for scope_id, count in self._expirations.items():
+            if scope_id in self._scopes:
+                scope = self._scopes[scope_id]
+                scope.expirations = max(scope.expirations, count)
+        return [
+            _advice(scope_id, scope)
+            for scope_id, scope in sorted(self._scopes.items())
+            if scope.steady.count or scope.warm_up.count
+        ]
+
+
+def _was_under_way(hangs: Sequence[int], end: float, elapsed: float) -> bool:
+    following = bisect_left(hangs, end - elapsed)
+    return following < len(hangs) and hangs[following] < end
 
 
 def _entries(event: dict[str, Any]) -> list[dict[str, Any]]:
@@ -151,36 +244,18 @@ def _entries(event: dict[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def _released(
-    event: dict[str, Any], scopes: defaultdict[str, _Scope], uses: Counter[tuple[str, str, str]]
-) -> None:
-    scope_id, elapsed = event.get("scope_id"), _number(event.get("elapsed_seconds"))
-    if not isinstance(scope_id, str) or elapsed is None:
-        return
-    if event.get("error"):  # It was cut short by an exception, which says nothing about the work.
-        return
-    scope = scopes[scope_id]
-    worker = (str(event.get("host")), str(event.get("worker_pid")), scope_id)
-    uses[worker] += 1
-    (scope.warm_up if uses[worker] <= WARM_UP_USES else scope.steady).add(elapsed)
-    after = _number(event.get("after_seconds"))
-    if after is not None and after > 0:
-        scope.afters[after] += 1
-        scope.near_misses += NEAR_MISS <= elapsed / after < 1
-
-
 def _summarised(entry: dict[str, Any], scopes: defaultdict[str, _Scope]) -> None:
     scope = scopes[entry["scope_id"]]
-    for name, durations in (("warm_up", scope.warm_up), ("steady", scope.steady)):
-        _add_histogram(entry.get(name), durations)
     after = _number(entry.get("after_seconds"))
+    for name, durations in (("warm_up", scope.warm_up), ("steady", scope.steady)):
+        _add_histogram(entry.get(name), durations, after or math.inf)
     if after is not None and after > 0:
         scope.afters[after] += 1
     scope.near_misses += int(_number(entry.get("near_misses")) or 0)
     scope.expirations += int(_number(entry.get("expirations")) or 0)
 
 
-def _add_histogram(histogram: object, durations: _Durations) -> None:
+def _add_histogram(histogram: object, durations: _Durations, after: float) -> None:
     if not isinstance(histogram, dict):
         return
     bounds, counts = histogram.get("bounds"), histogram.get("counts")
@@ -192,11 +267,23 @@ def _add_histogram(histogram: object, durations: _Durations) -> None:
         return
     largest = _number(histogram.get("max_seconds"))
     last = largest if largest is not None else max((each or 0.0 for each in uppers), default=0.0)
-    for upper, count in zip([*uppers, last], numbers, strict=True):
-        if count and count > 0:
-            durations.bounded.append((upper or 0.0, int(count)))
-            reached = (upper or 0.0) if largest is None else largest
-            durations.largest = max(durations.largest, reached)
+    beyond = bisect_left([each or 0.0 for each in uppers], after) + 1
+    if _are_many(sum(filter(None, numbers[beyond:])), sum(filter(None, numbers[:beyond]))):
+        after = math.inf
+    lower = 0.0
+    for bound, count in zip([*uppers, last], numbers, strict=True):
+        upper = min(bound or 0.0, after, math.inf if largest is None else largest)
+        if count and count > 0 and lower < after:
+            _spread(durations, min(lower, upper), upper, int(count))
+        lower = max(lower, bound or 0.0)
+
+
+def _spread(durations: _Durations, lower: float, upper: float, count: int) -> None:
+    """Add durations of which only two bounds are known, as if they lay evenly between them."""
+    steps = min(count, _STEPS)
+    for step in range(1, steps + 1):
+        part = count * step // steps - count * (step - 1) // steps
+        durations.add(lower + (upper - lower) * step / steps, part)
 
 
 def _number(value: object) -> float | None:
@@ -231,6 +318,7 @@ def _advice(scope_id: str, scope: _Scope) -> ScopeAdvice:
         suggested_seconds=suggested,
         warm_up_suggested_seconds=warm_up,
         reasoning=reasoning,
+        too_few=seen.count < FEW,
         warning=_warning(after, suggested, warm_up, scope, largest),
     )
 
@@ -309,6 +397,11 @@ def render_advice(advice: Sequence[ScopeAdvice]) -> str:
             lines.append(
                 f"  suggested for the first {WARM_UP_USES} uses: "
                 f"after={each.warm_up_suggested_seconds:g}"
+            )
+        if each.too_few:
+            seen = each.count or each.warm_up_count
+            lines.append(
+                f"  too little was seen: {seen} of at least {FEW} uses, so this is a guess"
             )
         if each.warning:
             lines.append(f"  warning: {each.warning}")

@@ -1,93 +1,178 @@
-"""Read event files: JSON lines, of one or of many hosts, possibly cut, rotated or mixed up."""
+"""Read event files: JSON lines, of one or of many hosts, possibly cut, rotated or mixed up.
+
+Nothing is kept but where the wanted lines are: a gigabyte of events, most of which no report needs,
+is read twice rather than held once.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
-from dataclasses import dataclass, field
+import tempfile
+from array import array
+from collections import Counter
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from observability.untrusted import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
-    from typing import BinaryIO
+    from collections.abc import Callable, Collection, Iterator, Sequence
+    from typing import IO, BinaryIO
 
-__all__ = ["Events", "UnusableError", "of_one_run", "read_files", "seconds"]
+__all__ = ["EventFiles", "UnusableError", "seconds"]
 
 MAX_SHOWN_RUNS = 5
 MAX_SHOWN_LINE = 80
 MAX_LINE_BYTES = 16 << 20
 """What is longer is no event: ours are a thousandth of it."""
+_FEW_EVENTS = 3
+_NOISE = 10
+"""With fewer events that say when they were, and so many times more other lines, a file is
+something else that has some in it: a document, say."""
 
 
 class UnusableError(Exception):
     """The input cannot be reported on; the message says why and what to do."""
 
 
-@dataclass(slots=True)
-class Events:
-    """What was read."""
+class EventFiles(contextlib.ExitStack):
+    """The events of one run in some files. Closing it closes the files.
 
-    events: list[dict[str, Any]] = field(default_factory=list)
-    """In the order of their time, each with the key ``event``."""
-    skipped: int = 0
-    """Lines that are no events."""
-    first_skipped: str = ""
-    """Where the first of them is, and how it begins."""
-
-
-def read_files(paths: Sequence[str]) -> Events:
-    """Read all ``paths``; ``-`` is standard input.
-
-    Lines that are not events, as a cut last one, are counted and left out.
-
-    :raises UnusableError: a file cannot be read, or there is no event in any of them.
+    :param paths: ``-`` is standard input.
+    :param wanted: names of the events that are read again by :meth:`events`.
+    :param run_id: which run; without it there must be only one.
+    :param each: called with every event, in the order in which they are read.
+    :raises UnusableError: a file cannot be read, there is no event in any of them, or not those of
+        one run.
     """
-    found = Events()
-    for path in paths:
+
+    def __init__(
+        self,
+        paths: Sequence[str],
+        wanted: Collection[str],
+        run_id: str | None = None,
+        each: Callable[[dict[str, Any]], None] = lambda _: None,
+    ) -> None:
+        super().__init__()
+        self.skipped = 0
+        """Lines that are no events, as a cut last one."""
+        self.first_skipped = ""
+        """Where the first of them is, and how it begins."""
+        self._wanted, self._run_id, self._each = wanted, run_id, each
+        self._runs: Counter[str] = Counter()
+        self._count = self._dated = 0
+        self._files: list[IO[bytes]] = []
+        self._times = array("d")
+        self._places = array("q")
+        """Where a line begins, times the number of files, plus which file."""
+        try:
+            for path in paths:
+                self._read(path, len(paths))
+            self._check(paths)
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def run_id(self) -> str:
+        """The run that the events are of; empty when none says so."""
+        return self._run_id or next(iter(self._runs), "")
+
+    def events(self) -> Iterator[dict[str, Any]]:
+        """Read the wanted events, in the order of their time."""
+        count = len(self._files)
+        order: Sequence[int] = range(len(self._times))
+        if any(self._times[index] < self._times[index - 1] for index in order[1:]):
+            order = sorted(order, key=self._times.__getitem__)
+        for index in order:
+            start, number = divmod(self._places[index], count)
+            file = self._files[number]
+            file.seek(start)
+            # One that was written anew meanwhile has something else there.
+            event = _event(file.readline(MAX_LINE_BYTES))
+            if event is not None:
+                yield event
+
+    def _read(self, path: str, files: int) -> None:
         try:
             if path == "-":
-                _read(sys.stdin.buffer, "standard input", found)
+                file: BinaryIO = sys.stdin.buffer
             else:
-                with open(path, "rb") as file:
-                    _read(file, path, found)
+                file = self.enter_context(open(path, "rb"))  # noqa: SIM115  # closed with the stack
+            copy = None
+            if path == "-" or not file.seekable():
+                copy = self.enter_context(tempfile.TemporaryFile())  # noqa: SIM115  # likewise
+            self._files.append(copy or file)
+            for number, (start, line) in enumerate(_lines(file), 1):
+                if line.strip():
+                    self._take(start, line, files, copy, f"{path}:{number}")
         except OSError as error:
             raise UnusableError(f"cannot read {path}: {error.strerror or error}") from error
-    if not found.events:
-        what = f"; the first line that is none is {found.first_skipped}" if found.skipped else ""
-        raise UnusableError(
-            f"no event in {', '.join(paths)}{what}: expected JSON lines, as written by "
-            "'timers run --events FILE'"
-        )
-    found.events.sort(key=lambda event: seconds(event) or 0.0)
-    return found
+
+    def _take(
+        self, start: int, line: bytes, files: int, copy: IO[bytes] | None, where: str
+    ) -> None:
+        event = _event(line)
+        if event is None:
+            self.skipped += 1
+            if not self.first_skipped:
+                begin = line.strip()[:MAX_SHOWN_LINE].decode("utf-8", "replace")
+                self.first_skipped = f"{where}: {printable(begin)}"
+            return
+        at = seconds(event)
+        self._count += 1
+        self._dated += at is not None
+        if event.get("run_id"):
+            self._runs[str(event["run_id"])] += 1
+        if self._run_id is not None and str(event.get("run_id", self._run_id)) != self._run_id:
+            return
+        self._each(event)
+        if event["event"] in self._wanted:
+            if copy is not None:  # not to be read twice: what is wanted is written down
+                start = copy.tell()
+                copy.write(line.rstrip(b"\n") + b"\n")
+            self._times.append(at or 0.0)
+            self._places.append(start * files + len(self._files) - 1)
+
+    def _check(self, paths: Sequence[str]) -> None:
+        few = self._dated < _FEW_EVENTS and self.skipped >= _NOISE * self._count
+        if few or not self._count:
+            what = f"; the first line that is none is {self.first_skipped}" if self.skipped else ""
+            found = "hardly an" if self._count else "no"
+            raise UnusableError(
+                f"{found} event in {', '.join(paths)}{what}: expected JSON lines, as written by "
+                "'timers run --events FILE'"
+            )
+        if self._run_id is not None and self._run_id not in self._runs:
+            raise UnusableError(
+                f"no run {self._run_id!r} in the files; there is {_some([*self._runs]) or 'none'}"
+            )
+        if self._run_id is None and len(self._runs) > 1:
+            raise UnusableError(
+                f"the files hold {len(self._runs)} runs ({_some([*self._runs])}): name one with"
+                " --run-id"
+            )
 
 
-def _read(file: BinaryIO, name: str, found: Events) -> None:
-    for number, line in enumerate(_lines(file), 1):
-        if not line.strip():
-            continue
-        try:
-            event = json.loads(line) if len(line) < MAX_LINE_BYTES else None
-        except (ValueError, RecursionError):
-            event = None
-        if isinstance(event, dict) and isinstance(event.get("event"), str):
-            found.events.append(event)
-            continue
-        found.skipped += 1
-        if not found.first_skipped:
-            start = line.strip()[:MAX_SHOWN_LINE].decode("utf-8", "replace")
-            found.first_skipped = f"{name}:{number}: {printable(start)}"
+def _event(line: bytes) -> dict[str, Any] | None:
+    try:
+        event = json.loads(line) if len(line) < MAX_LINE_BYTES else None
+    except (ValueError, RecursionError):
+        return None
+    return event if isinstance(event, dict) and isinstance(event.get("event"), str) else None
 
 
-def _lines(file: BinaryIO) -> Iterator[bytes]:
-    """The lines of ``file``; of one that is too long its start."""
+def _lines(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
+    """Where each line of ``file`` begins, and the line; of one that is too long its start."""
+    start = 0
     while line := file.readline(MAX_LINE_BYTES):
-        yield line
+        yield start, line
+        start += len(line)
         while len(line) == MAX_LINE_BYTES and not line.endswith(b"\n"):
             line = file.readline(MAX_LINE_BYTES)
+            start += len(line)
 
 
 def seconds(event: dict[str, Any]) -> float | None:
@@ -99,24 +184,6 @@ def seconds(event: dict[str, Any]) -> float | None:
         return datetime.fromisoformat(text).timestamp()
     except (ValueError, OverflowError):
         return None
-
-
-def of_one_run(events: Iterable[dict[str, Any]], run_id: str | None) -> list[dict[str, Any]]:
-    """Those events that belong to one run.
-
-    :param run_id: which; without it there must be only one.
-    :raises UnusableError: it is not there, or there are several to choose from.
-    """
-    chosen = list(events)
-    runs = list(dict.fromkeys(str(event["run_id"]) for event in chosen if event.get("run_id")))
-    if run_id is None and len(runs) > 1:
-        raise UnusableError(
-            f"the files hold {len(runs)} runs ({_some(runs)}): name one with --run-id"
-        )
-    if run_id is not None and run_id not in runs:
-        raise UnusableError(f"no run {run_id!r} in the files; there is {_some(runs) or 'none'}")
-    wanted = run_id if run_id is not None else next(iter(runs), None)
-    return [event for event in chosen if str(event.get("run_id", wanted)) == str(wanted)]
 
 
 def _some(runs: Sequence[str]) -> str:

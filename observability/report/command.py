@@ -11,13 +11,17 @@ import click
 
 from observability.hang.text import render
 
-from ._deadlines import advise, render_advice
-from ._files import UnusableError, of_one_run, read_files
+from ._deadlines import Advice, render_advice
+from ._ending import Ending
+from ._files import EventFiles, UnusableError
 from .html import page
-from .incidents import Incident, incidents
+from .incidents import WANTED, incidents
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
+
+    from ._deadlines import ScopeAdvice
+    from .incidents import Incident
 
 __all__ = ["NOBODY", "SUSPECT", "UNUSABLE", "report"]
 
@@ -57,42 +61,49 @@ def report(
     FILE... are event files, as of 'timers run --events FILE', of one or of many hosts of one run:
     the culprit is often on another host than those that wait for it. '-' is standard input.
     """
+    advice, ending = Advice(), Ending()
+    take = advice.take if deadlines else ending.take
     try:
-        found = read_files(files)
-        events = of_one_run(found.events, run_id)
-        if found.skipped:
-            click.echo(
-                f"note: skipped {found.skipped} lines that are no events, the first is "
-                f"{found.first_skipped}",
-                err=True,
-            )
-        if deadlines:
-            status = _print_deadlines(events, as_json=as_json)
-        else:
-            hangs = incidents(events, world_size=world_size)
-            if not every:
-                hangs = _last(hangs)
-            name = next((str(event["run_id"]) for event in events if event.get("run_id")), "")
-            if html is not None:
-                _write(html, page(name, hangs))
-            status = _print_hangs(name, hangs, as_json=as_json)
+        with EventFiles(files, () if deadlines else WANTED, run_id, take) as found:
+            if found.skipped:
+                click.echo(
+                    f"note: skipped {found.skipped} lines that are no events, the first is "
+                    f"{found.first_skipped}",
+                    err=True,
+                )
+            if advice.left_out:
+                click.echo(f"note: {advice.left_out} uses of further scopes are left out", err=True)
+            if deadlines:
+                status = _print_deadlines(advice.scopes(), as_json=as_json)
+            else:
+                hangs = incidents(found.events(), world_size=world_size)
+                shown = list(hangs) if every else _last(hangs)
+                status = _print_hangs(found.run_id, shown, html, ending, as_json=as_json)
     except UnusableError as error:
         click.echo(f"Error: {error}", err=True)
         status = UNUSABLE
     sys.exit(status)
 
 
-def _last(hangs: Sequence[Incident]) -> list[Incident]:
-    if len(hangs) > 1:
-        click.echo(f"note: {len(hangs) - 1} earlier hangs are left out; see --all", err=True)
-    return list(hangs[-1:])
+def _last(hangs: Iterable[Incident]) -> list[Incident]:
+    last: list[Incident] = []
+    count = 0
+    for count, hang in enumerate(hangs, 1):  # noqa: B007  # how many there were
+        last = [hang]
+    if count > 1:
+        click.echo(f"note: {count - 1} earlier hangs are left out; see --all", err=True)
+    return last
 
 
-def _print_hangs(run_id: str, hangs: Sequence[Incident], *, as_json: bool) -> int:
+def _print_hangs(
+    run_id: str, hangs: Sequence[Incident], html: str | None, ending: Ending, *, as_json: bool
+) -> int:
+    if html is not None:
+        _write(html, page(run_id, hangs))
     if as_json:
         click.echo(json.dumps({"run_id": run_id, "hangs": [_plain(hang) for hang in hangs]}))
     elif not hangs:
-        click.echo("No timer expired: there is nothing to report.")
+        click.echo("\n".join(filter(None, ("No timer expired.", ending.render()))))
     else:
         texts = [f"{hang.started}\n{render(hang.report, width=_width())}" for hang in hangs]
         click.echo("\n\n".join(texts))
@@ -108,8 +119,7 @@ def _plain(hang: Incident) -> dict[str, Any]:
     }
 
 
-def _print_deadlines(events: Sequence[dict[str, Any]], *, as_json: bool) -> int:
-    advice = advise(events)
+def _print_deadlines(advice: Sequence[ScopeAdvice], *, as_json: bool) -> int:
     if not advice:
         raise UnusableError(
             "no durations in the files: write events with '--include \"timer released\"', or let "

@@ -14,15 +14,17 @@ from timers.events import WorkerInfo
 from ._files import seconds
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator
 
     from observability.hang.types import HangReport
 
-__all__ = ["Incident", "incidents"]
+__all__ = ["WANTED", "Incident", "incidents"]
 
 APART_SECONDS = 300.0
 """Stacks further apart than this belong to different hangs. Deadlines of one hang differ by less:
 the ranks entered their scopes for the same operation."""
+MAX_EXITS = 20_000
+"""Workers that ended and may belong to the next hang: more than a run has at a time."""
 
 _Worker = tuple[str, object]
 
@@ -50,39 +52,44 @@ class _Collecting:
     scopes: dict[str, None] = field(default_factory=dict)
 
 
-def incidents(events: Iterable[dict[str, Any]], *, world_size: int | None = None) -> list[Incident]:
-    """Find the hangs of one run, in the order of their time.
+WANTED = frozenset({"stack dumped", "timer expired", "worker exited"})
+"""Names of the events that hangs are made from."""
+
+
+def incidents(
+    events: Iterable[dict[str, Any]], *, world_size: int | None = None
+) -> Iterator[Incident]:
+    """Find the hangs of one run, in the order of their time; no more than one is held.
 
     :param events: of one run, in the order of their time.
     :param world_size: how many ranks the run has, where known.
     """
-    found: list[_Collecting] = []
+    current: _Collecting | None = None
     exits: dict[_Worker, tuple[float, WorkerView]] = {}
     for event in events:
-        name = event["event"]
-        if name == "worker exited":
+        if event["event"] == "worker exited":
             view = _gone(event)
             exits.setdefault((view.host, view.worker.pid), (seconds(event) or 0.0, view))
-        elif name in ("stack dumped", "timer expired"):
-            _collect(found, event)
-    begins = [each.began for each in found]
-    return [
-        _closed(each, _gone_before(each, exits, begins[:index]), world_size)
-        for index, each in enumerate(found)
-        if each.views
-    ]
+            if len(exits) > MAX_EXITS:
+                del exits[next(iter(exits))]
+        elif event["event"] in WANTED:
+            after = _collect(current, event)
+            if current is not None and after is not current:
+                yield from _closed(current, exits, world_size)
+            current = after
+    if current is not None:
+        yield from _closed(current, exits, world_size)
 
 
-def _collect(found: list[_Collecting], event: dict[str, Any]) -> None:
+def _collect(current: _Collecting | None, event: dict[str, Any]) -> _Collecting:
+    """Add an event to the hang that it belongs to; return that, which may be a new one."""
     view = view_from(event)
     worker = (view.host, view.worker.pid)
     at = seconds(event)
-    current = found[-1] if found else None
     if at is None:
         at = current.last if current else 0.0
     if current is None or _is_new(current, view, worker, at):
         current = _Collecting(printable(str(event.get("timestamp", ""))), at, at)
-        found.append(current)
     current.last = max(current.last, at)
     if view.worker.rank is not None:
         current.ranks[view.worker.rank] = worker
@@ -92,6 +99,7 @@ def _collect(found: list[_Collecting], event: dict[str, Any]) -> None:
         current.scopes.setdefault(scope)
     elif worker not in current.views:  # A later one was taken when a kill had to be retried.
         current.views[worker] = view
+    return current
 
 
 def _is_new(current: _Collecting, view: WorkerView, worker: _Worker, at: float) -> bool:
@@ -118,27 +126,26 @@ def _gone(event: dict[str, Any]) -> WorkerView:
     )
 
 
-def _gone_before(
+def _closed(
     incident: _Collecting,
     exits: dict[_Worker, tuple[float, WorkerView]],
-    earlier: Sequence[float],
-) -> list[WorkerView]:
-    """Those that ended before this hang was noticed, but not in or before an earlier one."""
-    since = max(earlier, default=float("-inf"))
-    return [
+    world_size: int | None,
+) -> Iterator[Incident]:
+    """Report on a hang. Who ended before it was noticed belongs to it, and to no later one."""
+    before = {worker: view for worker, (at, view) in exits.items() if at <= incident.began}
+    for worker in before:
+        del exits[worker]
+    gone = [
         view
-        for worker, (at, view) in exits.items()
-        if since < at <= incident.began
-        and worker not in incident.views
+        for worker, view in before.items()
+        if worker not in incident.views
         and (view.worker.rank is None or view.worker.rank not in incident.ranks)
     ]
-
-
-def _closed(incident: _Collecting, gone: Sequence[WorkerView], world_size: int | None) -> Incident:
-    views = [*incident.views.values(), *gone]
-    return Incident(
-        started=incident.started,
-        scopes=tuple(scope for scope in incident.scopes if scope),
-        hosts=tuple(sorted({view.host for view in views if view.host})),
-        report=analyse(views, world_size=world_size),
-    )
+    if incident.views:
+        views = [*incident.views.values(), *gone]
+        yield Incident(
+            started=incident.started,
+            scopes=tuple(scope for scope in incident.scopes if scope),
+            hosts=tuple(sorted({view.host for view in views if view.host})),
+            report=analyse(views, world_size=world_size),
+        )

@@ -6,11 +6,11 @@ import json
 import os
 import select
 import signal
-import socket
 from typing import TYPE_CHECKING
 
 from observability.events import HangReported
 from observability.fields import to_fields
+from observability.untrusted import this_host
 from timers.events import Event, TimerAcquired, TimerReleased
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class HangHook:
         """
         if not isinstance(event, HangReported):
             return
-        fields = to_fields(event, run_id=self._run_id, host=socket.gethostname())
+        fields = to_fields(event, run_id=self._run_id, host=this_host())
         fields |= {"report": self._where()}
         self._run(json.dumps(fields).encode() + b"\n")
 

@@ -11,7 +11,6 @@ One line is one flat JSON object in ASCII, at most
 from __future__ import annotations
 
 import os
-import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +18,7 @@ import structlog
 
 from observability.events import LogRecord, Notice
 from observability.fields import to_fields
-from observability.untrusted import encodable, printable, replaced
+from observability.untrusted import encodable, printable, replaced, this_host
 from timers.events import TimerAcquired, TimerReleased
 
 from ._dumps import DumpDirectory
@@ -83,7 +82,7 @@ class LogSink:
         self._include = frozenset(include)
         self._exclude = frozenset(exclude)
         self._run_id = run_id
-        self._host = socket.gethostname() if host is None else host
+        self._host = this_host() if host is None else host
         self._dumps = None if dump_directory is None else DumpDirectory(dump_directory)
         self._file = LineFile(None if target == "-" else Path(target))
         if terminal is None:
@@ -94,12 +93,7 @@ class LogSink:
             self._screen = Screen(colors=colors, chatty=level == "debug")
         self._logger = structlog.wrap_logger(
             _Lines(self._file),
-            processors=[
-                _in_order,
-                _encodable,
-                self._bounded,
-                *_renderers(terminal=terminal, colors=colors),
-            ],
+            processors=[_in_order, self._bounded, *_renderers(terminal=terminal, colors=colors)],
             wrapper_class=structlog.BoundLogger,
             context_class=dict,
             cache_logger_on_first_use=True,
@@ -154,7 +148,7 @@ class LogSink:
             except OSError as error:
                 where = {"stack_file_error": str(error)}
         # Ahead of the stack, so that whoever reads the line finds it.
-        return fit({**_encodable(None, "", where), **whole} if where else whole)
+        return fit({**replaced(where, str, encodable), **whole})
 
 
 if TYPE_CHECKING:
@@ -189,10 +183,6 @@ def _renderers(*, terminal: bool, colors: bool) -> list[Any]:
 def _in_order(_logger: Any, _method: str, fields: Fields) -> Fields:
     leading = {name: fields[name] for name in _FIRST if name in fields}
     return leading | dict(fields)
-
-
-def _encodable(_logger: Any, _method: str, fields: Fields) -> Fields:
-    return replaced(dict(fields), str, encodable)  # type: ignore[no-any-return]  # a dictionary stays one
 
 
 def _readable(_logger: Any, _method: str, fields: Fields) -> Fields:

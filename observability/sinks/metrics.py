@@ -13,7 +13,6 @@ oldest of them: one watchdog that has stalled must not hide behind another.
 from __future__ import annotations
 
 import platform
-import socket
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
@@ -29,8 +28,8 @@ from prometheus_client.registry import Collector
 from prometheus_client.samples import Exemplar
 
 import timers
-from observability.hang.types import Verdict
-from observability.untrusted import printable
+from observability.hang.types import HangReport, Suspect, Verdict
+from observability.untrusted import printable, this_host
 
 from .trace_ids import trace_ids
 
@@ -92,10 +91,11 @@ class _Collector(Collector):
         yield from _scope_metrics(_by_label(statistics))
         yield from _server_metrics(statistics)
         yield from _sink_metrics(self._pipeline.sink_counts)
+        yield _last_hang(self._pipeline)
         yield InfoMetricFamily(
             "timers_run",
             "Which run this service is for, and on which host.",
-            value={"run_id": self._pipeline.run_id, "host": socket.gethostname()},
+            value={"run_id": printable(self._pipeline.run_id), "host": this_host()},
         )
         yield InfoMetricFamily(
             "timers_build", "Version of expiration-timers and of Python.", value=self._build
@@ -198,6 +198,17 @@ def _server_metrics(statistics: Sequence[Statistics]) -> Iterator[Metric]:
         )
     yield hangs
 
+    yield CounterMetricFamily(
+        "timers_job_stalls",
+        "Times that nothing of the job moved for as long as --stall-after says.",
+        value=sum(each.stalls for each in statistics),
+    )
+    yield GaugeMetricFamily(
+        "timers_job_stalled",
+        "1 while nothing of the job moves, since that was noticed; else 0.",
+        value=max((int(each.is_stalled) for each in statistics), default=0),
+    )
+
     swept = GaugeMetricFamily(
         "timers_last_sweep_timestamp_seconds",
         "When a watchdog last looked at its deadlines, in seconds since the epoch.",
@@ -208,6 +219,53 @@ def _server_metrics(statistics: Sequence[Statistics]) -> Iterator[Metric]:
     if sweeps:
         swept.add_metric([], min(sweeps))
     yield swept
+
+
+def _last_hang(pipeline: Pipeline) -> Metric:
+    """Answer the question of whoever is woken: one series for the last report, none before."""
+    last = GaugeMetricFamily(
+        "timers_last_hang_report_timestamp_seconds",
+        "When the last hang was reported, in seconds since the epoch, and who held up the others.",
+        labels=["run_id", "host", "scope", "verdict", "rank", "line", "summary"],
+        unit="seconds",
+    )
+    event = pipeline.stories.hang
+    if event is not None:
+        report = event.report
+        # The one that is named; of several the first one, whose scope and line help most.
+        named = next(iter(report.suspects or report.lagging), None)
+        rank = named.rank if named and len(report.suspects or report.lagging) == 1 else None
+        host = (named.host if named else "") or this_host()
+        values = (
+            event.run_id or pipeline.run_id,
+            host,
+            (named.scope_id if named else None) or "",
+            report.verdict.value,
+            "" if rank is None else str(rank),
+            _short_line(named),
+            _summary(report, host),
+        )
+        labels = [printable(value)[:LABEL_CHARACTERS] for value in values]
+        last.add_metric(labels, event.timestamp)
+    return last
+
+
+def _summary(report: HangReport, host: str) -> str:
+    """Say in few words who is where: ``rank 2 on gpu-3 is stuck at data.py:22 fetch_shard``."""
+    named = report.suspects or report.lagging
+    if not named:
+        return report.sentence.rstrip(".")
+    who = ("rank", named[0].rank) if named[0].rank is not None else ("worker", named[0].pid)
+    others = f" and {len(named) - 1} more" if len(named) > 1 else ""
+    be = "are" if others else "is"
+    how = "stuck" if report.suspects else "slow" if report.verdict is Verdict.SLOW else "waited for"
+    line = _short_line(named[0])
+    return f"{who[0]} {who[1]} on {host}{others} {be} {how}" + (f" at {line}" if line else "")
+
+
+def _short_line(named: Suspect | None) -> str:
+    """Return the line without the folders, which differ from host to host and fill a pager."""
+    return (named.frame or "").rpartition("/")[2] if named else ""
 
 
 def _sink_metrics(sinks: Mapping[str, SinkCounts]) -> Iterator[Metric]:

@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING, Any
 from observability.events import HangReported
 from observability.fields import timestamp, to_fields
 from observability.hang.text import render
+from observability.untrusted import encodable, replaced
 from timers.events import ReapFailed, StackDumped, TimerExpired, WorkerKilled
 
 from .bounded import fit
 
 if TYPE_CHECKING:
+    from observability.hang.types import HangReport
     from timers.events import Event, WorkerInfo
 
-__all__ = ["RecentReaps"]
+__all__ = ["RecentReaps", "as_shown"]
 
 
 class RecentReaps:
@@ -41,11 +43,7 @@ class RecentReaps:
     def __call__(self, event: Event) -> None:
         """Take note of ``event``, if it is about a reap."""
         if isinstance(event, HangReported):
-            self.hang = {
-                "timestamp": timestamp(event.timestamp),
-                "text": render(event.report, width=120),
-                **event.report.to_dict(),
-            }
+            self.hang = as_shown(event.report, event.timestamp)
             return
         if not isinstance(event, TimerExpired | StackDumped | WorkerKilled | ReapFailed):
             return
@@ -68,6 +66,15 @@ class RecentReaps:
     def records(self) -> list[dict[str, Any]]:
         """The records, the latest first. From any thread."""
         return [record for _, record in tuple(self._records)]
+
+
+def as_shown(report: HangReport, moment: float) -> dict[str, Any]:
+    """Return a hang report as the page has it.
+
+    :param moment: when it was made, in seconds since the epoch.
+    """
+    shown = replaced(report.to_dict(), str, encodable)
+    return {"timestamp": timestamp(moment), "text": render(report, width=120), **shown}
 
 
 def _is_open(record: dict[str, Any]) -> bool:

@@ -1,10 +1,11 @@
 """One OpenTelemetry span for each scope, exported by the server, whatever ended the scope.
 
-The worker reserves the id (:mod:`timers.worker._trace_context`), so its own spans hang above and
-below this one; a scope of a worker that does not trace becomes a root span. Only this module
-imports OpenTelemetry, and only when the standard variables ask for it: spans are exported when
-``OTEL_EXPORTER_OTLP_ENDPOINT`` or ``OTEL_EXPORTER_OTLP_TRACES_ENDPOINT`` is set, unless
-``OTEL_SDK_DISABLED`` is ``true`` or ``OTEL_TRACES_EXPORTER`` is ``none``.
+The worker reserves the id (:mod:`timers.worker.slots._trace_context`), so its own spans hang above
+and below this one. The scopes of a worker that does not trace hang below one span for the worker,
+in one trace: its ids follow from the run and the worker, and it is exported when the worker has
+ended. Only this module imports OpenTelemetry, and only when the standard variables ask for it:
+spans are exported when ``OTEL_EXPORTER_OTLP_ENDPOINT`` or ``OTEL_EXPORTER_OTLP_TRACES_ENDPOINT`` is
+set, unless ``OTEL_SDK_DISABLED`` is ``true`` or ``OTEL_TRACES_EXPORTER`` is ``none``.
 
 Decision: spans are batched here and not by the SDK's ``BatchSpanProcessor``, which drops without
 saying how many. Everything that is lost, in this batch or at the exporter, is counted in
@@ -13,9 +14,11 @@ saying how many. Everything that is lost, in this batch or at the exporter, is c
 
 from __future__ import annotations
 
+import hashlib
 import os
 import secrets
 import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry.sdk.resources import Resource
@@ -27,7 +30,8 @@ from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, Trace
 
 from observability.events import HangReported
 from observability.fields import stack_fields
-from observability.untrusted import printable
+from observability.untrusted import encodable, printable, replaced, this_host
+from timers import __version__
 from timers.events import (
     Event,
     ReapFailed,
@@ -35,19 +39,25 @@ from timers.events import (
     TimerAcquired,
     TimerExpired,
     TimerInfo,
+    TimerOverran,
     TimerReleased,
     WatchdogStopped,
     WorkerExited,
     WorkerInfo,
     WorkerKilled,
 )
+from timers.server.statistics import NEAR_MISS
 
 from .trace_ids import spans_wanted, trace_ids
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["SpanSink", "exporter_from_environment"]
+__all__ = ["KEPT", "SpanSink", "exporter_from_environment"]
+
+KEPT = ("all", "slow", "failed")
+"""Which scopes become spans: each; those that used most of their time, expired or failed; or those
+that failed."""
 
 _NS = 1_000_000_000
 _BATCH = 512
@@ -83,11 +93,38 @@ def exporter_from_environment(environ: Mapping[str, str] | None = None) -> SpanE
     return OTLPSpanExporter(timeout=None if chosen else _EXPORT_TIMEOUT_SECONDS)
 
 
+class _WorkerSpan:
+    """The span above the scopes of one worker, as far as it is known."""
+
+    def __init__(self, worker: WorkerInfo, name: str) -> None:
+        digest = hashlib.sha256(name.encode("utf-8", "backslashreplace")).digest()
+        self.worker = worker
+        self.trace_id = int.from_bytes(digest[:16], "big") or 1
+        self.span_id = int.from_bytes(digest[16:24], "big") or 1
+        self.start = float("inf")
+
+
+def _resource(run_id: str, host: str) -> Resource:
+    """Describe this process by semantic conventions; the standard variables have precedence."""
+    ours: dict[str, Any] = {
+        "service.name": "timers",
+        "service.version": __version__,
+        "host.name": host,
+        "process.pid": os.getpid(),
+    } | ({"timers.run_id": printable(run_id)} if run_id else {})
+    said = Resource.create()
+    unnamed = str(said.attributes.get("service.name", "")).startswith("unknown_service")
+    given = {name: value for name, value in said.attributes.items()
+             if not (name == "service.name" and unnamed)}  # fmt: skip
+    return Resource({**ours, **given})
+
+
 class SpanSink:
     """A sink that exports spans in batches, from a thread of its own.
 
     :param exporter: where spans go.
     :param run_id: an attribute of the resource.
+    :param kept: one of :data:`KEPT`.
     :param interval: seconds, at most, for which a finished span waits for company.
     """
 
@@ -95,10 +132,21 @@ class SpanSink:
     wants_requests = True
     ignored = (TimerAcquired,)
 
-    def __init__(self, exporter: SpanExporter, *, run_id: str = "", interval: float = 1.0) -> None:
+    def __init__(
+        self,
+        exporter: SpanExporter,
+        *,
+        run_id: str = "",
+        interval: float = 1.0,
+        kept: str = "all",
+    ) -> None:
         self._exporter = exporter
         self._interval = interval
-        self._resource = Resource.create({"timers.run_id": run_id} if run_id else {})
+        self._kept = kept
+        self._run_id = run_id
+        self._host = this_host()
+        self._resource = _resource(run_id, self._host)
+        self._workers: dict[tuple[int | str, int | None], _WorkerSpan] = {}
         self._scope = InstrumentationScope("expiration-timers")
         self._unfinished: dict[_Key, list[SpanEvent]] = {}
         self._waiting: list[ReadableSpan] = []
@@ -119,6 +167,9 @@ class SpanSink:
             self._note_hang(event)
         for worker, timer, elapsed, status in _ended(event):
             self._finish(event, worker, timer, elapsed, status)
+        if isinstance(event, WorkerKilled | WorkerExited):
+            failed = isinstance(event, WorkerKilled) or bool(event.timers)
+            self._finish_worker(event.worker, event.timestamp, failed=failed)
 
     def _note(
         self, event: Event, worker: WorkerInfo, timer: TimerInfo, attributes: dict[str, Any]
@@ -133,10 +184,9 @@ class SpanSink:
     def _note_hang(self, event: HangReported) -> None:
         """The report belongs to each scope that has expired and not yet ended."""
         report = event.report
-        attributes = {
-            "timers.hang.verdict": report.verdict.value,
-            "timers.hang.sentence": report.sentence,
-        }
+        attributes = _encodable(
+            {"timers.hang.verdict": report.verdict.value, "timers.hang.sentence": report.sentence}
+        )
         for events in self._unfinished.values():
             _add(events, SpanEvent(event.name, attributes, _ns(event.timestamp)))
 
@@ -145,16 +195,24 @@ class SpanSink:
     ) -> None:
         events = self._unfinished.pop(_key(worker, timer), [])
         ids = trace_ids(timer.traceparent, timer.span_id)
-        if ids is not None and not ids.sampled:
+        # What a reap was about is worth more than the share of traces that somebody wants to keep.
+        if ids is not None and not ids.sampled and not isinstance(event, WorkerKilled):
             return
-        trace_id = int(ids.trace_id, 16) if ids else secrets.randbits(128) or 1
+        if not self._is_kept(timer, elapsed, status, events):
+            return
         span_id = int(ids.span_id, 16) if ids and ids.span_id else secrets.randbits(64) or 1
-        parent = None
+        if ids is None:
+            above = self._worker_span(worker)
+            above.start = min(above.start, event.timestamp - elapsed)
+            trace_id = above.trace_id
+            parent: SpanContext | None = _context(trace_id, above.span_id, remote=False)
+        else:
+            trace_id, parent = int(ids.trace_id, 16), None
         if ids is not None and ids.parent_id is not None:
             parent = _context(trace_id, int(ids.parent_id, 16), remote=True)
         end = _ns(event.timestamp)
         span = ReadableSpan(
-            name=timer.scope_id,
+            name=encodable(timer.scope_id),
             context=_context(trace_id, span_id, remote=False),
             parent=parent,
             resource=self._resource,
@@ -166,6 +224,46 @@ class SpanSink:
             end_time=end,
             instrumentation_scope=self._scope,
         )
+        self._queue(span)
+
+    def _is_kept(
+        self, timer: TimerInfo, elapsed: float, status: Status, events: list[SpanEvent]
+    ) -> bool:
+        if self._kept == "all" or status.status_code is StatusCode.ERROR:
+            return True
+        near = 0 < timer.after_seconds <= elapsed / NEAR_MISS
+        return self._kept == "slow" and (near or bool(events))
+
+    def _worker_span(self, worker: WorkerInfo) -> _WorkerSpan:
+        key = worker.pid, worker.start_time
+        found = self._workers.get(key)
+        if found is None:
+            while len(self._workers) >= _MAX_UNFINISHED:
+                del self._workers[next(iter(self._workers))]
+            name = f"{self._run_id}\0{self._host}\0{worker.pid}\0{worker.start_time}"
+            found = self._workers[key] = _WorkerSpan(worker, name)
+        return found
+
+    def _finish_worker(self, worker: WorkerInfo, end: float, *, failed: bool) -> None:
+        found = self._workers.pop((worker.pid, worker.start_time), None)
+        if found is None:
+            return
+        rank = "" if worker.rank is None else f" rank {worker.rank}"
+        self._queue(
+            ReadableSpan(
+                name=f"worker{rank}",
+                context=_context(found.trace_id, found.span_id, remote=False),
+                resource=self._resource,
+                attributes=_known({**_who(worker), "timers.run_id": self._run_id or None}),
+                kind=SpanKind.INTERNAL,
+                status=Status(StatusCode.ERROR) if failed else Status(),
+                start_time=_ns(max(0.0, min(found.start, end))),
+                end_time=_ns(end),
+                instrumentation_scope=self._scope,
+            )
+        )
+
+    def _queue(self, span: ReadableSpan) -> None:
         with self._condition:
             if self._closed or len(self._waiting) >= _MAX_WAITING:
                 self.dropped += 1
@@ -207,6 +305,8 @@ class SpanSink:
 
     def close(self) -> None:
         """Export what is finished and shut the exporter down. A dead collector bounds itself."""
+        for each in list(self._workers.values()):
+            self._finish_worker(each.worker, time.time(), failed=False)
         with self._condition:
             self._closed = True
             self._condition.notify()
@@ -218,6 +318,8 @@ class SpanSink:
 
 def _noted(event: Event) -> dict[str, Any] | None:
     """What the span of the event's timer says about it; None when the event is not for a span."""
+    if isinstance(event, TimerOverran):
+        return {"timers.elapsed_seconds": event.elapsed_seconds}
     if isinstance(event, TimerExpired):
         return {"timers.lateness_seconds": event.lateness_seconds}
     if isinstance(event, StackDumped):
@@ -230,8 +332,7 @@ def _noted(event: Event) -> dict[str, Any] | None:
 def _ended(event: Event) -> list[tuple[WorkerInfo, TimerInfo, float, Status]]:
     """The scopes that ``event`` ended, with their worker, seconds and status."""
     if isinstance(event, TimerReleased):
-        # What cannot be encoded would take the spans of others along.
-        status = Status(StatusCode.ERROR, printable(event.error)) if event.error else Status()
+        status = Status(StatusCode.ERROR, encodable(event.error)) if event.error else Status()
         return [(event.worker, event.timer, event.elapsed_seconds, status)]
     if isinstance(event, WorkerKilled):
         why = f"reaped: scope {event.timer.scope_id} overran {event.timer.after_seconds:g} s"
@@ -241,7 +342,7 @@ def _ended(event: Event) -> list[tuple[WorkerInfo, TimerInfo, float, Status]]:
         return [(worker, timer, elapsed, Status()) for worker, timer, elapsed in event.timers]
     else:
         return []
-    status = Status(StatusCode.ERROR, why)
+    status = Status(StatusCode.ERROR, encodable(why))
     return [(event.worker, timer, elapsed, status) for timer, elapsed in event.timers]
 
 
@@ -269,15 +370,39 @@ def _attributes(event: Event, worker: WorkerInfo, timer: TimerInfo) -> dict[str,
         "timers.scope_id": timer.scope_id,
         "timers.after_seconds": timer.after_seconds,
         "timers.ended_by": event.name,
-        "process.pid": worker.pid,
         "thread.id": timer.thread,
+        **_who(worker),
+        "error.type": _error_type(event),
+    }
+    if isinstance(event, WorkerKilled):
+        known |= {"timers.outcome": event.outcome.value, "timers.signal": event.signal}
+    return _known(known)
+
+
+def _who(worker: WorkerInfo) -> dict[str, Any]:
+    return {
+        "process.pid": worker.pid,
         "timers.rank": worker.rank,
         "timers.local_rank": worker.local_rank,
         "timers.restart_count": worker.restart_count,
     }
+
+
+def _error_type(event: Event) -> str | None:
+    if isinstance(event, TimerReleased):
+        return printable(event.error) if event.error else None
     if isinstance(event, WorkerKilled):
-        known |= {"timers.outcome": event.outcome.value, "timers.signal": event.signal}
-    return {name: value for name, value in known.items() if value is not None}
+        return "reaped"
+    return "worker_exited" if isinstance(event, WorkerExited) else None
+
+
+def _known(attributes: dict[str, Any]) -> dict[str, Any]:
+    return _encodable({name: value for name, value in attributes.items() if value is not None})
+
+
+def _encodable(attributes: dict[str, Any]) -> dict[str, Any]:
+    # What cannot be encoded would take the spans of others along.
+    return replaced(attributes, str, encodable)  # type: ignore[no-any-return]  # stays a dictionary
 
 
 def _stack(event: StackDumped) -> dict[str, Any]:
@@ -288,4 +413,4 @@ def _stack(event: StackDumped) -> dict[str, Any]:
         for line in (f"Thread {thread.get('thread')} ({thread.get('name')})", *thread["frames"])
     )
     known = {f"timers.{name}": value for name, value in fields.items() if value is not None}
-    return {**known, "timers.stack": stack[:_MAX_STACK_CHARACTERS]}
+    return _encodable({**known, "timers.stack": stack[:_MAX_STACK_CHARACTERS]})

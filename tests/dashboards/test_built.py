@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from typing import Any
 
 import pytest
 
-from dashboards.build import ALERTS, HERE, files, main
+from dashboards.build import ALERTS, HERE, KUBERNETES, files, main
 
 BOARDS = {path.stem: json.loads(path.read_text()) for path in HERE.glob("*.json")}
 METRICS_BOARDS = ["timers-fleet", "timers-run"]
@@ -42,6 +43,16 @@ def test_runbooks_go_where_one_says() -> None:
     built = files("https://wiki.test/timers/")
     assert "runbook_url: https://wiki.test/timers/worker-reaped.md" in built[ALERTS]
     assert built[ALERTS].count("https://wiki.test/timers/") == ALERTS.read_text().count("alert:")
+
+
+def test_links_go_where_one_says_and_need_no_packages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "grafana_foundation_sdk", None)
+    built = files("https://wiki.test/timers/", "https://grafana.test/")
+    assert set(built) == {ALERTS, KUBERNETES / "prometheusrule.yaml"}
+    for text in built.values():
+        assert "https://grafana.test/d/timers-run?var-run_id={{" in text
+        assert "runbook_url: https://wiki.test/timers/worker-reaped.md" in text
+        assert "example.com" not in text
 
 
 @pytest.mark.parametrize("name", sorted(BOARDS))

@@ -193,7 +193,10 @@ def test_a_reap_reaches_alertmanager_with_its_annotations_filled_in(monitored: M
     assert alert["status"] == "firing"
     assert alert["labels"]["severity"] == "warning"
     annotations = alert["annotations"]
-    assert annotations["summary"] == "A worker on gpu-3:9464 was reaped in scope train_step"
+    # Who and where, from the last hang report of that service.
+    assert re.fullmatch(rf"worker \d+ on .+ is .+ at \S+:\d+ \w+ \(run {EVENTFUL_RUN}\)",
+                        annotations["summary"])  # fmt: skip
+    assert annotations["page"] == "http://gpu-3:9464/"
     description = r"[1-9] worker\(s\) overran the deadline of train_step .* \(escalated\)\."
     assert re.match(description, annotations["description"])
     assert annotations["run_id"] == EVENTFUL_RUN

@@ -135,6 +135,18 @@ def test_the_hang_report_appears_with_its_suspect_marked(
             process.communicate()
 
 
+def test_a_look_now_opens_the_page_with_the_sentence(
+    tmp_path: Path, browser: webdriver.Chrome
+) -> None:
+    with running(tmp_path) as service, worker(service, 600, "train_step"):
+        browser.get(f"http://{service.address}/")
+        eventually(lambda: shows(browser, "#timers", "train_step"), "the timer")
+        browser.find_element(By.ID, "look").click()
+        eventually(lambda: shows(browser, "#hang", "stuck_here"), "the report")
+        seen = text(browser, "body")
+        assert seen.index("Who holds up the others") < seen.index("Running now")
+
+
 def test_nothing_is_loaded_from_elsewhere(tmp_path: Path, browser: webdriver.Chrome) -> None:
     with running(tmp_path) as service:
         browser.get(f"http://{service.address}/")

@@ -57,10 +57,11 @@ def released(
     *,
     after: float = 60.0,
     error: str | None = None,
+    at: float = BEGIN,
 ) -> dict[str, Any]:
     """The line for a block that ended in time."""
     event = TimerReleased(
-        timestamp=BEGIN,
+        timestamp=at,
         run_id="job-7",
         worker=view.worker,
         timer=TimerInfo(scope_id=scope, expiration_time=0.0, after_seconds=after, signal=9),

@@ -27,6 +27,8 @@ class Receiver:
         self.endpoint = endpoint
         """For OTEL_EXPORTER_OTLP_ENDPOINT."""
         self.spans: list[Span] = []
+        self.resource: dict[str, object] = {}
+        """Attributes of the resource that sent last."""
 
     def named(self, name: str) -> list[Span]:
         """The spans of one name, in the order of their arrival."""
@@ -50,6 +52,8 @@ def receiver() -> Iterator[Receiver]:
         def do_POST(self) -> None:  # http.server's name
             body = self.rfile.read(int(self.headers["Content-Length"]))
             request = ExportTraceServiceRequest.FromString(body)
+            for each in request.resource_spans:
+                found.resource = attributes(each.resource.attributes)
             found.spans.extend(
                 span
                 for resource in request.resource_spans

@@ -91,6 +91,9 @@ def test_completion_completes(tmp_path: Path) -> None:
         ("[::1]:80", Address("::1", 80)),
         ("localhost:65535", Address("localhost", 65535)),
         ("9464", Address("127.0.0.1", 9464)),
+        ("127.0.0.2", Address("127.0.0.2", 9464)),
+        ("gpu-1.cluster", Address("gpu-1.cluster", 9464)),
+        ("[::1]", Address("::1", 9464)),
     ],
 )
 def test_addresses(text: str, address: Address) -> None:
@@ -99,7 +102,7 @@ def test_addresses(text: str, address: Address) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "x", "host:", ":80", "host:65536", "host:-1", "::1:80", "h:٣"]
+    "text", ["", "x y", "9" * 9, "host:", ":80", "host:65536", "host:-1", "::1:80", "h:٣"]
 )
 def test_what_is_no_address(text: str) -> None:
     with pytest.raises(ValueError, match=re.escape(repr(text))):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from observability.report._deadlines import advise
+from observability.report._deadlines import Advice
 from observability.scope_durations import scope_durations
 from timers.server.statistics import Statistics
 
@@ -19,5 +19,7 @@ def test_a_block_that_overran_is_no_near_miss() -> None:
     assert entry["near_misses"] == 2
     assert (entry["warm_up"]["count"], entry["steady"]["count"]) == (1, 5)
     assert (entry["warm_up"]["max_seconds"], entry["steady"]["max_seconds"]) == (5.0, 30.0)
-    (advice,) = advise([{"event": event.name, "scopes": [entry]}])
+    found = Advice()
+    found.take({"event": event.name, "scopes": [entry]})
+    (advice,) = found.scopes()
     assert advice.near_misses == 2

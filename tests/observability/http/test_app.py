@@ -10,7 +10,8 @@ import pytest
 
 import timers
 from support.command import get
-from support.service import running
+from support.service import running, worker
+from support.waiting import eventually
 from timers import FileTimerClient
 
 if TYPE_CHECKING:
@@ -132,3 +133,34 @@ def test_with_a_token_nobody_else_gets_in(tmp_path: Path, path: str) -> None:
         assert ask(service, path, Authorization=right, Host="gpu-17:9464")[0] == found
         assert ask(service, "/-/healthy")[0] == 200
         assert ask(service, "/-/ready")[0] == 200
+
+
+def look(service: Service, **headers: str) -> tuple[int, str]:
+    assert service.address is not None
+    connection = http.client.HTTPConnection(*service.address, timeout=60)
+    connection.request("POST", "/look", headers=headers)
+    answer = connection.getresponse()
+    found = answer.status, answer.read().decode()
+    connection.close()
+    return found
+
+
+def test_a_look_on_request_shows_where_workers_are_before_a_deadline(service: Service) -> None:
+    assert look(service, **{"X-Timers-Look": "1"}) == (404, "no worker is known\n")
+    with worker(service, "inside", 60) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        eventually(service.server.known_workers, "the worker")
+        status, body = look(service, **{"X-Timers-Look": "1"})
+        assert status == 200
+        report = json.loads(body)
+        assert report["workers"] == 1
+        assert "supervised.py" in json.dumps(report["groups"])
+        assert report["sentence"]
+        assert process.poll() is None
+
+
+def test_a_page_of_somebody_else_cannot_have_workers_looked_at(service: Service) -> None:
+    assert look(service)[0] == 403
+    assert look(service, **{"X-Timers-Look": "1", "Host": "evil.test"})[0] == 403
+    assert ask(service, "/look")[0] == 405

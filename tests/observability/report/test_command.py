@@ -178,9 +178,27 @@ def test_ranks_that_nobody_saw_are_named_when_the_size_is_known(tmp_path: Path) 
 def test_files_without_an_expiry_have_nothing_to_report(tmp_path: Path) -> None:
     line = exited(worker(0), at=BEGIN)
     result = run(write(tmp_path / "events", [line]))
-    assert result.exit_code == NOBODY
-    assert "No timer expired" in result.stdout
+    assert (result.exit_code, result.stdout) == (NOBODY, "No timer expired.\n")
     assert json.loads(run("--json", "-", stdin=json.dumps(line)).stdout)["hangs"] == []
+
+
+def test_a_job_that_fails_without_an_expiry_ends_somehow(tmp_path: Path) -> None:
+    lines = [
+        {**exited(worker(1), at=BEGIN, inside="load\x1b"), "exit_signal": 11},
+        *({**exited(worker(rank), at=BEGIN), "exit_code": 1} for rank in range(2, 20)),
+        {**exited(worker(0), at=BEGIN), "exit_code": 0},
+        {"event": "run finished", "timestamp": "2026-01-31T12:00:00Z", "exit_code": 1,
+         "elapsed_seconds": 3.21},
+    ]  # fmt: skip
+    result = run(write(tmp_path / "events", lines))
+    assert result.exit_code == NOBODY
+    said = result.stdout.splitlines()
+    assert said[:3] == [
+        "No timer expired.",
+        "Rank 1 (pid 1001 on node0) was ended by signal 11 inside of scope load\\x1b",
+        "Rank 2 (pid 1002 on node0) exited with 1",
+    ]
+    assert said[-2:] == ["... and 11 more", "The command exited with 1 after 3.2 s."]
 
 
 def test_lines_that_are_no_events_are_skipped_and_said(tmp_path: Path) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from click.testing import CliRunner
 
 from hangs.simulated import looking, view
-from observability.report._deadlines import ScopeAdvice, advise
+from observability.report._deadlines import Advice, ScopeAdvice
 from observability.report.command import NOBODY, UNUSABLE, report
 from support.hang_events import hang, released, write
 from timers.server.statistics import WARM_UP_USES
@@ -23,8 +24,15 @@ def uses(*seconds: float, scope: str = "step", after: float = 60.0, rank: int = 
 
 
 def one(lines: list[Any]) -> ScopeAdvice:
-    [advice] = advise(lines)
-    return advice
+    [found] = advised(lines)
+    return found
+
+
+def advised(lines: list[Any]) -> list[ScopeAdvice]:
+    advice = Advice()
+    for line in lines:
+        advice.take(line)
+    return advice.scopes()
 
 
 def test_the_first_uses_of_each_worker_are_its_warm_up() -> None:
@@ -99,10 +107,68 @@ def test_summaries_of_several_servers_add_up_and_a_later_one_replaces() -> None:
     advice = one([early, late, other])
     assert advice.count == 200
     assert advice.near_misses == 2
-    # Known only to lie below a bound: the safe side is taken.
-    assert (advice.p50_seconds, advice.p99_seconds, advice.max_seconds) == (0.5, 1.0, 2.0)
+    # Known only to lie between two bounds, and taken to lie evenly there.
+    assert advice.p50_seconds == pytest.approx(0.5 * 100 / 190, rel=0.02)
+    assert (advice.p99_seconds, advice.max_seconds) == (0.9, 2.0)  # none of the first was longer
     assert one([summary("a", [0, 0, 0, 50], max_seconds=9.0)]).max_seconds == 9.0
     assert one([summary("a", [0, 0, 0, 50])]).max_seconds == 2.5
+
+
+def test_durations_between_two_bounds_are_interpolated() -> None:
+    advice = one([summary("a", [0, 0, 100, 0], max_seconds=2.4)])
+    assert advice.p50_seconds == pytest.approx(1.0 + (2.4 - 1.0) * 0.5)
+    assert advice.p90_seconds == pytest.approx(1.0 + (2.4 - 1.0) * 0.9)
+    assert one([summary("a", [0, 100, 0, 0], max_seconds=0.9)]).p50_seconds == pytest.approx(0.7)
+
+
+# -- hangs ---------------------------------------------------------------------------------------
+
+
+def test_a_use_that_exceeded_its_deadline_is_no_measure() -> None:
+    advice = one(uses(*[1.0] * 100, 61.0, 3600.0, after=60.0))
+    assert (advice.max_seconds, advice.count) == (1.0, 97)
+    assert advice.suggested_seconds <= 4.0
+
+
+def test_a_deadline_that_many_uses_exceed_is_too_short_and_not_a_hang() -> None:
+    advice = one(uses(*[1.0] * 50, *[70.0] * 50, after=60.0))
+    assert (advice.max_seconds, advice.count) == (70.0, 97)
+    assert advice.suggested_seconds >= 140.0
+
+
+def test_a_use_that_waited_for_a_hang_is_no_measure() -> None:
+    lines = uses(*[1.0] * 100)
+    moment = datetime.fromisoformat(lines[0]["timestamp"])
+
+    def at(line: dict[str, Any], seconds: float) -> dict[str, Any]:
+        return {**line, "timestamp": (moment + timedelta(seconds=seconds)).isoformat()}
+
+    (expired, *_) = hang([view(1, looking(1001, ()))], at=moment.timestamp() + 100)
+    (waited,) = uses(40.0)
+    assert one([*lines, expired, at(waited, 110)]).max_seconds == 1.0
+    # One that ended before, or began afterwards, has waited for nobody.
+    assert one([*lines, at(waited, 99), expired]).max_seconds == 40.0
+    assert one([*lines, expired, at(waited, 141)]).max_seconds == 40.0
+
+
+def test_what_a_summary_has_beyond_the_deadline_is_no_measure() -> None:
+    histogram = {"bounds": [0.5, 1.0, 100.0], "counts": [0, 97, 0, 3], "max_seconds": 3600.0}
+    scope = {"scope_id": "step", "after_seconds": 60.0, "steady": histogram}
+    advice = one([{"event": "scope durations", "scopes": [scope]}])
+    assert (advice.count, advice.max_seconds) == (97, 1.0)
+    histogram["counts"] = [0, 97, 3, 0]  # up to 100 s: those within the deadline may be real
+    advice = one([{"event": "scope durations", "scopes": [scope]}])
+    assert (advice.count, advice.max_seconds) == (100, 60.0)
+
+
+def test_too_little_to_judge_by_is_said(tmp_path: Path) -> None:
+    assert one(uses(*[1.0] * 8)).too_few
+    assert not one(uses(*[1.0] * 100)).too_few
+    said = "  too little was seen: 5 of at least 20 uses, so this is a guess"
+    file = write(tmp_path / "events", uses(*[1.0] * 8))
+    assert said in CliRunner().invoke(report, ["--deadlines", file]).stdout.splitlines()
+    file = write(tmp_path / "events", uses(*[1.0] * 100))
+    assert "guess" not in CliRunner().invoke(report, ["--deadlines", file]).stdout
 
 
 @pytest.mark.parametrize(
@@ -118,8 +184,8 @@ def test_summaries_of_several_servers_add_up_and_a_later_one_replaces() -> None:
 )
 def test_a_broken_summary_is_as_good_as_none(histogram: object) -> None:
     scopes = [{"scope_id": "step", "steady": histogram}, 3, {"scope_id": 4}]
-    assert advise([{"event": "scope durations", "scopes": scopes}]) == []
-    assert advise([{"event": "timer released", "elapsed_seconds": "x", "scope_id": "y"}]) == []
+    assert advised([{"event": "scope durations", "scopes": scopes}]) == []
+    assert advised([{"event": "timer released", "elapsed_seconds": "x", "scope_id": "y"}]) == []
 
 
 def test_exact_durations_are_preferred_to_their_summary() -> None:

@@ -6,13 +6,16 @@ import os
 import platform
 import shutil
 import subprocess
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from prometheus_client import REGISTRY
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as open_families
 from prometheus_client.parser import text_string_to_metric_families as text_families
 
+from observability.events import HangReported
+from observability.hang.types import Confidence, HangReport, Suspect, Verdict
 from observability.pipeline import Pipeline
 from observability.sinks.metrics import LABEL_CHARACTERS, Metrics
 from support.samples import DUMP, TIMER, TRACE_ID, expired
@@ -265,3 +268,60 @@ def test_the_programs_own_registry_is_left_alone() -> None:
     assert {family.name for family in REGISTRY.collect()} == before
     assert not [name for name in before if name.startswith("timers_")]
     pipeline.close()
+
+
+# -- the last hang report ------------------------------------------------------------------------
+
+
+def last_hang(*events: HangReported) -> list[dict[str, str]]:
+    pipeline, metrics = watching(busy())
+    for event in events:
+        pipeline.emit(event)
+    found = scrape(metrics)["timers_last_hang_report_timestamp_seconds"].samples
+    pipeline.close()
+    return [dict(sample.labels) for sample in found]
+
+
+def reported(verdict: Verdict, *suspects: Suspect, **options: Any) -> HangReported:
+    report = HangReport(
+        verdict=verdict, confidence=Confidence.HIGH, reason="", suspects=suspects, **options
+    )
+    return HangReported(timestamp=1_700_000_000.0, run_id="llm-7", report=report)
+
+
+STUCK = Suspect(
+    pid=4711, host="gpu-3", rank=2, scope_id="load", frame="/job/data.py:22 fetch_shard"
+)
+
+
+def test_the_last_report_answers_who_is_stuck_where() -> None:
+    assert last_hang() == []
+    other = replace(STUCK, rank=7)
+    event = reported(Verdict.ONE_SUSPECT, STUCK)
+    assert last_hang(reported(Verdict.ONE_SUSPECT, other), event) == [
+        {
+            "run_id": "llm-7", "host": "gpu-3", "scope": "load", "verdict": "one_suspect",
+            "rank": "2", "line": "data.py:22 fetch_shard",
+            "summary": "rank 2 on gpu-3 is stuck at data.py:22 fetch_shard",
+        }
+    ]  # fmt: skip
+
+
+def test_of_several_none_is_named_alone_and_nobody_is_accused_without_evidence() -> None:
+    (several,) = last_hang(reported(Verdict.SEVERAL_SUSPECTS, STUCK, replace(STUCK, rank=3)))
+    assert several["summary"] == "rank 2 on gpu-3 and 1 more are stuck at data.py:22 fetch_shard"
+    assert several["rank"] == ""
+    (slow,) = last_hang(reported(Verdict.SLOW, lagging=(STUCK,)))
+    assert slow["summary"] == "rank 2 on gpu-3 is slow at data.py:22 fetch_shard"
+    (held,) = last_hang(reported(Verdict.INCONCLUSIVE, lagging=(replace(STUCK, rank=None),)))
+    assert held["summary"] == "worker 4711 on gpu-3 is waited for at data.py:22 fetch_shard"
+    (nobody,) = last_hang(reported(Verdict.COMMON_WAIT, sentence="No rank differs."))
+    assert nobody["summary"] == "No rank differs"
+    assert nobody["rank"] == nobody["line"] == nobody["scope"] == ""
+
+
+def test_whatever_it_is_called_a_label_is_short_and_printable() -> None:
+    nasty = replace(STUCK, frame="\x1b[2J" * 500, host="\n" * 500, scope_id="x" * 5000)
+    (labels,) = last_hang(reported(Verdict.ONE_SUSPECT, nasty))
+    assert all(len(value) <= LABEL_CHARACTERS for value in labels.values())
+    assert all(value.isprintable() for value in labels.values())

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import socket
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
@@ -16,7 +17,15 @@ from observability.sinks.spans import SpanSink, exporter_from_environment
 from support.otlp import Receiver, attributes, receiver
 from support.processes import victim
 from support.waiting import eventually
-from timers.events import TimerInfo, TimerReleased, WorkerInfo
+from timers.events import (
+    Event,
+    Outcome,
+    TimerInfo,
+    TimerReleased,
+    WorkerExited,
+    WorkerInfo,
+    WorkerKilled,
+)
 from timers.stacks import take as stacks
 
 if TYPE_CHECKING:
@@ -188,7 +197,7 @@ def test_dead_collector_loses_spans_by_count(monkeypatch: pytest.MonkeyPatch) ->
     for number in range(1000):
         sink(released(number))
     sink.close()
-    assert sink.dropped == 1000
+    assert sink.dropped == 1000 + 1  # that of the worker
 
 
 @pytest.mark.slow
@@ -204,7 +213,7 @@ def test_silent_collector_costs_bounded_memory(monkeypatch: pytest.MonkeyPatch) 
             sink(released(number))
         assert len(sink._waiting) <= 16_384
         sink.close()
-    assert sink.dropped == 20_000
+    assert sink.dropped == 20_000 + 1  # that of the worker
 
 
 @pytest.mark.parametrize("sampled", [True, False])
@@ -229,3 +238,107 @@ def test_sampling_decision_of_the_worker_holds(
     sink.close()
     assert len(collector.spans) == (2 if sampled else 1)
     assert sink.dropped == 0
+
+
+# -- one trace for each worker, and which spans there are ----------------------------------------
+
+
+def finished(
+    collector: Receiver, monkeypatch: pytest.MonkeyPatch, *events: Event, kept: str = "all"
+) -> list[Span]:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.endpoint)
+    exporter = exporter_from_environment()
+    assert exporter is not None
+    sink = SpanSink(exporter, interval=0.01, run_id="run-7", kept=kept)
+    for event in events:
+        sink(event)
+    sink.close()
+    return collector.spans
+
+
+def plain(scope: str, elapsed: float, worker: WorkerInfo, **options: Any) -> TimerReleased:
+    timer = TimerInfo(scope_id=scope, expiration_time=0.0, after_seconds=10.0, signal=9)
+    return TimerReleased(
+        timestamp=1000.0, worker=worker, timer=timer, elapsed_seconds=elapsed, **options
+    )
+
+
+FIRST, SECOND = WorkerInfo(pid=1, start_time=5, rank=0), WorkerInfo(pid=2, start_time=5, rank=1)
+
+
+def test_the_scopes_of_a_worker_are_one_trace(
+    collector: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spans = finished(
+        collector, monkeypatch,
+        *(plain("step", 5.0, worker) for worker in (FIRST, SECOND) for _ in range(3)),
+        WorkerExited(timestamp=1001.0, worker=FIRST),
+    )  # fmt: skip
+    roots = {span.name: span for span in spans if not span.parent_span_id}
+    assert sorted(roots) == ["worker rank 0", "worker rank 1"]  # the second ended with the sink
+    assert roots["worker rank 0"].start_time_unix_nano == 995 * 10**9
+    assert roots["worker rank 0"].end_time_unix_nano == 1001 * 10**9
+    for span in collector.named("step"):
+        root = roots[f"worker rank {attributes(span.attributes)['timers.rank']}"]
+        assert (span.parent_span_id, span.trace_id) == (root.span_id, root.trace_id)
+    assert len({span.trace_id for span in spans}) == 2
+
+
+@pytest.mark.parametrize(
+    ("kept", "expected"),
+    [
+        ("all", ["failed", "quick", "slow"]),
+        ("slow", ["failed", "slow"]),
+        ("failed", ["failed"]),
+    ],
+)
+def test_a_busy_job_need_not_flood_its_backend(
+    collector: Receiver, monkeypatch: pytest.MonkeyPatch, kept: str, expected: list[str]
+) -> None:
+    spans = finished(
+        collector, monkeypatch,
+        plain("quick", 1.0, FIRST), plain("slow", 8.0, FIRST),
+        plain("failed", 1.0, FIRST, error="KeyError"),
+        kept=kept,
+    )  # fmt: skip
+    assert sorted(span.name for span in spans if span.parent_span_id) == expected
+    (failed,) = collector.named("failed")
+    assert attributes(failed.attributes)["error.type"] == "KeyError"
+
+
+def test_a_killed_scope_survives_head_sampling(
+    collector: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unsampled = TimerInfo(
+        scope_id="step", expiration_time=0.0, after_seconds=10.0, signal=9,
+        traceparent=f"00-{'a' * 32}-{'b' * 16}-00", span_id="c" * 16,
+    )  # fmt: skip
+    killed = WorkerKilled(
+        timestamp=1000.0, worker=FIRST, timer=unsampled, elapsed_seconds=11.0, signal=9,
+        outcome=Outcome.KILLED, timers=((unsampled, 11.0),),
+    )  # fmt: skip
+    (span,) = finished(collector, monkeypatch, killed)
+    assert span.name == "step"
+    assert attributes(span.attributes)["error.type"] == "reaped"
+
+
+@pytest.mark.parametrize(
+    ("environment", "name"),
+    [
+        ({}, "timers"),
+        ({"OTEL_SERVICE_NAME": "llm"}, "llm"),
+        ({"OTEL_RESOURCE_ATTRIBUTES": "service.name=other,host.name=gpu-3"}, "other"),
+    ],
+)
+def test_the_resource_says_which_service_on_which_host(
+    collector: Receiver, monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], name: str
+) -> None:
+    for variable, value in environment.items():
+        monkeypatch.setenv(variable, value)
+    assert finished(collector, monkeypatch, plain("step", 1.0, FIRST))
+    found = collector.resource
+    assert found["service.name"] == name
+    host = "gpu-3" if "gpu-3" in str(environment) else socket.gethostname()
+    assert found["host.name"] == host
+    assert found["process.pid"] == os.getpid()
+    assert found["timers.run_id"] == "run-7"

@@ -1,0 +1,75 @@
+"""A look at all workers on request, before any deadline has passed."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+from observability.hang.explain import explain
+from observability.sinks.recent import as_shown
+
+if TYPE_CHECKING:
+    from timers.server.server import WatchdogServer
+
+__all__ = ["LOOK_SECONDS", "Looks"]
+
+LOOK_SECONDS = 5.0
+"""Bound of one look."""
+
+
+class Looks:
+    """Samples the workers of one server on request, one request at a time.
+
+    :param server: whose workers.
+    :param host: this machine's name.
+    """
+
+    def __init__(self, server: WatchdogServer, host: str) -> None:
+        self._server = server
+        self._host = host
+        self._under_way = False
+
+    async def now(self) -> dict[str, Any] | None:
+        """Return a hang report of this moment, as the page has it; None while one is made.
+
+        :raises LookupError: no worker is known.
+        """
+        if self._under_way:
+            return None
+        pids = [each.pid for each in self._server.known_workers() if isinstance(each.pid, int)]
+        if not pids:
+            raise LookupError("no worker is known")
+        self._under_way = True
+        try:
+            return await self._on_a_thread(pids)
+        finally:
+            self._under_way = False
+
+    async def _on_a_thread(self, pids: list[int]) -> dict[str, Any]:
+        # Not the loop's own threads: the end of the service would wait for them.
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[dict[str, Any]] = loop.create_future()
+
+        def give(result: dict[str, Any] | None, error: Exception | None) -> None:
+            if done.cancelled():
+                return
+            if error is not None:
+                done.set_exception(error)
+            elif result is not None:
+                done.set_result(result)
+
+        def look() -> None:
+            result, failed = None, None
+            try:
+                report = explain(pids, timeout=LOOK_SECONDS, host=self._host)
+                result = as_shown(report, time.time())
+            except Exception as error:  # noqa: BLE001  # raised where it is waited for
+                failed = error
+            with contextlib.suppress(RuntimeError):  # the service has ended
+                loop.call_soon_threadsafe(give, result, failed)
+
+        threading.Thread(target=look, name="timers-look", daemon=True).start()
+        return await done
