@@ -19,7 +19,7 @@ from timers.errors import InsecurePathError, NoServerError
 from timers.forks import reset_in_child
 from timers.linux.owned import Identity, identity
 
-from .receipt import Unnoted
+from .receipt import OvertakenError, Unnoted, is_of_system
 from .wire import bounded
 
 if TYPE_CHECKING:
@@ -63,6 +63,7 @@ class FifoWriter:
 
         :param receipt: its ``sent`` becomes ``totals`` in the same step as ``line`` is written, so
             that an exception that comes from outside finds both done or neither.
+        :raises OvertakenError: nothing was written, for ``receipt`` is not as it was.
         :raises BlockingIOError: the pipe is full.
         :raises NoServerError: nobody reads from it.
         :raises InsecurePathError: it is another user's.
@@ -71,13 +72,17 @@ class FifoWriter:
         bounded(line)
         if receipt is None:
             receipt = Unnoted()
-        before = receipt.sent
+        before = receipt.before
         if self._fd >= 0:
             try:
+                if receipt.sent is not before:  # one step from here
+                    raise OvertakenError
                 # fmt: off
                 receipt.sent = totals; os.write(self._fd, line)  # noqa: E702  # one step
             # fmt: on
             except OSError as error:
+                if not is_of_system(error):
+                    raise
                 receipt.sent = before
                 # EPIPE: that server is gone; there may be another one at the path by now. EBADF:
                 # a program that became a daemon has closed whatever it knew nothing of.
@@ -92,6 +97,8 @@ class FifoWriter:
     def _write_anew(self, line: bytes, receipt: Receipt, totals: tuple[int, int]) -> None:
         fd = self._open()
         try:
+            if receipt.sent is not receipt.before:  # one step from here
+                raise OvertakenError
             # fmt: off
             receipt.sent = totals; os.write(fd, line)  # noqa: E702  # one step
             # fmt: on
@@ -103,6 +110,8 @@ class FifoWriter:
         except BlockingIOError:
             raise
         except OSError as error:
+            if not is_of_system(error):
+                raise
             raise NoServerError(
                 error.errno, f"the timer server at {self.path} went away: {error.strerror}"
             ) from error

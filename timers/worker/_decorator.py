@@ -4,18 +4,34 @@ from __future__ import annotations
 
 import functools
 import inspect
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, cast
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
-    from contextlib import AbstractContextManager
+    from types import TracebackType
 
-    Blocks = Callable[[], AbstractContextManager[None]]
+    Blocks = Callable[[], "Block"]
 
 __all__ = ["guard"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+
+class Block(Protocol):
+    """An object of ``expires``."""
+
+    _ticket: int | None
+    """None when it is not entered."""
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None: ...
 
 
 def guard(function: Callable[P, R], make: Blocks) -> Callable[P, R]:
@@ -73,34 +89,41 @@ def _async_generator(function: Callable[..., Any], make: Blocks) -> Callable[...
 def _function(function: Callable[..., Any], make: Blocks) -> Callable[..., Any]:
     def guarded(*args: Any, **kwargs: Any) -> Any:
         block = make()
-        block.__enter__()
         try:
+            block.__enter__()
             result = function(*args, **kwargs)
+            if hasattr(type(result), "__await__"):
+                return _until_done(block, result)
+            block.__exit__(None, None, None)
         except BaseException as error:
-            block.__exit__(type(error), error, error.__traceback__)
+            _leave(block, error)
             raise
-        if hasattr(type(result), "__await__"):
-            return _until_done(block, result)
-        block.__exit__(None, None, None)
         return result
 
     return guarded
 
 
-def _until_done(block: AbstractContextManager[None], result: Any) -> Any:
+def _leave(block: Block, error: BaseException | None) -> None:
+    """Leave ``block``, unless that was interrupted when it was done."""
+    if block._ticket is not None:
+        kind = None if error is None else type(error)
+        block.__exit__(kind, error, None)
+
+
+def _until_done(block: Block, result: Any) -> Any:
     """Leave ``block`` when ``result`` is done. A future stays the object that it is."""
     when_done = getattr(result, "add_done_callback", None)
     if when_done is None:
         return _awaiting(block, result)
-    when_done(lambda _: block.__exit__(None, None, None))
+    when_done(lambda _: _leave(block, None))
     return result
 
 
-async def _awaiting(block: AbstractContextManager[None], result: Awaitable[Any]) -> Any:
+async def _awaiting(block: Block, result: Awaitable[Any]) -> Any:
     try:
         value = await result
+        block.__exit__(None, None, None)
     except BaseException as error:
-        block.__exit__(type(error), error, error.__traceback__)
+        _leave(block, error)
         raise
-    block.__exit__(None, None, None)
     return value

@@ -25,12 +25,13 @@ import threading
 import time
 import weakref
 from array import array
+from functools import partial
 from typing import TYPE_CHECKING
 
 from timers.errors import NoServerError
 from timers.linux.owned import Identity, identity
 from timers.transport import board
-from timers.transport.receipt import Unnoted
+from timers.transport.receipt import OvertakenError, Unnoted, is_of_system
 from timers.transport.socket_path import check_path, connect
 from timers.transport.wire import BOARD, WAKE
 
@@ -224,12 +225,16 @@ class SocketChannel(Channel):
         if identity(connection.fileno()) != self._file:
             self.lost(connection)
             return False
-        before = receipt.sent
+        before = receipt.before
         try:
+            if receipt.sent is not before:  # one step from here
+                raise OvertakenError
             # fmt: off
             receipt.sent = totals; connection.send(line, _FLAGS)  # noqa: E702  # one step
         # fmt: on
         except OSError as error:
+            if not is_of_system(error):
+                raise
             receipt.sent = before
             if error.errno not in _FULL:
                 self.lost(connection)
@@ -279,12 +284,14 @@ class SocketChannel(Channel):
 
     def _try_connect(self) -> bool:
         """Connect, unless that is not due yet; return whether there is a connection."""
-        with self.turn():
-            now = time.monotonic()
-            due = not self.reached or now >= self._retry_at
-            if self._connection is None and due and not self.is_closed:
-                self._connect(now)
-            return self._connection is not None
+        return self.in_turn(self._connect_if_due)
+
+    def _connect_if_due(self) -> bool:
+        now = time.monotonic()
+        due = not self.reached or now >= self._retry_at
+        if self._connection is None and due and not self.is_closed:
+            self._connect(now)
+        return self._connection is not None
 
     def _connect(self, now: float) -> None:
         try:
@@ -354,22 +361,24 @@ class SocketChannel(Channel):
 
     def lost(self, connection: socket.socket) -> None:
         """Give up ``connection``: the server closed it, or somebody closed ours."""
-        with self.turn():
-            if connection is not self._connection:
-                return
-            was_taken = identity(connection.fileno()) != self._file
-            self._hang_up()
-            for slot in list(self.slots):
-                if slot.is_needed:
-                    self.unsent[slot] = None
-            now = time.monotonic()
-            if was_taken:
-                self._keeper = None  # it waits for a descriptor that nobody can close any more
-            if was_taken or now - self._connected_at > _TURNED_AWAY_SECONDS:
-                self._away_since, self._away_said = None, False
-                self._retry_at, self._retry_seconds = 0.0, _FIRST_RETRY_SECONDS
-            else:
-                self._try_later(now, NoServerError(errno.EPIPE, f"{self.path} hangs up at once"))
+        self.in_turn(partial(self._lose, connection))
+
+    def _lose(self, connection: socket.socket) -> None:
+        if connection is not self._connection:
+            return
+        was_taken = identity(connection.fileno()) != self._file
+        self._hang_up()
+        for slot in list(self.slots):
+            if slot.is_needed:
+                self.unsent[slot] = None
+        now = time.monotonic()
+        if was_taken:
+            self._keeper = None  # it waits for a descriptor that nobody can close any more
+        if was_taken or now - self._connected_at > _TURNED_AWAY_SECONDS:
+            self._away_since, self._away_said = None, False
+            self._retry_at, self._retry_seconds = 0.0, _FIRST_RETRY_SECONDS
+        else:
+            self._try_later(now, NoServerError(errno.EPIPE, f"{self.path} hangs up at once"))
 
     # -- the thread that keeps it -------------------------------------------------------------
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import sys
 from typing import TYPE_CHECKING, Any
 
 from timers.linux import procfs
+from timers.transport.receipt import OvertakenError, is_of_system
 
 from ._client_slots import ClientWithSlots
 from ._on_error import ErrorPolicy
 from .client import TimerRequest
-from .slots.messages import Channel, MessageSlot, is_of_system
+from .slots.messages import Channel, MessageSlot
 
 if TYPE_CHECKING:
     from timers.transport.receipt import Receipt
@@ -100,9 +102,17 @@ class _QueueChannel(Channel):
         if request.missed is not None:
             extras["missed"] = request.missed
         found = LocalTimerRequest(pid, request.scope_id, request.expiration_time, extras)
-        # fmt: off
-        receipt.sent = totals; self._queue.put(found)  # noqa: E702  # as near as it gets
+        if receipt.sent is not receipt.before:  # one step from here
+            raise OvertakenError
+        try:
+            # fmt: off
+            receipt.sent = totals; _put(self._queue, found)  # noqa: E702  # one line: see .slot
         # fmt: on
+        except BaseException as error:
+            is_failure = isinstance(error, Exception) and self.is_failure(error)
+            if isinstance(receipt, MessageSlot) and not is_failure:
+                self.unsent[receipt] = None  # nobody knows whether it was put
+            raise
 
     def is_failure(self, error: Exception) -> bool:
         # A queue that is closed, and whatever a manager's says when that is gone.
@@ -123,3 +133,36 @@ class _QueueChannel(Channel):
         reset = getattr(self._queue, "_after_fork", None)
         if reset is not None:
             reset()
+
+
+def _put(queue: Any, message: LocalTimerRequest) -> None:
+    """Put a message into a queue as its own ``put`` does, which an interrupt may leave locked.
+
+    That takes its lock by a method of Python's, which may be interrupted when it has just been
+    taken, and nobody gives it back then. ``with`` and a lock that is written in C cannot be; on one
+    line, a debugger cannot either.
+    """
+    kind = type(queue)
+    if kind.__module__ != "multiprocessing.queues" or kind.__name__ not in _KINDS:
+        queue.put(message)
+        return
+    # fmt: off
+    if kind.__name__ == "SimpleQueue":
+        data = sys.modules[kind.__module__]._ForkingPickler.dumps(message)
+        with queue._wlock._semlock: queue._writer.send_bytes(data)  # noqa: E701  # see above
+    else:
+        if queue._closed:
+            raise ValueError(f"Queue {queue!r} is closed")
+        queue._sem.acquire()
+        with queue._notempty._lock: _append(queue, message)  # noqa: E701  # see above
+    # fmt: on
+
+
+def _append(queue: Any, message: LocalTimerRequest) -> None:
+    if queue._thread is None:
+        queue._start_thread()
+    queue._buffer.append(message)
+    queue._notempty.notify()
+
+
+_KINDS = ("Queue", "SimpleQueue")

@@ -14,16 +14,17 @@ import sys
 import threading
 import weakref
 from time import monotonic_ns
-from typing import TYPE_CHECKING, ParamSpec, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
 from timers.errors import ClientNotConfiguredError
 
 from ._client_slots import ClientWithSlots
 from ._foreign import slot_of
 from .slots.slot import DEPTH, ENTER, NONE, TakenError
+from .slots.to_its_ends import to_its_end, to_its_ends
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable, Generator
     from types import TracebackType
 
     from .client import TimerClient
@@ -89,7 +90,7 @@ class expires:  # noqa: N801  # torch's name; used like a function
     listens). Leaving never raises by itself: a release that fails is logged, so that it neither
     hides the exception of the block nor fails a block that succeeded. An exception that comes from
     outside at any moment (Ctrl-C, a signal's handler, ``PyThreadState_SetAsyncExc``) leaves no
-    timer running after its block: the end of the block object sees to that.
+    timer running after its block, at the latest when the block object ends.
 
     Differs from torch: the default scope is the caller's line (torch takes a line of contextlib,
     the same for everybody); leaving a nested block keeps the outer one protected; a failing
@@ -148,37 +149,38 @@ class expires:  # noqa: N801  # torch's name; used like a function
         self._warn_after = warn_after
         self._ticket = self._others = None
 
+    @to_its_end
     def __enter__(self) -> None:
         client = _client if self._client is None else self._client
         if self._ticket is not None:
-            self._enter_again()
-            return
+            return self._enter_again()
         try:
-            slot = client.timer_slots.by_scope[self._scope]  # type: ignore[union-attr]  # see below
+            slot: Any = client.timer_slots.by_scope[self._scope]  # type: ignore[union-attr]  # below
         except (AttributeError, KeyError):
             slot = _slot(client, self._scope)
         try:
             if slot.after != self._plain:
                 slot.enter(self, self._after, self._warn_after)
-                return
-            view = slot.view
+                return None
             guard = weakref.ref(self, slot.guarded)
             deadline_ns = monotonic_ns() + slot.after_ns
-            state = view[slot.at_state]  # one step from here
+            view = slot.view  # one step from here
+            state = view[slot.at_state]
             if state & DEPTH or slot.after != self._plain or self._ticket is not None:
                 slot.enter(self, self._after, self._warn_after)
-                return
+                return None
             self._slot, self._ticket = slot, state + ENTER
             view[slot.at_deadline] = deadline_ns
             slot.guard, view[slot.at_state] = guard, state + ENTER
             if deadline_ns - slot.lead < view[_LOOK]:
                 slot.wake(deadline_ns)
         except TakenError:
-            self._enter_again()
+            return self._enter_again()
         except BaseException:
             self._abandon()
             raise
 
+    @to_its_ends
     def __exit__(
         self,
         kind: type[BaseException] | None,
@@ -193,8 +195,7 @@ class expires:  # noqa: N801  # torch's name; used like a function
             slot = self._slot
             view = slot.view
             if view[slot.at_state] != ticket:
-                self._leave(None if kind is None else kind.__name__)
-                return
+                return self._leave(None if kind is None else kind.__name__)
             elapsed = now - view[slot.at_deadline] + slot.after_ns
             view[slot.at_state], self._ticket, slot.guard = ticket - 1, None, None
             view[slot.at_deadline] = NONE
@@ -208,19 +209,9 @@ class expires:  # noqa: N801  # torch's name; used like a function
 
     def _leave(self, error: str | None) -> None:
         """Leave a block whose end takes more than two stores."""
-        if self._others:
-            thread = threading.get_native_id()
-            others = list(self._others)  # which other threads change meanwhile
-            here = [other for other in others if other._slot.thread == thread]
-            if here or self._ticket == _NONE_OF_ITS_OWN or self._slot.thread != thread:
-                other = (here or others)[-1]
-                self._others.remove(other)
-                other._leave(error)
-                if not self._others and self._ticket == _NONE_OF_ITS_OWN:
-                    self._ticket = None
-                return
+        last = self._last_entered()
         try:
-            self._slot.leave(cast("int", self._ticket), error)
+            last._slot.leave(cast("int", last._ticket), error)
         except Exception as failure:  # noqa: BLE001  # whatever a client raises
             _logger.warning(
                 "could not release the timer of scope %r, which may expire although its block "
@@ -229,27 +220,64 @@ class expires:  # noqa: N801  # torch's name; used like a function
                 type(failure).__name__,
                 failure,
             )
-        self._ticket = _NONE_OF_ITS_OWN if self._others else None
+        self._forget(last)
 
     def _abandon(self) -> None:
-        """Leave what was interrupted while it was entered or left."""
-        ticket = self._ticket
-        if ticket is not None and ticket != _NONE_OF_ITS_OWN:
+        """Leave the block whose entry or end was interrupted, if it is not left yet."""
+        last = self._last_entered()
+        if last._ticket is not None and last._ticket != _NONE_OF_ITS_OWN:
             with contextlib.suppress(Exception):
-                self._slot.leave(ticket, None)
-            self._ticket = _NONE_OF_ITS_OWN if self._others else None
+                last._slot.finish(last._ticket)
+        self._forget(last)
+
+    # -- an object that is entered again, inside its own block or in another thread -----------
 
     def _enter_again(self) -> None:
         other = self._copy()
-        other.__enter__()
-        if self._others is None:
-            self._others = []
-        self._others.append(other)
-        ticket = self._ticket  # one step from here
-        if ticket is None:  # the block that was the reason for this one was left meanwhile
-            self._ticket = _NONE_OF_ITS_OWN
-        elif ticket > 0:
-            self._ticket = -ticket
+        try:
+            other.__enter__()
+            while True:
+                known = self._others
+                others = [*(known or ()), other]
+                if self._others is known:  # one step from here: other threads may do the same
+                    break
+            ticket = self._ticket
+            if ticket is None:  # the block that was the reason for this one was left meanwhile
+                self._ticket = _NONE_OF_ITS_OWN
+            elif ticket > 0:
+                self._ticket = -ticket
+            self._others = others
+        except BaseException:
+            other._abandon()
+            self._forget(other)
+            raise
+
+    def _last_entered(self) -> expires:
+        """Return whose block is left next: the calling thread's last one, or anybody's."""
+        others = self._others
+        if others:
+            thread = threading.get_native_id()
+            here = [other for other in others if other._slot.thread == thread]
+            if here or self._ticket == _NONE_OF_ITS_OWN or self._slot.thread != thread:
+                return (here or others)[-1]
+        return self
+
+    def _forget(self, last: expires) -> None:
+        """Note that the block of ``last`` is left. The last line decides, or two would be left."""
+        while True:
+            known = self._others
+            others = [other for other in known or () if other is not last]
+            if self._others is known:  # one step from here: other threads may do the same
+                break
+        if last is self:
+            self._ticket = _NONE_OF_ITS_OWN if others else None
+        else:
+            last._ticket = None
+            if not others and self._ticket == _NONE_OF_ITS_OWN:
+                self._ticket = None
+            self._others = others
+
+    # -- other ways to write it ---------------------------------------------------------------
 
     def _copy(self) -> expires:
         return expires(self._after, self._scope, self._client, warn_after=self._warn_after)
@@ -257,13 +285,20 @@ class expires:  # noqa: N801  # torch's name; used like a function
     async def __aenter__(self) -> None:
         self.__enter__()
 
-    async def __aexit__(
+    @to_its_ends
+    def __aexit__(
         self,
         kind: type[BaseException] | None,
         error: BaseException | None,
         traceback: TracebackType | None,
-    ) -> None:
-        self.__exit__(kind, error, traceback)
+    ) -> Awaitable[None]:
+        # No coroutine, which would be left to be begun.
+        try:
+            self.__exit__(kind, error, traceback)
+        except BaseException:
+            self._abandon()
+            raise
+        return _DONE
 
     def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
         """Guard each call of ``function``, by a block of its own.
@@ -274,6 +309,17 @@ class expires:  # noqa: N801  # torch's name; used like a function
         from ._decorator import guard  # noqa: PLC0415  # needs inspect, which is slow to import
 
         return guard(function, self._copy)
+
+
+class _Done:
+    """Has been awaited as soon as it is awaited."""
+
+    def __await__(self) -> Generator[None, None, None]:
+        return
+        yield
+
+
+_DONE = _Done()
 
 
 def _not_entered(scope: str) -> RuntimeError:

@@ -2,6 +2,7 @@
 
 The map::
 
+    to_its_ends.py       an ``except`` that also is for a function's first and last instruction
     slot.py              one scope in one thread: its blocks, decided by one word
     request.py           what is said of one block, whatever it travels over
     messages.py          slots that send messages, and the channel that these travel over

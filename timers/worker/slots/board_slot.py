@@ -85,7 +85,7 @@ class BoardSlot(Slot):
         channel.attend()
         if warn_after is None and not channel.wants:
             self.prepare(after)
-            if self.enter_plain(owner):
+            if self.enter_plain(owner, after):
                 return
         super().enter(owner, after, warn_after)
 
@@ -101,28 +101,36 @@ class BoardSlot(Slot):
                 self.view[info + board.SHORT_AFTER] = short_after = after_ns
             if short_after == after_ns:
                 limit = min(_SHORT_NS, int(after_ns * board.RATIO_BUCKETS[0]))
-        view = self.view
-        if view[self.at_state] & DEPTH:  # one step from here
+        none: dict[int, Block] = {}
+        view, info = self.view, self.at_info  # one step from here
+        if view[self.at_state] & DEPTH:
             return
+        self.top, self.blocks = None, none  # an interrupt may have left something
         view[info + board.AFTER], view[info + board.STARTED] = after_ns, 0
         view[info + board.WARN], self.after_ns = 0, after_ns
         view[self.at_lead] = lead
         self.lead, self.limit, self.plain_after = lead, limit, after
         self.after = after
 
-    def enter_plain(self, owner: Owner) -> bool:
+    def enter_plain(self, owner: Owner, after: float) -> bool:
         """Open a plain block; what ``expires`` does by itself once :attr:`after` is set."""
         guard = weakref.ref(owner, self.guarded)
         deadline_ns = time.monotonic_ns() + self.after_ns
-        view, at = self.view, self.at_state
-        state = view[at]  # one step from here
-        if state & DEPTH or self.after is None or owner._ticket is not None:
+        view, at = self.view, self.at_state  # one step from here
+        state = view[at]
+        if state & DEPTH or self.after != after or owner._ticket is not None:
             return False
         owner._slot, owner._ticket = self, state + ENTER
         self.guard, view[self.at_deadline], view[at] = guard, deadline_ns, state + ENTER
         if deadline_ns - self.lead < view[board.LOOK]:
             self.wake(deadline_ns)
         return True
+
+    def mend(self) -> None:
+        """Have the server look in time at what goes on, too."""
+        super().mend()
+        if (around := self.top) is not None and around.ticket:
+            self._wake_for(around)
 
     def wake(self, deadline_ns: int) -> None:
         """Have the server look, which would be too late otherwise."""

@@ -4,6 +4,13 @@ A message says what has just happened, or (``missed``) how a slot stands and how
 releases led there that nothing was sent of. Nothing is queued: what a server has not been sent is
 the difference between how a slot stands and what was sent of it, so that a server that reads
 nothing costs no memory, and a message that an interrupt has eaten is made up for by the next one.
+
+Over the pipe and the socket, where one call into C sends a message, each acquire and release is
+counted once, whatever comes in between. Over a queue sending is a call of Python's: of one that was
+interrupted nobody knows whether it was sent. It is taken for sent, so that the server may count one
+acquire or release too few, and how its slot stands is sent right afterwards, so that no timer is
+left running and none is missing. What an interrupted call of a client of somebody's own has done
+only that client knows: it is taken for done.
 """
 
 from __future__ import annotations
@@ -14,10 +21,11 @@ import sys
 import threading
 import time
 import weakref
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from timers.forks import reset_in_child
-from timers.transport.receipt import Unnoted
+from timers.transport.receipt import OvertakenError, Unnoted, is_of_system
 
 from .request import Request
 from .slot import AFTER, DEPTH, ENTER, EXTRA, NONE, NS, Block, Owner, Slot
@@ -28,6 +36,8 @@ if TYPE_CHECKING:
     from timers.transport.receipt import Receipt
 
 __all__ = ["Channel", "MessageSlot"]
+
+T = TypeVar("T")
 
 _NOTHING = (0, 0)
 """Acquires and releases of a slot that nothing was sent of."""
@@ -52,13 +62,15 @@ class MessageSlot(Slot):
     :param channel: what it sends them over.
     """
 
-    __slots__ = ("channel", "sent")
+    __slots__ = ("before", "channel", "sent")
 
     def __init__(self, channel: Channel, scope: str, thread: int) -> None:
         super().__init__(scope, thread, list(_WORDS), (0, 1, 2, 3))
         self.channel = channel
         self.sent = _NOTHING
         """Acquires and releases that the server has been sent, or need not be sent."""
+        self.before = _NOTHING
+        """The same when it was last decided what to send."""
         channel.slots.add(self)
 
     @property
@@ -118,21 +130,24 @@ class MessageSlot(Slot):
             super().enter(owner, after, warn_after)
             return
         after_ns = int(after * NS)
+        none: dict[int, Block] = {} if self.blocks else self.blocks
         guard = weakref.ref(owner, self.guarded)
         wall_ns = time.time_ns() + after_ns
         deadline_ns = time.monotonic_ns() + after_ns
         line = channel.acquire_line(self, after, wall_ns, deadline_ns)
+        now_sent = (sent[0] + 1, sent[1])
         raw = channel.raw
         is_as_before = view[0] == state and self.sent is sent  # one step from here
         if not is_as_before or raw is None or owner._ticket is not None:
             super().enter(owner, after, warn_after)
             return
+        self.top, self.blocks = None, none  # an interrupt may have left something
         self.plain_after, self.after_ns = after, after_ns
         owner._slot, owner._ticket = self, -(state + ENTER)
         self.guard, view[1], view[0] = guard, deadline_ns, state + ENTER
         try:
             # fmt: off
-            self.sent = (sent[0] + 1, sent[1]); raw(line)  # noqa: E702  # one line: see .slot
+            self.sent = now_sent; raw(line)  # noqa: E702  # one line: see .slot
         # fmt: on
         except OSError as error:
             if not is_of_system(error):
@@ -158,15 +173,16 @@ class MessageSlot(Slot):
         raw = channel.raw
         if error is None and raw is not None and not channel.unsent and self.top is None:
             line = channel.release_line(self)
+            acquires, releases = sent
+            now_sent = acquires, releases + 1
             state = view[0]  # one step from here
-            acquires = state >> 16
-            was_sent = sent is self.sent and sent == (acquires, acquires - 1 + view[_INFO + EXTRA])
-            if state == -ticket and self.top is None and was_sent:
+            was_sent = state >> 16 == acquires and releases == acquires - 1 + view[_INFO + EXTRA]
+            if state == -ticket and self.top is None and was_sent and self.sent is sent:
                 view[0], self.guard = state - 1, None
                 view[1] = NONE
                 try:
                     # fmt: off
-                    self.sent = (acquires, sent[1] + 1); raw(line)  # noqa: E702  # one line
+                    self.sent = now_sent; raw(line)  # noqa: E702  # one line
                 # fmt: on
                 except OSError as failure:
                     if not is_of_system(failure):
@@ -174,10 +190,12 @@ class MessageSlot(Slot):
                     self.sent = sent
                     self.closed(None, 0, 0, None)
                 return True
-        if super().leave(ticket, error):
-            return True
-        self.channel.send_standing(self)  # it was closed, and perhaps interrupted before it said so
-        return False
+        return super().leave(ticket, error)
+
+    def mend(self) -> None:
+        """Send what an interrupt has kept from being sent, too."""
+        super().mend()
+        self.channel.send_standing(self)
 
     # -- what follows -------------------------------------------------------------------------
 
@@ -219,11 +237,6 @@ class MessageSlot(Slot):
         """Have the blocks of the parent's process do nothing in a forked child."""
         self.view, self.sent = list(_WORDS), _NOTHING
         self.blocks, self.top, self.guard = {}, None, None
-
-
-def is_of_system(error: BaseException) -> bool:
-    """Whether a system call failed, rather than a signal's handler raised an error of its kind."""
-    return isinstance(error, OSError) and error.errno is not None
 
 
 class Channel(abc.ABC):
@@ -290,12 +303,18 @@ class Channel(abc.ABC):
         return is_of_system(error)
 
     def turn(self) -> contextlib.AbstractContextManager[object]:
-        """Return the lock that is held while anything is sent, for ``with``.
+        """Return the lock that is held while anything is sent, for :meth:`in_turn`.
 
         A thread that the interpreter has ended may hold it still; then there is no other one.
         """
         # Nothing interrupts between the return of this and the block (BEFORE_WITH of CPython).
         return _NO_LOCK if sys.is_finalizing() else self._lock
+
+    def in_turn(self, function: Callable[[], T]) -> T:
+        """Return what ``function`` does while nobody else sends anything."""
+        # fmt: off
+        with self.turn(): return function()  # noqa: E701  # one line: see .slot
+        # fmt: on
 
     # -- sending ------------------------------------------------------------------------------
 
@@ -309,7 +328,7 @@ class Channel(abc.ABC):
         before = slot.sent
         leaves = request.is_release or request.leave
         try:
-            if not self._send_just_this(slot, request, leaves=leaves):
+            if not self.in_turn(partial(self._send_just_this, slot, request, leaves=leaves)):
                 self._send_later(slot)
         except Exception as error:
             if not self.is_failure(error):
@@ -321,7 +340,7 @@ class Channel(abc.ABC):
 
     def send_standing(self, slot: MessageSlot) -> None:
         """Send how ``slot`` stands, if the server was sent anything else."""
-        if slot.sent == slot.totals:
+        if slot.sent == slot.totals and slot not in self.unsent:
             return
         try:
             self._send_later(slot)
@@ -332,27 +351,28 @@ class Channel(abc.ABC):
             self.fail(error)
 
     def _send_just_this(self, slot: MessageSlot, request: Request, *, leaves: bool) -> bool:
-        """Send ``request``, if there is room and nothing else to be sent."""
-        with self.turn():
-            while True:
-                totals = slot.totals
-                sent = slot.sent  # one step from here: a handler may have sent something else
-                if totals == sent:
-                    return True
-                news = (0, 1) if leaves else (1, 0)
-                if self.unsent or (totals[0] - sent[0], totals[1] - sent[1]) != news:
+        """Send ``request``, if there is room and nothing else to be sent. In turn."""
+        while True:
+            totals = slot.totals
+            sent = slot.before = slot.sent
+            if totals == sent:
+                return True
+            news = (0, 1) if leaves else (1, 0)
+            if self.unsent or (totals[0] - sent[0], totals[1] - sent[1]) != news:
+                return False
+            try:
+                self.write(request, slot, totals)
+            except OvertakenError:  # by a handler
+                continue
+            except BlockingIOError as error:
+                if not is_of_system(error):
+                    raise
+                slot.sent = sent
+                if not self._wait_patiently():
                     return False
-                try:
-                    self.write(request, slot, totals)
-                except BlockingIOError as error:
-                    if not is_of_system(error):
-                        raise
-                    slot.sent = sent
-                    if not self._wait_patiently():
-                        return False
-                else:
-                    self._patience = self._full_timeout  # it reads
-                    return True
+            else:
+                self._patience = self._full_timeout  # it reads
+                return True
 
     def _send_later(self, slot: MessageSlot) -> None:
         """Send how ``slot`` stands as soon as that is possible."""
@@ -401,28 +421,34 @@ class Channel(abc.ABC):
             does next may keep its other threads from sending it (a C call that holds the
             interpreter's lock, or a stop).
         """
-        with self.turn():
-            if self._catching_up:
-                return True  # by a call further down on this thread's stack
+        is_inner = self._lock._is_owned()  # type: ignore[attr-defined]  # which Condition uses too
+        return self.in_turn(partial(self._catch_up, waits, is_inner))
+
+    def _catch_up(self, waits: bool, is_inner: bool) -> bool:
+        if is_inner and self._catching_up:
+            return True  # by a call further down on this thread's stack
+        try:
             self._catching_up = True
-            try:
-                while self.unsent:
-                    slot = next(iter(self.unsent))
-                    if self._send_how_it_stands(slot):
-                        continue
-                    if not waits or not self._wait_patiently():
-                        return False
-                return True
-            finally:
-                self._catching_up = False
+            while unsent := list(self.unsent):
+                for slot in unsent:
+                    while not self._send_how_it_stands(slot):
+                        if not waits or not self._wait_patiently():
+                            return False
+            return True
+        finally:
+            self._catching_up = False
 
     def _send_how_it_stands(self, slot: MessageSlot) -> bool:
-        totals, sent = slot.totals, slot.sent
+        """Send that, however it has come about; False when there is no room."""
+        totals = slot.totals
+        sent = slot.before = slot.sent
         *first, last = slot.standing((totals[0] - sent[0], totals[1] - sent[1]))
         try:
             for request in first:
-                self.write(request, Unnoted(), totals)
+                self.write(request, Unnoted(), Unnoted.sent)
             self.write(last, slot, totals)
+        except OvertakenError:  # by a handler, so that there is something else to be sent
+            return True
         except BlockingIOError as error:
             if not is_of_system(error):
                 raise

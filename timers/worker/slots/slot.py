@@ -4,15 +4,17 @@ Whatever interrupts a worker (a signal handler that raises, an exception that an
 debugger) may do so between any two bytecodes. So a block is opened by one store and closed by one
 store, into the slot's *state* (:mod:`timers.transport.board`): ``acquires << 16 | depth``. All that
 follows from it (the message, the statistics, what is remembered of blocks around blocks) can be
-made up for later. Whoever comes next does: the next block of the scope, the handler of the
-exception in ``expires`` itself, or the end of the block object, which :attr:`Slot.guard` notices.
+made up for later. Whoever comes next does: the handler of the exception in ``expires`` itself
+(:meth:`Slot.finish`), the next block of the scope, or the end of the block object, which
+:attr:`Slot.guard` notices.
 
 There is no lock. A slot is written by its own thread, but for a block that another thread leaves,
 and by handlers and finalizers that interrupt that thread. CPython switches threads, runs handlers
 and raises foreign exceptions only at calls and at backward jumps (``CHECK_EVAL_BREAKER``), so a run
 of statements without either is one step for all of them. Such a run begins below where it says
 ``one step``. Where two stores belong together they are one statement, on one line, for the sake of
-debuggers, which interrupt at lines.
+debuggers, which interrupt at lines. What describes the blocks is stored in such an order that
+:meth:`Slot.close` and :meth:`Slot.mend` can see from it where it ends.
 
 Most blocks are *plain*: not inside a block of the same scope and thread. Of a plain one nothing is
 kept but its ticket, the state that its entry made: as long as the slot is in that state, nothing
@@ -183,8 +185,8 @@ class Slot:
         :raises TakenError: ``owner`` is in a block by now.
         """
         block = Block(after, warn_after, self.reserve_span())
-        block.lead = self.lead_of(block)
         try:
+            block.lead = self.lead_of(block)
             block.guard = weakref.ref(owner, self.guarded)
             self.unfold()
             while not self.open(owner, block, time.monotonic_ns(), time.time_ns()):
@@ -200,17 +202,21 @@ class Slot:
         while (top := self.top) is not None and not top.ticket:
             self.top = top.outer
         around = Block(0.0, None, None)
+        guard = self.guard
+        owner = None if guard is None else guard()
         wall_offset = time.time_ns() - time.monotonic_ns()
         state = self.view[self.at_state]  # one step from here
-        if state & DEPTH and self.top is None and state != self.held:
+        if state & DEPTH and self.top is None and state != self.held and self.guard is guard:
+            if owner is not None and owner._ticket == state:
+                owner._ticket = -state  # no short cut from now on
             deadline_ns = self.view[self.at_deadline]
             around.after, around.after_ns = self.plain_after, self.after_ns
             around.lead = self.lead
             around.deadline_ns, around.wall_ns = deadline_ns, deadline_ns + wall_offset
             around.started_ns = deadline_ns - self.after_ns
-            around.guard, self.guard, self.after = self.guard, None, None
-            self.blocks[state] = around
-            around.ticket, self.top = state, around
+            around.guard, self.after = guard, None
+            around.ticket, self.blocks[state] = state, around
+            self.top, self.guard = around, None
 
     def open(self, owner: Owner, block: Block, now: int, wall: int) -> bool:
         """Make ``block`` the innermost one; False when there is something to :meth:`unfold`."""
@@ -249,46 +255,62 @@ class Slot:
 
         :param error: type name of the exception that leaves it.
         """
-        view, at, info = self.view, self.at_state, self.at_info
         if ticket == BEYOND:
-            view[info + EXTRA] = view[info + EXTRA] + 1
+            at = self.at_info + EXTRA  # one step from here
+            self.view[at] = self.view[at] + 1
             return True
         ticket = abs(ticket)
-        block = self.blocks.get(ticket)
+        now = time.monotonic_ns()
+        view, at, block = self.view, self.at_state, None  # one step from here
+        if ticket in self.blocks:
+            block = self.blocks[ticket]
+        elif view[at] == ticket:
+            elapsed = now - view[self.at_deadline] + self.after_ns
+            view[at], self.guard = ticket - 1, None
+            view[self.at_deadline] = NONE
+        else:
+            return False  # closed already, or by the process that this one is a fork of
         if block is not None:
             return self.close(block, error)
-        now = time.monotonic_ns()
-        if view[at] != ticket:  # one step from here
-            return False  # closed already, or by the process that this one is a fork of
-        elapsed = now - view[self.at_deadline] + self.after_ns
-        view[at], self.guard = ticket - 1, None
-        view[self.at_deadline] = NONE
         self.closed(None, elapsed, elapsed, error)
         return True
 
     def close(self, block: Block, error: str | None) -> bool:
-        """Close one of :attr:`blocks`; if it was the innermost, restart the one around it."""
+        """Close one of :attr:`blocks`; if it was the innermost, restart the one around it.
+
+        Returns whether it was open.
+        """
+        while True:
+            outer = block.outer
+            while outer is not None and not outer.ticket:
+                outer = outer.outer
+            block.outer = outer
+            wall, now = time.time_ns(), time.monotonic_ns()
+            ticket = block.ticket  # one step from here
+            if outer is None or outer.ticket:
+                break
         view, at, deadline, info = self.view, self.at_state, self.at_deadline, self.at_info
-        wall, now = time.time_ns(), time.monotonic_ns()
-        outer = block.outer
-        while outer is not None and not outer.ticket:
-            outer = outer.outer
-        block.outer = outer
-        ticket = block.ticket  # one step from here
-        if not ticket:
+        state = view[at]
+        if not ticket or not state & DEPTH or state >> 16 < ticket >> 16:
+            # It is closed, or its entry was interrupted before the state was stored.
+            if self.top is block:
+                self.top = outer
+            block.ticket, block.guard = 0, None
+            self.blocks.pop(ticket, None)
             return False
-        state = view[at] - 1
+        state = state - 1
         if self.top is not block:  # tasks that take turns: nothing restarts
             block.ticket, view[at] = 0, state
         elif outer is None:
-            block.ticket, self.top, view[at] = 0, None, state & ~DEPTH
-            view[deadline] = NONE
+            block.ticket, view[at], self.top = 0, state, None
         else:
             outer.deadline_ns, outer.wall_ns = now + outer.after_ns, wall + outer.after_ns
             view[info + AFTER], view[info + STARTED] = outer.after_ns, outer.started_ns
             view[self.at_lead] = outer.lead
             view[info + WARN], view[deadline] = outer.warn_ns, outer.deadline_ns
-            block.ticket, self.top, view[at] = 0, outer, state
+            block.ticket, view[at], self.top = 0, state, outer
+        if not state & DEPTH:
+            view[deadline] = NONE
         self.blocks.pop(ticket, None)
         block.guard = None
         used_ns = now - block.deadline_ns + block.after_ns
@@ -297,9 +319,12 @@ class Slot:
 
     def revert(self, block: Block) -> None:
         """Take back an entry that failed, as if it had never been."""
+        outer = block.outer
+        while outer is not None and not outer.ticket:
+            outer = outer.outer
         view, at, info = self.view, self.at_state, self.at_info
-        outer, ticket = block.outer, block.ticket
-        if not ticket or view[at] != ticket:  # one step from here
+        ticket = block.ticket  # one step from here
+        if not ticket or view[at] != ticket or not (outer is None or outer.ticket):
             self.close(block, None)
             return
         deadline_ns = NONE
@@ -307,38 +332,59 @@ class Slot:
             deadline_ns = outer.deadline_ns
             view[info + AFTER], view[info + STARTED] = outer.after_ns, outer.started_ns
             view[info + WARN], view[self.at_lead] = outer.warn_ns, outer.lead
-        block.ticket, self.top, view[at] = 0, outer, ticket - ENTER
+        block.ticket, view[at], self.top = 0, ticket - ENTER, outer
         view[self.at_deadline] = deadline_ns
         self.blocks.pop(ticket, None)
         block.guard = None
+
+    # -- what an interrupt leaves behind ------------------------------------------------------
+
+    def finish(self, ticket: int) -> None:
+        """Close the block with ``ticket``, whose entry or end was interrupted."""
+        self.leave(ticket, None)
+        self.mend()
+
+    def mend(self) -> None:
+        """Have the state agree with the blocks: a block is closed before the state says so."""
+        state, top = self.view[self.at_state], self.top
+        block, still_open = top, 0
+        while block is not None:
+            still_open += bool(block.ticket)
+            block = block.outer
+        view, at = self.view, self.at_state  # one step from here
+        if top is not None and self.top is top and view[at] == state:
+            if state & DEPTH > still_open:
+                view[at] = state - (state & DEPTH) + still_open
+            if not still_open:
+                view[self.at_deadline], self.top = NONE, None
 
     def heal(self, guard: weakref.ref[Owner]) -> None:
         """Close the block whose owner is gone without having left it."""
         if self.guard is guard:
             state = self.view[self.at_state]
-            if state & DEPTH:
-                self.leave(state, None)
+            if state & DEPTH and self.top is None and state != self.held:
+                self.finish(state)
             return
         for block in list(self.blocks.values()):
             if block.guard is guard:
-                self.close(block, None)
+                self.finish(block.ticket)
 
     # -- timers of whoever calls the client itself --------------------------------------------
 
     def hold(self, timer: Block) -> None:
         """Start the timer, or restart whatever is open. What it raises, it raises undone."""
-        view, at, info = self.view, self.at_state, self.at_info
         self.unfold()
         timer.lead = self.lead_of(timer)
+        view, at, info = self.view, self.at_state, self.at_info  # one step from here
         held = self.held
-        state = view[at]  # one step from here
+        state = view[at]
         self.after = None
         extra = view[info + EXTRA]
         view[info + AFTER], view[info + WARN] = timer.after_ns, 0
         view[self.at_lead] = timer.lead
         view[self.at_deadline] = timer.deadline_ns
         if not state & DEPTH:
-            view[info + STARTED] = timer.started_ns
+            view[info + STARTED], self.top = timer.started_ns, None
             self.held, view[at] = state + ENTER, state + ENTER
         elif state == self.held:
             self.held = state + ACQUIRE
@@ -357,17 +403,18 @@ class Slot:
 
     def drop(self) -> None:
         """Stop the timer, and close every block: what ``client.release`` is for."""
-        view, at, info = self.view, self.at_state, self.at_info
         self.unfold()
         none: dict[int, Block] = {}
         now = time.monotonic_ns()
-        state = view[at]  # one step from here
+        view, at, info = self.view, self.at_state, self.at_info  # one step from here
+        state = view[at]
         depth = state & DEPTH
-        dropped, self.blocks = self.blocks, none
+        dropped = self.blocks
         elapsed = now - (view[info + STARTED] if self.top is None else self.top.started_ns)
         used_ns = now - view[self.at_deadline] + view[info + AFTER]
         extra = view[info + EXTRA] + 1 - depth
-        view[info + EXTRA], self.top, view[at] = extra, None, state - depth
+        view[info + EXTRA], view[at] = extra, state - depth
+        self.blocks, self.top = none, None
         view[self.at_deadline] = NONE
         for block in dropped.values():
             block.ticket, block.guard = 0, None
@@ -435,3 +482,6 @@ def _heal(slot: weakref.ref[Slot], guard: weakref.ref[Owner]) -> None:
             type(failure).__name__,
             failure,
         )
+    except BaseException:  # an interrupt, which nobody could catch either
+        found.heal(guard)
+        raise
