@@ -113,9 +113,12 @@ def _visit(
             inside = (Loop.ASKING if _only_asks(node) else Loop.WHILE, node.lineno)
         elif isinstance(node, (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)):
             inside = (Loop.BOUNDED, node.lineno)
-        if inside is not None and isinstance(node, (ast.stmt, ast.expr)):
+        if isinstance(node, (ast.stmt, ast.expr)) and inside is not around:
             for line in range(node.lineno, (node.end_lineno or node.lineno) + 1):
-                found[line] = inside
+                if inside is None:
+                    found.pop(line, None)
+                else:
+                    found[line] = inside
         _visit(ast.iter_child_nodes(node), inside, found)
 
 
