@@ -37,6 +37,7 @@ This package may import :mod:`timers`; never the other way round. The map::
     recorder/             what PyTorch's flight recorder says
     hang/                 who waits for whom
     explain/              timers explain
+    stall/                notices when nothing of a job moves
     report/               timers report
     http/                 what the service answers over HTTP
     cli/                  the timers command

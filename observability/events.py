@@ -11,7 +11,16 @@ from timers.events import Event
 if TYPE_CHECKING:
     from .hang.types import HangReport
 
-__all__ = ["HangReported", "LogRecord", "Notice", "RunFinished", "ScopeDurations", "event_names"]
+__all__ = [
+    "HangReported",
+    "JobMoves",
+    "JobStalled",
+    "LogRecord",
+    "Notice",
+    "RunFinished",
+    "ScopeDurations",
+    "event_names",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +63,29 @@ class HangReported(Event):
     default_level: ClassVar[str] = "warning"
 
     report: HangReport
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobStalled(Event):
+    """Nothing of the job has moved for a long time; once for each stall."""
+
+    name: ClassVar[str] = "job stalled"
+    default_level: ClassVar[str] = "warning"
+
+    stalled_seconds: float
+    """Since the last progress."""
+    report: HangReport
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobMoves(Event):
+    """A stall that was reported is over."""
+
+    name: ClassVar[str] = "job moves again"
+    default_level: ClassVar[str] = "info"
+
+    stalled_seconds: float
+    """How long nothing has moved."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

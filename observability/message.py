@@ -89,7 +89,9 @@ def _count(number: object, thing: str) -> str:
 
 def _started(fields: Mapping[str, Any]) -> str:
     at = f" at {fields['address']}" if "address" in fields else ""
-    return f"the watchdog watches timers{at}"
+    at += f" and {fields['socket']}" if "socket" in fields else ""
+    page = f"; see {fields['url']}" if "url" in fields else ""
+    return f"the watchdog watches timers{at}{page}"
 
 
 def _stopped(fields: Mapping[str, Any]) -> str:
@@ -192,6 +194,15 @@ def _finished(fields: Mapping[str, Any]) -> str:
     )
 
 
+def _stalled(fields: Mapping[str, Any]) -> str:
+    still = f"nothing has moved for {seconds(fields.get('stalled_seconds'))}"
+    return f"{still}: {fields['sentence']}" if fields.get("sentence") else still
+
+
+def _moves_again(fields: Mapping[str, Any]) -> str:
+    return f"the job moves again, after {seconds(fields.get('stalled_seconds'))} without progress"
+
+
 _SENTENCES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "watchdog started": _started,
     "watchdog stopped": _stopped,
@@ -201,6 +212,8 @@ _SENTENCES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "timer expired": _expired,
     "stack dumped": _dumped,
     "hang report": _reported,
+    "job stalled": _stalled,
+    "job moves again": _moves_again,
     "kill worker process": _killed,
     "reap failed": _failed,
     "worker exited": _exited,

@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import signal
 import time
 from typing import TYPE_CHECKING
 
-from timers import FileTimerServer
+from timers import FileTimerRequest, FileTimerServer
 from timers.bounded import left
 from timers.errors import TimerError
 from timers.socket_timer import socket_source
@@ -27,6 +28,7 @@ from .sinks.hook import HOOK_SECONDS, HangHook
 from .sinks.log import LogSink
 from .sinks.metrics import Metrics
 from .sinks.recent import RecentReaps
+from .stall.watch import STALLED_SCOPE, StallWatch
 from .untrusted import this_host
 from .worker_notes import WorkerNotes
 
@@ -143,7 +145,11 @@ class Service:
             self.pipeline.close(CLOSE_SECONDS)
             raise SettingsError(f"{origin}: {error}") from None
         self.pipeline.stories.where = self._where()
+        if timer_socket is not None:
+            path = timer_socket if isinstance(timer_socket, str) else timer_socket.path
+            self.server.reached_by["socket"] = path
         self.pipeline.watch(self.server.statistics)
+        self._stall_watch = self._make_stall_watch(policy)
         if self._roll_call is not None:
             self._roll_call.attach(self.server)
         self.view = View(
@@ -181,6 +187,25 @@ class Service:
         """Whether a person chose a file for the events: then SIGHUP is about that."""
         return self.settings.events != "-" and self.settings.events_chosen
 
+    def _make_stall_watch(self, policy: ReapPolicy) -> StallWatch | None:
+        settings = self.settings
+        if settings.stall_after <= 0:
+            return None
+        return StallWatch(
+            self.server,
+            self.pipeline.emit,
+            after=settings.stall_after,
+            run_id=settings.run_id,
+            host=this_host(),
+            own_children=policy.descendants_of == os.getpid(),
+            kill=self._expire_now if settings.stall_kill else None,
+        )
+
+    def _expire_now(self, pid: int) -> None:
+        """Have the watchdog end a process that has no timer, by all that it does at an expiry."""
+        request = FileTimerRequest(pid, STALLED_SCOPE, time.time(), int(signal.SIGKILL))
+        self.server.register_timers([request])
+
     def _before_kill(self, policy: ReapPolicy) -> BeforeKill:
         settings = self.settings
         self._roll_call: RollCall | None = None
@@ -217,6 +242,8 @@ class Service:
 
         :raises SettingsError: this user may start no more threads. Call :meth:`stop` all the same.
         """
+        if self.http is not None:
+            self.server.reached_by["url"] = f"{self.http.scheme}://{self.http.address}"
         try:
             self.server.start()
             self.view.is_ready = True
@@ -233,6 +260,8 @@ class Service:
             self.say(notice)
         if not (self.settings.events_chosen or os.isatty(2)):
             write_line(f"events go to {self.settings.events}")
+        if self._stall_watch is not None:
+            self._stall_watch.start()
 
     def say(self, message: str, severity: str = "warning") -> None:
         """Say something to people: as an event and, unless events are seen there, on stderr.
@@ -254,6 +283,8 @@ class Service:
     def stop_watching(self) -> None:
         """End the timer server; a reap under way is finished first, within its bounds."""
         self.view.is_ready = False
+        if self._stall_watch is not None:
+            self._stall_watch.stop()
         self.server.stop()
         if not self._told_durations:
             self._told_durations = True

@@ -47,6 +47,10 @@ class Settings:
     """Shares of a deadline at which to look at its worker beforehand."""
     sample_from: float = 10.0
     """Seconds; timers shorter than this are not sampled, with 0 none is."""
+    stall_after: float = 300.0
+    """Seconds without any progress of the job after which that is reported; 0 for never."""
+    stall_kill: bool = False
+    """Whether the suspect of a stall, where there is one, is ended."""
     native: bool = False
     """Whether stacks have C frames, too."""
     max_interval: float = 10.0

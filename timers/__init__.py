@@ -59,6 +59,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from .errors import TimerError
+from .worker.beat import beat
 from .worker.client import TimerClient, TimerRequest
 from .worker.environment import NoTimers, configure_from_env
 from .worker.pipe_client import FileTimerClient, FileTimerRequest
@@ -90,6 +91,7 @@ __all__ = [
     "TimerError",
     "TimerRequest",
     "TimerServer",
+    "beat",
     "configure",
     "configure_from_env",
     "expires",

@@ -111,7 +111,7 @@ class TimerServer(abc.ABC):
 
     @abc.abstractmethod
     def register_timers(self, timer_requests: list[Any]) -> None:
-        """Take up acquires and releases (a release has a negative ``expiration_time``)."""
+        """Apply acquires and releases (a release has a negative ``expiration_time``)."""
 
     @abc.abstractmethod
     def clear_timers(self, worker_ids: set[Any]) -> None:
@@ -119,7 +119,7 @@ class TimerServer(abc.ABC):
 
     @abc.abstractmethod
     def get_expired_timers(self, deadline: float) -> dict[Any, list[Any]]:
-        """The timers whose ``expiration_time`` is ``deadline`` (wall clock) or less, by worker."""
+        """Return the timers with an ``expiration_time`` of ``deadline`` or earlier, by worker."""
 
     @abc.abstractmethod
     def _reap_worker(self, worker_id: Any) -> bool:
@@ -151,7 +151,7 @@ class TimerServer(abc.ABC):
         return self._stop_signaled
 
     def _run_watchdog(self) -> None:
-        """One round: take up requests, reap what has expired."""
+        """Do one round: apply requests, reap what has expired."""
         if self._request_queue is None:
             raise TypeError(f"{type(self).__name__} has no request queue to take requests from")
         batch_size = max(1, self._request_queue.size())

@@ -12,11 +12,11 @@ class Clock(Protocol):
     """Where the time comes from. Deadlines use only the monotonic clock; people read the other."""
 
     def monotonic_ns(self) -> int:
-        """Nanoseconds of CLOCK_MONOTONIC (clock_gettime(2)), the same for all of a host."""
+        """Return nanoseconds of CLOCK_MONOTONIC (clock_gettime(2)), the same for all of a host."""
         ...
 
     def time(self) -> float:
-        """Seconds since the epoch; may be stepped at any moment."""
+        """Return seconds since the epoch; may be stepped at any moment."""
         ...
 
 
@@ -24,11 +24,11 @@ class SystemClock:
     """The clocks of this host."""
 
     def monotonic_ns(self) -> int:
-        """CLOCK_MONOTONIC in nanoseconds."""
+        """Return CLOCK_MONOTONIC in nanoseconds."""
         return time.monotonic_ns()
 
     def time(self) -> float:
-        """CLOCK_REALTIME in seconds."""
+        """Return CLOCK_REALTIME in seconds."""
         return time.time()
 
 

@@ -36,7 +36,7 @@ def log_debug_info_for_expired_timers(
     ``FileTimerRequest.to_json()``. One record at WARNING for each worker, with the attributes
     ``run_id``, ``worker_pid``, ``expired_timers`` and ``stack_dump`` for handlers that want data.
 
-    The workers are looked at in parallel, all of them together within ``timeout`` seconds (plus
+    The stacks are taken in parallel, all of them together within ``timeout`` seconds (plus
     some tenths), whatever the tools, the workers and the logging handlers do; a record of a slow
     handler may come out later than the return. ``native`` is that of
     :func:`timers.stacks.take.take`.

@@ -137,6 +137,10 @@ class WatchdogStarted(Event):
 
     address: str = ""
     max_interval_seconds: float = 0.0
+    socket: str | None = None
+    """Path of the Unix socket, when workers may send there as well."""
+    url: str | None = None
+    """Where people see what it watches."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -277,7 +281,7 @@ class Observer(Protocol):
         ...
 
     def emit(self, event: Event) -> None:
-        """Take one event. Must neither block nor raise."""
+        """Receive one event. Must neither block nor raise."""
         ...
 
     def flush(self, timeout: float) -> bool:

@@ -1,10 +1,9 @@
 """The pair over a Unix socket: the kernel vouches for workers, a server's death loses nothing.
 
 The recommended pair. The kernel says who calls, also from another pid namespace; a client keeps
-what it told and tells it again to the next server, so that a server may be killed, restarted or
-replaced at any moment (:mod:`timers.worker._socket_link`). A timer whose deadline passes while
-there is no server is reaped by the next one, half a second after that one heard of it at the
-earliest, so that a release that is under way arrives.
+what it sent and sends it again to the next server, so that a server may be killed, restarted or
+replaced at any moment (:mod:`timers.worker._socket_channel`). A timer whose deadline passes while
+there is no server is reaped by the next one.
 """
 
 from __future__ import annotations

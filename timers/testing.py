@@ -56,11 +56,11 @@ class FakeClock:
         self._monotonic_ns = monotonic_ns
 
     def monotonic_ns(self) -> int:
-        """Nanoseconds of the monotonic clock."""
+        """Return nanoseconds of the monotonic clock."""
         return self._monotonic_ns
 
     def time(self) -> float:
-        """Seconds since the epoch."""
+        """Return seconds since the epoch."""
         return self._time_ns / _NS
 
     def advance(self, seconds: float) -> None:
@@ -116,9 +116,9 @@ class RecordingClient(TimerClient):
 
 
 class RecordingObserver:
-    """An :class:`~timers.events.Observer` that keeps what it is told.
+    """An :class:`~timers.events.Observer` that keeps what it receives.
 
-    :param wants_requests: whether to be told of every acquire and release as well.
+    :param wants_requests: whether to receive every acquire and release as well.
     """
 
     def __init__(self, *, wants_requests: bool = False) -> None:
@@ -133,7 +133,7 @@ class RecordingObserver:
         self.events.append(event)
 
     def flush(self, timeout: float) -> bool:
-        """Nothing is ever under way here: note the call and answer true."""
+        """Note the call and return true: nothing is ever under way here."""
         del timeout
         self.flushes.append(len(self.events))
         return True
@@ -170,13 +170,13 @@ class FakeSource:
                     self._messages.append(request)
 
     def fileno(self) -> int | None:
-        """None: there is no descriptor to wait on."""
+        """Return None: there is no descriptor to wait for."""
         return None
 
     def read(
         self, timeout: float, pids: Collection[int] = ()
     ) -> tuple[Sequence[Message], Sequence[Rejection]]:
-        """Everything that was put in since the last call."""
+        """Return everything that was put in since the last call."""
         del timeout, pids
         with self._lock:
             messages, self._messages = self._messages, []

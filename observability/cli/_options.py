@@ -236,6 +236,21 @@ _SERVICE_OPTIONS: tuple[Callable[[Any], Any], ...] = (
         show_default=True,
         help="Do so for timers of at least this long; 0 for none.",
     ),
+    option(
+        "--stall-after",
+        type=Seconds(),
+        metavar="SECONDS",
+        default=300.0,
+        show_default=True,
+        help="Report when nothing of the job has moved for this long, timers or not; 0 for never.",
+    ),
+    option(
+        "--stall-action",
+        type=click.Choice(("report", "kill")),
+        default="report",
+        show_default=True,
+        help="What to do then: report, or end the suspect as well, where there is one.",
+    ),
     option("--native/--no-native", help="Whether stacks show C frames; pauses the worker briefly."),
     option(
         "--max-interval",
@@ -284,6 +299,8 @@ def make_settings(context: click.Context, *, own_file: bool = False) -> Settings
         sample_at=given["sample_at"],
         sample_from=given["sample_from"],
         native=given["native"],
+        stall_after=given["stall_after"],
+        stall_kill=given["stall_action"] == "kill",
         max_interval=given["max_interval"],
     )
 

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
     from observability.samples.types import WorkerView
 
-    from ._rates import Rate
     from .job import Explained
+    from .rates import Rate
 
 __all__ = ["accuses", "event_lines", "html", "text", "unread"]
 

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ._find import FoundJob
-    from ._rates import Rate
     from .job import Explained
+    from .rates import Rate
 
 __all__ = ["explain"]
 
@@ -130,8 +130,8 @@ def _explain_once(
 def _measured(
     roots: Sequence[int], *, timeout: float, host: str, native: bool
 ) -> tuple[Explained, dict[int, Rate]]:
-    from ._rates import count, rates  # noqa: PLC0415  # as above
     from .job import descendants, explain_tree  # noqa: PLC0415  # as above
+    from .rates import count, rates  # noqa: PLC0415  # as above
 
     before = count(descendants(roots))
     explained = explain_tree(roots, timeout=timeout, host=host, native=native)

@@ -38,8 +38,11 @@ __all__ = ["Explained", "descendants", "explain_tree", "without_launchers"]
 _MOST_PROCESSES = 4096
 _HELPERS = ("multiprocessing/resource_tracker.py", "multiprocessing/forkserver.py")
 _JOINING = ("multiprocessing/connection.py", "torch/multiprocessing/spawn.py")
+_POOLS = ("multiprocessing/pool.py", "concurrent/futures/", "torch/utils/data/")
 _NEAR = 3
 """Innermost calls that say what a process is there for."""
+_FAR = 8
+"""Innermost calls among which is the one of a pool, when somebody waits for its results."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +52,8 @@ class Explained:
     views: tuple[WorkerView, ...]
     """One for each worker, with its samples."""
     report: HangReport
+    launchers: tuple[int, ...] = ()
+    """Pids that only wait for workers, and are none themselves."""
 
 
 def descendants(roots: Sequence[int]) -> dict[int, int]:
@@ -90,13 +95,20 @@ def explain_tree(
     views, size = sample_job(
         chosen, timeout=left(until), host=host, native=native, whole_job=bool(ranks)
     )
+    launchers: list[int] = []
     if not ranks:
-        views = without_launchers(views, tree)
-    return Explained(views=tuple(views), report=analyse(views, world_size=size))
+        views, launchers = without_launchers(views, tree)
+    return Explained(
+        views=tuple(views), report=analyse(views, world_size=size), launchers=tuple(launchers)
+    )
 
 
-def without_launchers(views: Sequence[WorkerView], parents: Mapping[int, int]) -> list[WorkerView]:
+def without_launchers(
+    views: Sequence[WorkerView], parents: Mapping[int, int]
+) -> tuple[list[WorkerView], list[int]]:
     """Leave out who only waits for others of ``views``; make helpers part of their worker. Pure.
+
+    Returns the workers, and the pids of those who only wait for them.
 
     :param parents: of each process of the tree.
     """
@@ -115,11 +127,12 @@ def without_launchers(views: Sequence[WorkerView], parents: Mapping[int, int]) -
             Descendant(pid=pid, parent=parent, samples=kept[pid].samples)
         )
     inside = {each.pid for found in helpers.values() for each in found}
-    return [
+    workers = [
         replace(view, descendants=(*helpers.get(pid, ()), *view.descendants))
         for pid, view in kept.items()
         if pid not in launchers and pid not in inside
     ]
+    return workers, sorted(launchers)
 
 
 def _nearest(pid: int, kept: Mapping[int, WorkerView], parents: Mapping[int, int]) -> int | None:
@@ -136,6 +149,9 @@ def _is_machinery(view: WorkerView) -> bool:
 
 
 def _waits_for_children(view: WorkerView) -> bool:
+    """Whether it waits for processes to end; not for what its helpers have to give it."""
+    if any((library_path(frame.file) or "").startswith(_POOLS) for frame in _innermost(view, _FAR)):
+        return False
     if read(replace(view, descendants=())).reason.wait is Wait.CHILD:
         return True
     return any(
@@ -147,10 +163,10 @@ def _waits_for_children(view: WorkerView) -> bool:
 _WAITING = ("wait", "join")
 
 
-def _innermost(view: WorkerView) -> Sequence[Frame]:
+def _innermost(view: WorkerView, most: int = _NEAR) -> Sequence[Frame]:
     dump = view.dump
     stack = None if dump is None else thread_that_matters(dump, None)
-    return () if stack is None else stack.frames[:_NEAR]
+    return () if stack is None else stack.frames[:most]
 
 
 def _is_rank(pid: int) -> bool:

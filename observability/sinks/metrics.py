@@ -197,6 +197,17 @@ def _server_metrics(statistics: Sequence[Statistics]) -> Iterator[Metric]:
         )
     yield hangs
 
+    yield CounterMetricFamily(
+        "timers_job_stalls",
+        "Times that nothing of the job moved for as long as --stall-after says.",
+        value=sum(each.stalls for each in statistics),
+    )
+    yield GaugeMetricFamily(
+        "timers_job_stalled",
+        "1 while nothing of the job moves, since that was noticed; else 0.",
+        value=max((int(each.is_stalled) for each in statistics), default=0),
+    )
+
     swept = GaugeMetricFamily(
         "timers_last_sweep_timestamp_seconds",
         "When a watchdog last looked at its deadlines, in seconds since the epoch.",

@@ -20,6 +20,7 @@ REQUIRED = {
     "TimersWatchdogSilent",
     "TimersWatchdogNotSweeping",
     "TimersReapFailed",
+    "TimersJobStalled",
     "TimersExpiriesLate",
     "TimersNearMissRateRising",
     "TimersRequestsRejected",

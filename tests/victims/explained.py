@@ -5,7 +5,9 @@ Says "ready" once every process of it is where it stays.
 
 from __future__ import annotations
 
+import asyncio
 import multiprocessing
+import os
 import socket
 import sys
 import time
@@ -65,6 +67,49 @@ def processes(size: str = "4", odd: str = "2") -> None:
 def count_up() -> None:
     number = 0
     while True:
+        number += sum(range(200))
+        number -= len(str(number))
+
+
+def get_stuck_once(number: int) -> int:
+    if number == 1:
+        time.sleep(1000)
+    return number
+
+
+def pool(what: str) -> None:
+    """Have a pool that is idle, or in which one task never ends."""
+    with multiprocessing.get_context("fork").Pool(2) as workers:
+        workers.map(abs, range(100))
+        ready()
+        if what == "stuck":
+            workers.map(get_stuck_once, range(2), chunksize=1)
+        sys.stdin.readline()
+
+
+def notebook() -> None:
+    """Wait for what somebody types, as a kernel does between two cells."""
+
+    async def serve() -> None:
+        ready()
+        await asyncio.Event().wait()
+
+    asyncio.run(serve())
+
+
+def told() -> None:
+    """Answer each byte that comes from a socket, after some work."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(os.environ["EXPLAINED_SOCKET"])
+        while connection.recv(1):
+            sum(len(str(number)) for number in range(400_000))
+            connection.send(b"x")
+
+
+def finishing() -> None:
+    """Compute for two seconds of CPU time, and end."""
+    number = 0
+    while time.process_time() < 2:
         number += sum(range(200))
         number -= len(str(number))
 

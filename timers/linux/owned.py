@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 __all__ = ["Identity", "Owned", "Wakeup", "close_epoll", "close_socket", "identity"]
 
 Identity: TypeAlias = "tuple[int, int, str] | None"
-"""Which file a descriptor is of; None for one that is closed, or that nothing tells from others."""
+"""Which file a descriptor is of; None for one that is closed, or that nothing identifies."""
 _PIDFD = "anon_inode:[pidfd]"
 
 
 def identity(fd: int) -> Identity:
-    """Return what tells the file of ``fd`` from every other one that the number may ever be of."""
+    """Return what identifies the file of ``fd``, whatever the number may be of later."""
     try:
         found = os.fstat(fd)
         kind = "" if stat.S_IFMT(found.st_mode) else os.readlink(f"/proc/self/fd/{fd}")

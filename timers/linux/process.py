@@ -63,7 +63,7 @@ class Process:
     __slots__ = ("_held", "pid", "start_time")
 
     def __init__(self, pid: int) -> None:
-        """Take hold of ``pid``. Raises ProcessLookupError when there is no such process.
+        """Hold ``pid``. Raises ProcessLookupError when there is no such process.
 
         Where no pidfd is to be had (no descriptors left but the reserved ones, a sandbox that does
         not know the call), the start time alone has to identify it. PermissionError when that
@@ -94,12 +94,12 @@ class Process:
         return None if self._held is None else self._held.fd
 
     def exited(self, timeout: float = 0.0) -> bool:
-        """Whether it has ended (a zombie has), waiting up to ``timeout`` seconds for that."""
+        """Return whether it has ended (a zombie has), after ``timeout`` seconds at most."""
         if self._held is not None:
             poll = select.poll()
             poll.register(self._held.fd, select.POLLIN)
             return bool(poll.poll(min(max(0.0, timeout) * 1000, _MOST_MS)))
-        while not self._looks_gone():  # nor for as long as it cannot be told
+        while not self._looks_gone():  # nor for as long as that is not known
             if timeout <= 0:
                 return False
             select.poll().poll(min(timeout, _POLL_SECONDS) * 1000)
@@ -107,14 +107,14 @@ class Process:
         return True
 
     def _looks_gone(self) -> bool | None:
-        """Whether it has ended, as /proc has it; None when that cannot be read."""
+        """Return whether it has ended, as /proc has it; None when that cannot be read."""
         found = procfs.stat(self.pid)
         if found is None:
             return None if self._is_there() else True
         return found.start_time != self.start_time or found.state in "ZX"
 
     def _is_there(self) -> bool:
-        """Whether there is a process, whichever, with this pid; needs neither /proc nor a right."""
+        """Return whether any process has this pid; needs neither /proc nor a right."""
         if self._held is not None:
             return not self.exited()
         try:
@@ -126,14 +126,14 @@ class Process:
         return True
 
     def replaced(self) -> bool:
-        """Whether its pid now belongs to another process."""
+        """Return whether its pid now belongs to another process."""
         return procfs.start_time(self.pid) not in (None, self.start_time)
 
     def send(self, signal: int) -> None:
         """Send ``signal`` to this very process.
 
         Raises ProcessLookupError when it has ended and PermissionError when the kernel refuses, or
-        it cannot be told from another process.
+        when nothing identifies it.
         """
         if self._held is not None and self._held.is_ours:
             signals.pidfd_send_signal(self._held.fd, signal)
@@ -146,9 +146,9 @@ class Process:
         os.kill(self.pid, signal)
 
     def exit_status(self) -> int | None:
-        """How it ended, as wait(2) encodes it; None when it runs, or the kernel does not tell.
+        """Return how it ended, as wait(2) encodes it; None when it runs, or that is not known.
 
-        It is told of a zombie of the same user and, when its parent has waited for it, by Linux
+        It is known of a zombie of the same user and, when its parent has waited for it, with Linux
         6.15 and later.
         """
         # Read before the zombie can be gone, or else asked of the pidfd, which stays.

@@ -146,13 +146,13 @@ def _parse_stat(text: str) -> Stat:
 
 
 def start_time(pid: int) -> int | None:
-    """Clock ticks after boot at which ``pid`` began, or None when it is gone."""
+    """Read the clock ticks after boot at which ``pid`` began; None when it is gone."""
     found = stat(pid)
     return None if found is None else found.start_time
 
 
 def exit_status(pid: int, start_time: int) -> int | None:
-    """Tell how a zombie ended, as wait(2) encodes it; None for others, or when it is not told.
+    """Read how a zombie ended, as wait(2) encodes it; None for others, or when that is hidden.
 
     :param start_time: of the process that is meant.
     """
@@ -174,7 +174,7 @@ def _is_ours(pid: int) -> bool:
 
 
 def clock_skew(pid: int) -> tuple[int, int] | None:
-    """Tell by how much the clocks of ``pid`` are ahead of this process's, in nanoseconds.
+    """Read by how much the clocks of ``pid`` are ahead of this process's, in nanoseconds.
 
     CLOCK_MONOTONIC and CLOCK_BOOTTIME (which start times are counted by) differ between time
     namespaces (time_namespaces(7): containers, restored processes). None when the namespaces are
@@ -206,7 +206,7 @@ def _time_namespace(pid: int | str, name: str = "time") -> tuple[int, int] | Non
 
 
 def thread_cpu_seconds(pid: int, thread: int) -> float | None:
-    """Tell the user plus system time of one thread of ``pid``; None when it is gone."""
+    """Read the user plus system time of one thread of ``pid``; None when it is gone."""
     text = _read(pid, f"task/{thread}/stat")
     return _parse_stat(text).cpu_seconds if text else None
 
@@ -239,7 +239,7 @@ def io_bytes(pid: int) -> int | None:
 
 
 def _status(pid: int, field: str, name: str = "status") -> list[str]:
-    """The words of one field of a ``status`` file; empty when there is none."""
+    """Read the words of one field of a ``status`` file; empty when there is none."""
     for line in (_read(pid, name) or "").splitlines():
         label, _, value = line.partition(":")
         if label == field:
@@ -248,7 +248,7 @@ def _status(pid: int, field: str, name: str = "status") -> list[str]:
 
 
 def owners(pid: int) -> frozenset[int] | None:
-    """Tell the user ids ``pid`` runs under: real, effective and saved, or None when unknown."""
+    """Read the user ids ``pid`` runs under: real, effective and saved, or None when unknown."""
     words = _status(pid, "Uid")
     return frozenset(int(word) for word in words[:3]) if words else None
 
@@ -323,7 +323,7 @@ def thread_states(pid: int) -> dict[int, str]:
 
 
 def facts(pid: int) -> ProcessFacts:
-    """Take the facts about ``pid`` now; everything is None when it is gone.
+    """Read the facts about ``pid`` now; everything is None when it is gone.
 
     ``wchan``, ``syscall`` and ``fd`` need the right to trace the process (ptrace(2), "Ptrace
     access mode checking"): same user or root.

@@ -39,7 +39,7 @@ class ProcessTree:
         self.found: dict[int, Process] = {}
 
     def collect(self, parent: Process) -> None:
-        """Take hold of the descendants that ``parent`` has now."""
+        """Hold the descendants that ``parent`` has now."""
         children = procfs.children(parent.pid)
         if parent.exited():
             return  # they may be those of another process, which has its pid by now
@@ -47,7 +47,7 @@ class ProcessTree:
             if pid not in self.found:
                 try:
                     child = Process(pid)
-                except OSError:  # it has ended, or cannot be told from another process
+                except OSError:  # it has ended, or nothing identifies it
                     continue
                 if not self._belongs(child):
                     child.close()

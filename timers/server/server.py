@@ -80,6 +80,8 @@ class WatchdogServer(TimerServer):
             super().__init__(request_queue, max_interval, daemon)
             self._run_id = run_id
             self._address = address
+            self.reached_by: dict[str, str] = {}
+            """For the event of the start: ``socket`` and ``url``, where there are such."""
             self._clock = clock or SYSTEM_CLOCK
             self._policy = policy or ReapPolicy()
             self._user_before_kill = before_kill
@@ -131,17 +133,17 @@ class WatchdogServer(TimerServer):
         return self.statistics.requests
 
     def _request(self, timer: Timer[Worker]) -> TimerRequest:
-        """A timer as the kind of request that this server's clients send."""
+        """Make of a timer the kind of request that this server's clients send."""
         return TimerRequest(timer.worker.pid, timer.scope_id, timer.expiration_time)
 
     def _message(self, request: Any) -> Message:
-        """The reverse of :meth:`_request`, for requests that come in as objects."""
+        """Do the reverse of :meth:`_request`, for requests that come in as objects."""
         return Message(
             request.worker_id, request.scope_id, request.expiration_time, int(signals.SIGKILL)
         )
 
     def register_timers(self, timer_requests: list[Any]) -> None:
-        """Take up requests as if they had arrived now. Safe from any thread."""
+        """Apply requests as if they had arrived now. Safe from any thread."""
         self._watchdog.apply([self._message(request) for request in timer_requests])
 
     def clear_timers(self, worker_ids: set[int]) -> None:
@@ -149,7 +151,7 @@ class WatchdogServer(TimerServer):
         self._watchdog.clear(worker_ids)
 
     def get_expired_timers(self, deadline: float) -> dict[int, list[Any]]:
-        """The timers that are due when the wall clock shows ``deadline``, by pid.
+        """Return the timers that are due when the wall clock shows ``deadline``, by pid.
 
         Differs from torch: the clock is the monotonic one, counted from now.
         """
@@ -249,7 +251,7 @@ class WatchdogServer(TimerServer):
         self._watchdog_thread = threading.Thread(
             target=self._watchdog_loop, name=type(self).__name__, daemon=self._daemon
         )
-        self._watchdog.started(self._address, self._max_interval)
+        self._watchdog.started(self._address, self._max_interval, self.reached_by)
         self._watchdog_thread.start()
 
     def _is_ending(self) -> bool:

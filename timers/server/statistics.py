@@ -180,6 +180,9 @@ class Statistics:
         self.rejected = dict.fromkeys(REJECTION_REASONS, 0)
         self.hang_reports: dict[str, int] = {}
         """By verdict, for whoever makes reports."""
+        self.stalls = 0
+        """How often a job was found to stand still, for whoever watches for that."""
+        self.is_stalled = False
         self.workers = 0
         self.lateness = Histogram(LATENESS_BUCKETS)
         self.dumps = {labels: Histogram(LATENESS_BUCKETS) for labels in DUMP_LABELS}
@@ -225,6 +228,15 @@ class Statistics:
     def reported(self, verdict: str) -> None:
         """Count a hang report by its verdict."""
         self.hang_reports[verdict] = self.hang_reports.get(verdict, 0) + 1
+
+    def stalled(self) -> None:
+        """Count that the job was found to stand still."""
+        self.stalls += 1
+        self.is_stalled = True
+
+    def moves_again(self) -> None:
+        """Note that the job stands still no longer."""
+        self.is_stalled = False
 
     def dumped(
         self, method: str, *, ok: bool, seconds: float, traceparent: str | None = None

@@ -83,7 +83,7 @@ class Timer(Generic[WorkerT]):
         self.depth = 0
         """How many blocks are around it."""
         self.checkpoints: tuple[int, ...] = ()
-        """Moments before the deadline at which somebody wants to look, the next one first."""
+        """Moments before the deadline at which to sample or warn, the next one first."""
         self.warn_ns: int | None = None
         """When the worker wants to be warned of; None when it does not, or no longer."""
         self.live = True
@@ -234,12 +234,12 @@ class TimerTable(Generic[WorkerT]):
         return [timer for timer in reached if timer.live and not timer.expired]
 
     def next_deadline(self) -> int | None:
-        """When :meth:`expired` will next have something to do; None when nothing runs."""
+        """Return when :meth:`expired` next has something to do; None when nothing runs."""
         heap = self._soonest()
         return heap[0][0] if heap else None
 
     def _soonest(self) -> list[tuple[int, int, Timer[WorkerT]]]:
-        """Whichever heap has the timer that is due first, on top; empty when there is none."""
+        """Return the heap with the timer that is due first on top; an empty one for none."""
         heap, old = self._heap, self._old_heap
         while heap and not heap[0][2].live:
             heappop(heap)

@@ -42,7 +42,7 @@ from .reaper import ReapPolicy, retry_delay
 from .workers import Worker, Workers
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable
+    from collections.abc import Callable, Collection, Iterable, Mapping
 
     from timers.clock import Clock
     from timers.events import Observer, WorkerInfo
@@ -477,9 +477,16 @@ class Watchdog:
 
     # -- for those who ask, and the end -----------------------------------------------------------
 
-    def started(self, address: str, max_interval: float) -> None:
+    def started(
+        self, address: str, max_interval: float, reached_by: Mapping[str, str] | None = None
+    ) -> None:
         """Report that the server listens."""
-        self.state.emit(WatchdogStarted, address=address, max_interval_seconds=max_interval)
+        self.state.emit(
+            WatchdogStarted,
+            address=address,
+            max_interval_seconds=max_interval,
+            **(reached_by or {}),
+        )
 
     def running(self, limit: int | None = None) -> list[RunningTimer]:
         """Return the ``limit`` most urgent timers that are open, expired ones included."""

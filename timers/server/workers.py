@@ -74,7 +74,7 @@ class Worker:
         known = process is not None and refusal is None
         self.info = worker_info(pid, self.start_time) if known else WorkerInfo(pid=pid)
         self.pending: list[Timer[Worker]] = []
-        """Expired timers that no reap has taken up yet."""
+        """Expired timers that no reap is for yet."""
         self.outers = 0
         """How many timers are kept of blocks around its open ones, of the same scope."""
         self.attempts = 0

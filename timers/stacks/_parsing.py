@@ -135,7 +135,7 @@ _PERMISSION_HELP = (
 
 
 def explain(pid: int, code: int, errors: bytes) -> Failure:
-    """Say why a tool ended with exit code ``code``, from what it wrote to its standard error."""
+    """Explain why a tool ended with exit code ``code``, from its standard error."""
     text = errors.decode("utf-8", "replace")
     lowered = text.lower()
     # The order matters: pystack says "no such process" of one that it may not trace, too.

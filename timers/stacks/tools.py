@@ -41,7 +41,7 @@ def find(name: str, variable: str) -> tuple[str | None, str | None]:
     """Find the program ``name``: its path, or the reason why there is none (one of them is None).
 
     The environment variable ``variable`` overrides the search; otherwise the interpreter's own
-    directory, its scripts directory and PATH are looked at, in this order: a server started by the
+    directory, its scripts directory and PATH are searched, in this order: a server started by the
     full path of a venv's interpreter has not got the venv's scripts in its PATH.
     """
     chosen = os.environ.get(variable)

@@ -47,13 +47,13 @@ class MultiprocessingRequestQueue(RequestQueue):
         self._pipe = None if fd is None else _QueuePipe(fd)
 
     def size(self) -> int:
-        """How many requests wait; for a ``SimpleQueue``, which cannot tell, 1 for some."""
+        """Return how many requests wait; for a ``SimpleQueue``, which does not know, 1 for some."""
         if hasattr(self._mp_queue, "qsize"):
             return int(self._mp_queue.qsize())
         return int(self.held > 0 or not self._mp_queue.empty())
 
     def fileno(self) -> int | None:
-        """A descriptor that is readable when something waits; None for a manager's queue.
+        """Return a descriptor that is readable when something waits; None for a manager's queue.
 
         Not for what is :attr:`held`, which has been read from it already.
         """
@@ -115,7 +115,7 @@ class _QueuePipe:
         return len(self._data)
 
     def take(self, timeout: float) -> bytes | None:
-        """The next whole message; None when there is none within ``timeout`` seconds."""
+        """Return the next whole message; None when there is none within ``timeout`` seconds."""
         give_up = time.monotonic() + timeout
         while not self.messages:
             left = max(0.0, give_up - time.monotonic())
@@ -139,7 +139,7 @@ class _QueuePipe:
 
 
 def _next_message(data: bytearray, start: int) -> tuple[int, int] | None:
-    """Where the message whose size is at ``start`` begins and ends; None when it is not whole."""
+    """Return where the message with its size at ``start`` begins and ends; None if not whole."""
     begin = start + _SIZE.size
     if len(data) < begin:
         return None
@@ -177,13 +177,25 @@ class QueueSource:
         wait = 0.0 if self._fd is not None else min(timeout, _BLIND_WAIT_SECONDS)
         messages: list[Message] = []
         rejections: list[Rejection] = []
+        try:
+            self._take(wait, messages, rejections)
+        except (OSError, EOFError) as error:  # of a manager whose process has ended
+            detail = f"the queue cannot be read, timers that run are still kept: {error!r}"
+            rejections.append(Rejection("internal_error", detail))
+            time.sleep(wait)
+        self._check_for_half_a_message(rejections)
+        return messages, rejections
+
+    def _take(self, wait: float, messages: list[Message], rejections: list[Rejection]) -> None:
         left = max(_BATCH, self._queue.size())
         # The descriptor says nothing of those that are held: they are taken whatever the number.
         while left > 0 or self._queue.held:
             left -= 1
             try:
                 requests = self._queue.get(1, wait)
-            except Exception as error:  # noqa: BLE001  # unpickling runs anything
+            except Exception as error:  # unpickling runs anything
+                if self._fd is None and isinstance(error, OSError | EOFError):
+                    raise
                 rejections.append(Rejection("wrong_type", f"not a timer request: {error!r}"))
                 continue
             if not requests:
@@ -193,8 +205,6 @@ class QueueSource:
                 messages.append(_message(requests[0]))
             except (AttributeError, TypeError, ValueError, OverflowError) as error:
                 rejections.append(Rejection("wrong_type", f"not a timer request: {error}"))
-        self._check_for_half_a_message(rejections)
-        return messages, rejections
 
     def _check_for_half_a_message(self, rejections: list[Rejection]) -> None:
         torn, now = self._queue.torn_bytes, time.monotonic()

@@ -3,7 +3,7 @@
 Who a worker is, the kernel says. When it connects: its pid and user (SO_PEERCRED), and a pidfd of
 that very process where there is one (SO_PEERPIDFD, Linux 6.5). With each packet: who sent it
 (SCM_CREDENTIALS), so that a connection that was passed on or inherited speaks for nobody. What a
-message says about its sender is not looked at. Only thread ids are the worker's own, as it sees
+message says about its sender is ignored. Only thread ids are the worker's own, as it sees
 them in its pid namespace: so do the tools that take its stack.
 
 Decision: SOCK_SEQPACKET, not a stream. One packet is one message, credentials come with each, and
@@ -57,7 +57,7 @@ _MOST_CONNECTIONS = 64
 _END = Packet(b"", 0)
 _START_TIME = Message._fields.index("start_time")
 _UNKNOWN_START_TIME = -1
-"""Of a process that had ended before it was looked at: no living one can be taken for it."""
+"""Of a process that had ended before this was read: no living one can be taken for it."""
 
 
 class _Peer:
@@ -75,7 +75,7 @@ class _Peer:
 
 
 def _start_time(connection: socket.socket, pid: int) -> int | None:
-    """When the process that connected began; -1 when that has ended, None when it is not told."""
+    """Return when the process that connected began; -1 when it has ended, None if unknown."""
     try:
         pidfd = connection.getsockopt(socket.SOL_SOCKET, _SO_PEERPIDFD)
     except OSError:
@@ -134,7 +134,7 @@ class SocketSource:
         reset_in_child(self)
 
     def fileno(self) -> int:
-        """A descriptor that is readable when there is something to read or to accept."""
+        """Return a descriptor that is readable when there is something to read or to accept."""
         return self._epoll.fileno()
 
     def read(
@@ -227,7 +227,7 @@ class SocketSource:
         self._turns.append(connection.fileno())
 
     def _turn_away(self, rejections: list[Rejection]) -> None:
-        """Without descriptors: let one client know, or it would wait and this server spin."""
+        """Hang up on one client that no descriptor is left for, or this server would spin."""
         with self._reserve.lent(), contextlib.suppress(OSError):
             self._listener.connections.accept()[0].close()
         rejections.append(self._no_room())
@@ -337,7 +337,7 @@ class SocketSource:
 
 
 def _vouched(peer: _Peer, message: Message) -> Message:
-    """The message in the name of who sent it, whoever it says that is."""
+    """Return the message in the name of who sent it, whoever it says that is."""
     fields = (*message[1:_START_TIME], peer.start_time, *message[_START_TIME + 1 :])
     return Message._make((peer.credentials.pid, *fields))
 

@@ -2,7 +2,7 @@
 
 A path in a directory that others can write to could become somebody else's at any moment, and an
 abstract name belongs to whoever comes first: both are refused. Nobody else can connect (mode 0600)
-unless that is asked for, and whoever connects is looked at again by the server.
+unless that is asked for, and the server checks again who connects.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Listener(NamedTuple):
 
 
 def peer_credentials(connection: socket.socket) -> Credentials:
-    """Who connected or, on the client's side, who called listen(2). The kernel vouches for it."""
+    """Return who connected or, on the client's side, who called listen(2): by the kernel's word."""
     data = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
     return Credentials(*_UCRED.unpack(data))
 

@@ -11,7 +11,7 @@ rest, so everything we add is one more key, optional on arrival:
 =============== ======= ====================================================================
 key             type    meaning
 =============== ======= ====================================================================
-``start_time``  integer clock ticks after boot at which the sender began (proc(5)): who it is
+``start_time``  integer clock ticks after boot at which the sender began (proc(5)): identifies it
 ``thread``      integer native id of the thread that entered the scope
 ``deadline_ns`` integer CLOCK_MONOTONIC nanoseconds at which the timer expires
 ``after``       number  seconds that the worker asked for
@@ -77,7 +77,7 @@ _MAX_MISSED = 2**31 - 1
 _SHOWN_CHARACTERS = 200
 _OBJECT_START = b'{"version"'
 _ORDINARY_BYTES = 512
-"""What a line is shorter than that deserves to be remembered: ours have about 200."""
+"""Longer lines are not cached; ours have about 200."""
 _NUMBERS = ', "expiration_time": '
 """Where the head of an acquire ends and its numbers begin, as our clients write it."""
 _plain = re.compile(r'([1-8][0-9]{0,9}\.[0-9]{1,9}), "deadline_ns": ([1-9][0-9]{0,17})\}').fullmatch
@@ -130,7 +130,7 @@ class _BadRequest(ValueError):  # noqa: N818  # never leaves this module
 
 
 def request_json(pid: int, scope_id: str, expiration_time: float, signal: int) -> str:
-    """The five keys of torch's format, byte for byte as torch writes them, without newline."""
+    """Return the five keys of torch's format, byte for byte as torch writes them; no newline."""
     return json.dumps(
         {
             "version": VERSION,
@@ -208,7 +208,7 @@ class Decoder:
         return messages, rejections
 
     def close(self) -> list[Rejection]:
-        """Say what became of an unfinished last line."""
+        """Return what is left, an unfinished last line, as refused."""
         rest, self._rest = self._rest, b""
         return [Rejection("not_json", f"unfinished line: {_shown(rest)}")] if rest else []
 

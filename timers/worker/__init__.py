@@ -3,6 +3,7 @@
 The map::
 
     scopes.py            expires(), the block itself, and configure()
+    beat.py              beat(), a heartbeat without a block
     environment.py       configure a worker from the variables of its launcher
     client.py            the base of every client, for those of one's own too
     pipe_client.py       the client of the named pipe

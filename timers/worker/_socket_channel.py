@@ -93,6 +93,9 @@ class SocketChannel(Channel):
         """Whether the server wants each acquire and release as an event as well."""
         self.uses: dict[str, int] = {}
         """By scope: how often it was used, up to the end of its warm-up."""
+        self.is_closed = False
+        """Whether its client is no more. The thread may find it once more all the same: weak
+        references refer to an object until its ``__del__`` is done."""
         self._users = users
         self._connect_timeout = connect_timeout
         self._use_board = use_board
@@ -136,17 +139,17 @@ class SocketChannel(Channel):
         return slot
 
     def _reach(self) -> None:
-        """Connect, where there has never been a server, or say that there is none."""
-        if self.reached:
+        """Connect, or have the thread do so, or say that there has never been a server."""
+        if self._connection is not None or self._try_connect():
             return
-        if not self._try_connect() and not self._waited and not sys.is_finalizing():
+        if not self.reached and not self._waited and not sys.is_finalizing():
             self._waited = True  # once: a job without a watchdog must not stall at each block
             give_up = time.monotonic() + self._connect_timeout
             while time.monotonic() < give_up and not self._try_connect():
                 time.sleep(_FIRST_RETRY_SECONDS)
         if not self.reached and self._unreachable is not None:
             self._errors.unwatched(self._unreachable.with_traceback(None))
-            self._start_keeper()
+        self._start_keeper()
 
     def _make_board(self) -> None:
         try:
@@ -274,11 +277,12 @@ class SocketChannel(Channel):
 
     # -- the connection -----------------------------------------------------------------------
 
-    def _try_connect(self, *, at_once: bool = False) -> bool:
+    def _try_connect(self) -> bool:
         """Connect, unless that is not due yet; return whether there is a connection."""
         with self.turn():
             now = time.monotonic()
-            if self._connection is None and (at_once or not self.reached or now >= self._retry_at):
+            due = not self.reached or now >= self._retry_at
+            if self._connection is None and due and not self.is_closed:
                 self._connect(now)
             return self._connection is not None
 
@@ -389,6 +393,7 @@ class SocketChannel(Channel):
 
     def close(self) -> None:
         """Hang up, which ends the thread. For the end of a client."""
+        self.is_closed = True
         connection = self._connection
         if connection is not None and identity(connection.fileno()) == self._file:
             with contextlib.suppress(OSError):
@@ -421,7 +426,7 @@ class SocketChannel(Channel):
 
 def _keep(reference: weakref.ref[SocketChannel]) -> None:
     """Hold on to a connection, but never to the channel, so that a forgotten one goes."""
-    while (channel := reference()) is not None:
+    while (channel := reference()) is not None and not channel.is_closed:
         connection, seconds = channel.keep()
         del channel
         if connection is None:

@@ -9,6 +9,7 @@ from timers.auto import start_worker_server
 from timers.linux.ptrace import allow_dumps_by
 from timers.linux.ranks import announce
 
+from . import scopes
 from .client import TimerClient
 from .pipe_client import FileTimerClient
 from .scopes import configure
@@ -69,3 +70,11 @@ def _offered(environ: Mapping[str, str]) -> TimerClient:
         if environ.get(name):
             return FileTimerClient(environ[name])
     return NoTimers()
+
+
+def _offer() -> TimerClient | None:
+    names = (SOCKET_VARIABLE, *FILE_VARIABLES)
+    return configure_from_env() if any(os.environ.get(name) for name in names) else None
+
+
+scopes.offer = _offer

@@ -44,6 +44,15 @@ worker without a socket does not load."""
 _client: TimerClient | None = None
 
 
+def _nothing_offered() -> TimerClient | None:
+    return None
+
+
+offer: Callable[[], TimerClient | None] = _nothing_offered
+"""Configures and returns the client that the environment offers, for a block that finds none; None
+where it offers none. Set by :mod:`timers.worker.environment`, which imports this module."""
+
+
 def configure(timer_client: TimerClient | None) -> None:
     """Set the client of this process, for every thread; None unsets it.
 
@@ -71,7 +80,8 @@ class expires:  # noqa: N801  # torch's name; used like a function
     :param warn_after: seconds, more than 0 and less than ``after``: when the block takes longer
         than this, the server says so (event ``timer warning``) and takes note of the stack.
         Not known to torch's server and clients, which ignore it.
-    :raises RuntimeError: on entering, when there is no client at all.
+    :raises RuntimeError: on entering, when there is no client at all: none was configured, and the
+        environment names no server (then it is used, as by :func:`configure_from_env`).
     :raises ValueError: when ``after`` is negative or not finite, or ``warn_after`` not within it.
     :raises TypeError: when ``after`` is not a number or ``scope`` not a string.
 
@@ -200,9 +210,10 @@ class expires:  # noqa: N801  # torch's name; used like a function
         """Leave a block whose end takes more than two stores."""
         if self._others:
             thread = threading.get_native_id()
-            here = [other for other in self._others if other._slot.thread == thread]
+            others = list(self._others)  # which other threads change meanwhile
+            here = [other for other in others if other._slot.thread == thread]
             if here or self._ticket == _NONE_OF_ITS_OWN or self._slot.thread != thread:
-                other = (here or self._others)[-1]
+                other = (here or others)[-1]
                 self._others.remove(other)
                 other._leave(error)
                 if not self._others and self._ticket == _NONE_OF_ITS_OWN:
@@ -275,9 +286,13 @@ _NONE_OF_ITS_OWN = -1
 
 def _slot(client: TimerClient | None, scope: str) -> Slot:
     if client is None:
+        client = offer()
+    if client is None:
         raise ClientNotConfiguredError(
             "no timer client configured: call timers.configure(client) in this worker before "
-            "timers.expires(), or pass client= to it"
+            "timers.expires(), or pass client= to it. The environment names no server either; "
+            "timers.configure_from_env() turns timers off where that is so, for code that also "
+            "runs in notebooks and tests"
         )
     if isinstance(client, ClientWithSlots) and client.timer_slots is not None:
         return client.slot(scope)

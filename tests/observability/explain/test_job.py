@@ -51,7 +51,7 @@ def views(stacks: Mapping[int, Sequence[Frame]]) -> list[WorkerView]:
 
 def workers(stacks: Mapping[int, Sequence[Frame]], parents: dict[int, int]) -> dict[int, list[int]]:
     """Pid of each worker, and of what was made part of it."""
-    found = without_launchers(views(stacks), parents)
+    found, _ = without_launchers(views(stacks), parents)
     return {int(view.worker.pid): [each.pid for each in view.descendants] for view in found}
 
 
@@ -59,6 +59,15 @@ def test_who_only_joins_its_children_is_no_worker() -> None:
     for launching in (JOINING, ON_SENTINELS):
         stacks = {1: launching, 2: READING, 3: READING}
         assert workers(stacks, {1: 0, 2: 1, 3: 1}) == {2: [], 3: []}
+
+
+def test_who_waits_for_a_pool_is_a_worker_and_the_pool_part_of_it() -> None:
+    in_map = (
+        Frame("Event.wait", f"{LIB}/threading.py", 655),
+        Frame("ApplyResult.get", f"{LIB}/multiprocessing/pool.py", 768),
+        *OUTER,
+    )
+    assert workers({1: in_map, 2: READING, 3: READING}, {1: 0, 2: 1, 3: 1}) == {1: [2, 3]}
 
 
 def test_who_joins_what_is_not_seen_stays() -> None:

@@ -5,7 +5,7 @@ import os
 from hypothesis import given
 from hypothesis import strategies as st
 
-from observability.explain._rates import Counts, Rate, count, rates
+from observability.explain.rates import Counts, Rate, count, rates
 
 
 def counts(at: float, cpu: float, switches: int | None, io: int | None) -> Counts:

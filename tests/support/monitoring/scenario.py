@@ -27,6 +27,7 @@ _RUNS = (
     ("gpu-4", "speech-1", "failing"),
     ("gpu-5", "speech-1", "silent"),
     ("gpu-6", "ranking-2", "leaving"),
+    ("gpu-7", "ranking-2", "still"),
 )
 """Host that a service plays, its run, and its kind (see service.py)."""
 

@@ -8,12 +8,14 @@ each kind is in :mod:`workers` but for what a service itself can suffer:
 - ``failing``: its kills do not work, as on a worker in an uninterruptible sleep;
 - ``silent``: its watchdog hangs, its HTTP side does not;
 - ``leaving``: it is going to be killed;
+- ``still``: its job stands still, without a timer;
 - ``near``: its log is on a full disk, and a sink of somebody's own is stuck.
 """
 
 from __future__ import annotations
 
 import functools
+import os
 import subprocess
 import sys
 import threading
@@ -84,8 +86,11 @@ def main() -> None:
         http=Address("127.0.0.1", 0),
         events="/dev/full" if kind == "near" else f"{directory}/{kind}.jsonl",
         max_interval=1.0,
+        stall_after=2.0 if kind == "still" else 0.0,
     )
-    service = observability.service.Service(path, settings, ReapPolicy(grace=0.5))
+    # Who has sent nothing is part of the job when it descends from the watchdog.
+    policy = ReapPolicy(grace=0.5, descendants_of=os.getpid() if kind == "still" else None)
+    service = observability.service.Service(path, settings, policy)
     if kind == "near":
         service.pipeline.add(StuckSink())
     service.start()
@@ -93,6 +98,7 @@ def main() -> None:
     sys.stdout.write(f"ready {service.address.port}\n")
     sys.stdout.flush()
     names = {"near": ["near", "near", "near", "late", "busy"], "failing": ["steady", "unkillable"]}
+    names["still"] = ["still"]
     names["reaping"] = ["steady", "stuck", "stuck", "stuck"]
     for name in names.get(kind, ["steady", "steady"]):
         threading.Thread(target=keep_running, args=(name, path), daemon=True).start()

@@ -8,6 +8,7 @@
 - ``stuck``: hangs in a collective after a while, as all its peers do;
 - ``late``: stops its watchdog for some seconds, and hangs deaf to SIGTERM meanwhile;
 - ``unkillable``: hangs in a scope, at a server whose kills do not work;
+- ``still``: has no timer, and waits for an answer that does not come;
 - ``busy``: bursts of thousands of short scopes.
 """
 
@@ -17,6 +18,7 @@ import ctypes
 import itertools
 import os
 import signal
+import socket
 import sys
 import time
 
@@ -80,6 +82,9 @@ def main() -> None:
     """Work until killed, or until the service is gone."""
     pipe, kind = sys.argv[1:]
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if kind == "still":
+        here, _there = socket.socketpair()
+        here.recv(1)
     timers.configure(timers.FileTimerClient(pipe))
     for number in itertools.count():
         if kind == "near":

@@ -7,12 +7,21 @@ import os
 import pickle
 import struct
 import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from support.children import alive, waiting
 from support.waiting import eventually
-from timers import LocalTimerClient, MultiprocessingRequestQueue, TimerRequest
+from timers import (
+    LocalTimerClient,
+    LocalTimerServer,
+    MultiprocessingRequestQueue,
+    TimerRequest,
+)
+from timers.events import TimerExpired
+from timers.testing import RecordingObserver
 from timers.transport import mp_queue
 from timers.transport.mp_queue import QueueSource, _QueuePipe
 
@@ -111,6 +120,26 @@ def test_messages_come_whole_however_they_are_cut() -> None:
     os.close(writer)
     assert pipe.take(10) is None  # nobody will ever write again
     os.close(reader)
+
+
+def test_a_manager_that_is_gone_costs_no_deadline() -> None:
+    manager = mp.get_context("spawn").Manager()
+    requests = manager.Queue()
+    recorder = RecordingObserver()
+    server = LocalTimerServer(requests, observer=recorder, before_kill=lambda *_: None)
+    with waiting() as pid, waiting() as other:
+        server.start()
+        requests.put(TimerRequest(other, "released", time.time() + 0.4))
+        requests.put(TimerRequest(pid, "stuck", time.time() + 0.5))
+        requests.put(TimerRequest(other, "released", -1))
+        eventually(lambda: server.statistics.requests == 3)
+        manager.shutdown()
+        eventually(lambda: not alive(pid), "its timer is kept although no request can be read")
+        assert alive(other)
+        eventually(lambda: server.statistics.rejected["internal_error"] > 0)
+        assert server.statistics.rejected["internal_error"] < 20  # it does not spin
+        server.stop()
+    assert [event.timer.scope_id for event in recorder.of(TimerExpired)] == ["stuck"]
 
 
 def test_half_a_message_holds_up_nothing_and_is_told_once(

@@ -86,3 +86,24 @@ def test_without_a_server_the_same_script_runs_unwatched() -> None:
 def test_what_was_configured_before_is_replaced(tmp_path: Path) -> None:
     timers.configure(FileTimerClient(tmp_path / "old"))
     assert timers.configure_from_env({}) is scopes._client
+
+
+def test_a_block_without_a_client_takes_the_server_that_the_environment_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader = FifoReader(str(tmp_path / "pipe"))
+    monkeypatch.setenv("TIMERS_FILE", reader.path)
+    with timers.expires(after=5, scope="x"):
+        assert isinstance(scopes._client, FileTimerClient)
+    messages, _ = Decoder().feed(reader.read())
+    assert [message.scope_id for message in messages] == ["x", "x"]
+    reader.close()
+
+
+def test_without_any_server_the_message_says_what_to_do() -> None:
+    with (
+        pytest.raises(RuntimeError, match=r"timers\.configure_from_env\(\) turns timers off"),
+        timers.expires(after=5),
+    ):
+        pass
+    assert scopes._client is None

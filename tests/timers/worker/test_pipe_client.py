@@ -111,27 +111,27 @@ def test_a_full_pipe_is_waited_for(reader: FifoReader, path: str) -> None:
 def test_the_deadline_of_a_block_that_is_sent_late_is_its_own(
     reader: FifoReader, path: str
 ) -> None:
-    filler = fill(reader.fileno())
+    fill(reader.fileno())
     client = client_of(path)
     before = time.monotonic_ns()
     with timers.expires(60, "x", client, warn_after=30):
         after = time.monotonic_ns()
-        assert len(drain(reader.fileno())) == filler
+        received = drain(reader.fileno())
         eventually(lambda: is_idle(client))
-        [acquire] = decoded(reader.read())
+        [acquire] = decoded(received + drain(reader.fileno()))
     assert acquire.deadline_ns is not None
     assert before <= acquire.deadline_ns - 60_000_000_000 <= after
     assert (acquire.after, acquire.warn_after, acquire.missed) == (60.0, 30.0, (1, 0))
 
 
 def test_blocks_in_blocks_are_sent_from_the_outside(reader: FifoReader, path: str) -> None:
-    filler = fill(reader.fileno())
+    fill(reader.fileno())
     client = client_of(path)
     with timers.expires(60, "x", client), timers.expires(50, "x", client):
         blocks(client, "x")
-        assert len(drain(reader.fileno())) == filler
+        received = drain(reader.fileno())
         eventually(lambda: is_idle(client))
-        found = decoded(reader.read())
+        found = decoded(received + drain(reader.fileno()))
     assert [(message.after, message.nested) for message in found] == [(60.0, False), (50.0, True)]
     assert [message.missed for message in found] == [(0, 0), (3, 1)]
     assert not any(message.leave for message in found)
@@ -179,7 +179,8 @@ def test_a_stopped_server_loses_no_request_of_several_threads(path: str) -> None
         eventually(lambda: not client._channel.unsent)
         blocks(client, "end")
         account = Account()
-        account.take(decoded(server.stdout.read()))
+        found = decoded(server.stdout.read())  # perhaps without the last one's release
+        account.take(message for message in found if message.scope_id != "end")
     assert account.open_scopes == [f"open {number}" for number in range(4)]
     for number in range(4):
         for count, expected in enumerate((667, 667, 666)):
@@ -296,7 +297,7 @@ def test_scopes_without_end_cost_a_stopped_server_counts_and_no_memory(
     for block in known:
         block.__enter__()
     assert len(decoded(reader.read())) == 5
-    filler = fill(reader.fileno())
+    fill(reader.fileno())
     for block in known:
         block.__exit__(None, None, None)
     most = 0
@@ -306,9 +307,9 @@ def test_scopes_without_end_cost_a_stopped_server_counts_and_no_memory(
     assert most <= 20
     last = timers.expires(60, "open", client)
     last.__enter__()
-    assert len(drain(reader.fileno())) == filler
+    received = drain(reader.fileno())
     eventually(lambda: is_idle(client))
-    found = decoded(reader.read())
+    found = decoded(received + drain(reader.fileno()))
     account = Account()
     account.take(found)
     # Never a release that the server waits for, and never a block that is open.

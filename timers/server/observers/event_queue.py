@@ -1,6 +1,6 @@
 """Hand events to code that may block, raise or never return, at no risk to whoever emits them.
 
-A server tells its observers about a worker just before it kills it. :class:`Dispatcher` puts a
+A server emits events about a worker just before it kills it. :class:`Dispatcher` puts a
 bounded queue and a daemon thread between the two: the server's side costs one short critical
 section, and whatever the receiving callable does happens on the other side.
 
@@ -245,7 +245,7 @@ class Dispatcher:
                 self.name,
                 more,
                 error or type(error).__name__,
-                # A full disk is no bug, and its traceback would tell nobody more.
+                # A full disk is no bug, and its traceback would explain nothing.
                 exc_info=None if isinstance(error, OSError) else error,
             )
 
@@ -277,9 +277,9 @@ def _deliver_all(
 
 
 class Observers:
-    """Several observers as one: each is told, whatever the others do.
+    """Several observers as one: each receives every event, whatever the others do.
 
-    :param observers: in the order in which they are told. Wrap one that may block in a
+    :param observers: in the order in which they are called. Wrap one that may block in a
         :class:`Dispatcher`.
     """
 
@@ -288,11 +288,11 @@ class Observers:
 
     @property
     def wants_requests(self) -> bool:
-        """Whether one of them wants to be told of every acquire and release."""
+        """Whether one of them wants every acquire and release."""
         return any(observer.wants_requests for observer in self._observers)
 
     def emit(self, event: Event) -> None:
-        """Tell each one that wants to know."""
+        """Emit ``event`` to each one that wants it."""
         is_request = isinstance(event, _REQUESTS)
         for observer in self._observers:
             if not is_request or observer.wants_requests:

@@ -17,7 +17,7 @@ _LEVELS = logging.getLevelNamesMapping()
 
 
 def log_events() -> Dispatcher:
-    """An observer that logs each event to the logger ``timers.events``, from its own thread."""
+    """Make an observer that logs each event to ``timers.events``, from its own thread."""
     return Dispatcher(_log, name="logging")
 
 

@@ -28,9 +28,9 @@ class LogEvent(Dispatcher):
     ) -> None:
         self._log_event = log_event
         self._request = request
-        super().__init__(self._tell, name="log_event")
+        super().__init__(self._call_back, name="log_event")
 
-    def _tell(self, event: Event) -> None:
+    def _call_back(self, event: Event) -> None:
         if isinstance(event, WatchdogStarted | WatchdogStopped):
             self._log_event(event.name, None)
         elif isinstance(event, TimerExpired | WorkerKilled):
@@ -42,5 +42,5 @@ class LogEvent(Dispatcher):
 
 
 def both(first: Observer | None, second: Observer) -> Observer:
-    """One observer for two."""
+    """Make one observer of two."""
     return second if first is None else Observers(first, second)

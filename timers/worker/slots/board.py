@@ -8,6 +8,7 @@ statements without either is one step; the remarks below say where that matters.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import mmap
 import os
@@ -17,6 +18,8 @@ from timers.transport import board
 
 __all__ = ["Board"]
 
+_kept: list[mmap.mmap] = []
+"""Memory that is never unmapped, because that would close a descriptor of somebody else's."""
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
 
@@ -41,6 +44,7 @@ class Board:
             os.close(self.fd)
             raise
         self._file = identity(self.fd)
+        self._duplicate = self._descriptor_of_memory()
         self.words = memoryview(self._memory).cast("q")
         self._numbers = iter(range(layout.slots))
         self._names_end = 0
@@ -94,6 +98,21 @@ class Board:
     def give_back(self, scope: str, number: int) -> None:
         """Let another thread have a slot whose own thread has ended. Safe in a finalizer."""
         self._free.setdefault(scope, []).append(number)
+
+    def _descriptor_of_memory(self) -> int | None:
+        """Return which descriptor the memory has for itself, and closes with it, if any."""
+        with contextlib.suppress(OSError):
+            for name in os.listdir("/proc/self/fd"):
+                if int(name) != self.fd and identity(int(name)) == self._file:
+                    return int(name)
+        return None
+
+    def __del__(self) -> None:
+        # A program that became a daemon has closed that one, too; its number may be another file's.
+        with contextlib.suppress(Exception):
+            self.close()
+            if self._duplicate is not None and identity(self._duplicate) != self._file:
+                _kept.append(self._memory)
 
     def owns_descriptor(self) -> bool:
         """Whether :attr:`fd` still is this board: a program may have closed it, and more."""

@@ -1,0 +1,161 @@
+"""From looks at a job to what is to be done: nothing, take samples, or report that it moves again.
+
+Decision: when in doubt the job moves. Reading, writing, entering or leaving a block, a process
+that starts or ends, and a process that computes and is woken now and then are progress. One that
+only computes may be at work or wait with the CPU busy (MPI and NCCL do), and one that does nothing
+may be idle: that is for samples to tell, which cost more and are therefore taken ever less often
+as long as they find no fault.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import TYPE_CHECKING
+
+from ._judge import Finding
+
+if TYPE_CHECKING:
+    from observability.explain.rates import Counts
+
+    from ._look import Look
+
+__all__ = ["Step", "Watching", "period_of"]
+
+_BUSY = 0.02
+"""Share of a CPU from which on a process computes; libraries that only keep a connection alive, or
+watch over their own operations, take less."""
+_WAKES = 1.0
+"""A second. Whoever computes and waits in turns is woken more often than one that asks again."""
+_IO_BYTES = 64 * 1024
+"""Between two looks. Less is a log that says that nothing happens."""
+_MOST_PATIENCE = 8
+"""Times the bound, between two examinations of a job that computes or is idle."""
+_UNSEEN = 3
+"""Periods, after which this process itself was held up: nobody knows what the job did."""
+_PERIODS = 10
+_LONGEST_PERIOD = 30.0
+_SHORTEST_PERIOD = 0.05
+
+
+class Step(enum.Enum):
+    """What a look leads to."""
+
+    NOTHING = enum.auto()
+    EXAMINE = enum.auto()
+    """Take samples, and call :meth:`Watching.examined`."""
+    MOVES_AGAIN = enum.auto()
+    """A stall that was reported is over."""
+
+
+def period_of(after: float) -> float:
+    """Return how many seconds apart looks have to be to notice a stall of ``after`` seconds."""
+    return min(_LONGEST_PERIOD, max(_SHORTEST_PERIOD, after / _PERIODS))
+
+
+class Watching:
+    """What is known of the progress of one job. Reads no clock: time is that of the looks.
+
+    :param after: seconds without progress, after which a job is examined.
+    """
+
+    def __init__(self, after: float) -> None:
+        self._after = after
+        self._last: Look | None = None
+        self._moved = 0.0
+        self._busy = 0.0
+        self._examined = float("-inf")
+        self._patience = 1
+        self.stalled = False
+        """Whether a stall was reported that is not over."""
+        self._busy_when_stalled = False
+
+    def still_seconds(self, at: float) -> float:
+        """Return for how long nothing has moved."""
+        return at - self._moved
+
+    def look(self, look: Look) -> Step:
+        """Take note of the job as it is now, and say what to do."""
+        last, self._last = self._last, look
+        if last is None or not look.processes:
+            self._progress(look.at)
+            return self._over()
+        gap = look.at - last.at
+        if gap > _UNSEEN * period_of(self._after):
+            # Stopped together with the job, as in a paused container, or starved.
+            self._moved += gap
+            self._busy += gap
+            self._examined += gap
+        if _has_moved(last, look):
+            self._progress(look.at)
+            return self._over()
+        busy = _is_busy(last, look)
+        if busy:
+            self._busy = look.at
+        if self.stalled:
+            woke = busy and not self._busy_when_stalled
+            return Step.EXAMINE if woke and self._is_due(look.at) else Step.NOTHING
+        quiet_since = max(self._moved, self._busy)
+        fell_quiet = not busy and self._examined < quiet_since
+        if fell_quiet:
+            return Step.EXAMINE if look.at - quiet_since >= self._after else Step.NOTHING
+        return Step.EXAMINE if self._is_due(look.at) else Step.NOTHING
+
+    def examined(self, at: float, finding: Finding) -> Step:
+        """Take note of what samples have shown; whether it is a new stall shows in `stalled`."""
+        self._examined = at
+        was_stalled = self.stalled
+        if finding is Finding.STUCK:
+            self.stalled = True
+            self._busy_when_stalled = at - self._busy <= period_of(self._after)
+            return Step.NOTHING
+        if finding is Finding.MOVES:
+            self._moved = at
+        self._patience = min(_MOST_PATIENCE, 2 * self._patience)
+        self.stalled = was_stalled and finding is not Finding.MOVES
+        return Step.MOVES_AGAIN if was_stalled and not self.stalled else Step.NOTHING
+
+    def _is_due(self, at: float) -> bool:
+        return at - max(self._moved, self._examined) >= self._after * self._patience
+
+    def _progress(self, at: float) -> None:
+        self._moved = at
+        self._patience = 1
+
+    def _over(self) -> Step:
+        was_stalled, self.stalled = self.stalled, False
+        return Step.MOVES_AGAIN if was_stalled else Step.NOTHING
+
+
+def _has_moved(last: Look, look: Look) -> bool:
+    if look.blocks != last.blocks or look.python != last.python:
+        return True
+    return any(
+        _read_or_wrote(before, now) or (_load(before, now) >= _BUSY and _wakes(before, now))
+        for key, now in look.processes.items()
+        if (before := last.processes.get(key)) is not None
+    )
+
+
+def _is_busy(last: Look, look: Look) -> bool:
+    return any(
+        _load(before, now) >= _BUSY
+        for key, now in look.processes.items()
+        if (before := last.processes.get(key)) is not None
+    )
+
+
+def _load(before: Counts, now: Counts) -> float:
+    seconds = now.at_seconds - before.at_seconds
+    return (now.cpu_seconds - before.cpu_seconds) / seconds if seconds > 0 else 0.0
+
+
+def _wakes(before: Counts, now: Counts) -> bool:
+    if before.switches is None or now.switches is None:
+        return False
+    return now.switches - before.switches >= _WAKES * (now.at_seconds - before.at_seconds)
+
+
+def _read_or_wrote(before: Counts, now: Counts) -> bool:
+    if before.io_bytes is None or now.io_bytes is None:
+        return False
+    return now.io_bytes - before.io_bytes >= _IO_BYTES

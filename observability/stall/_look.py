@@ -1,0 +1,45 @@
+"""What the kernel and the timers have counted of a job at one moment."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING, NamedTuple
+
+from observability.explain.job import descendants
+from observability.explain.rates import Counts, count
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+__all__ = ["Identity", "Look", "take_look"]
+
+Identity = tuple[int, int]
+"""Pid and start time."""
+
+
+class Look(NamedTuple):
+    """A job at one moment."""
+
+    at: float
+    """Seconds, on the clock of ``time.monotonic``."""
+    processes: Mapping[Identity, Counts]
+    python: frozenset[Identity]
+    """Those that run Python: workers and what they start for themselves. Other programs come and
+    go in a job that stands still, such as one that asks a GPU for its temperature."""
+    blocks: int = 0
+    """How often a timer was acquired or released so far."""
+
+
+def take_look(roots: Sequence[int], *, blocks: int) -> Look:
+    """Read the counts of all processes below ``roots``, those included."""
+    counts = {(pid, found.start_time): found for pid, found in count(descendants(roots)).items()}
+    python = frozenset(key for key in counts if _is_python(key[0]))
+    return Look(time.monotonic(), counts, python, blocks)
+
+
+def _is_python(pid: int) -> bool:
+    try:
+        return "python" in os.path.basename(os.readlink(f"/proc/{pid}/exe"))
+    except OSError:
+        return False

@@ -1,0 +1,205 @@
+"""When a job is examined and when it is left alone, with time made up: no process is started."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from observability.explain.rates import Counts
+from observability.stall._decide import Step, Watching, period_of
+from observability.stall._judge import Finding
+from observability.stall._look import Look
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+AFTER = 300.0
+PERIOD = period_of(AFTER)
+HOUR = 3600.0
+
+
+@dataclass
+class Job:
+    """Processes whose counts a test moves on, watched over made-up time."""
+
+    finding: Finding = Finding.IDLE
+    """What samples would show."""
+    at: float = 1000.0
+    cpu: dict[int, float] = field(default_factory=lambda: {1: 0.0, 2: 0.0})
+    switches: dict[int, int] = field(default_factory=lambda: {1: 0, 2: 0})
+    io: dict[int, int] = field(default_factory=lambda: {1: 0, 2: 0})
+    blocks: int = 0
+    examined: list[float] = field(default_factory=list)
+    stalls: list[float] = field(default_factory=list)
+    moved_again: list[float] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.watching = Watching(AFTER)
+
+    def look(self) -> Look:
+        counts = {
+            (pid, 7): Counts(self.at, 7, self.cpu[pid], self.switches[pid], self.io[pid])
+            for pid in self.cpu
+        }
+        return Look(self.at, counts, frozenset(counts), self.blocks)
+
+    def run(self, seconds: float, each: Callable[[Job], None] = lambda _: None) -> None:
+        """Look every period for that long; before each look ``each`` is called."""
+        end = self.at + seconds
+        while self.at < end:
+            self.at += PERIOD
+            each(self)
+            was_stalled = self.watching.stalled
+            step = self.watching.look(self.look())
+            if step is Step.EXAMINE:
+                self.examined.append(self.at)
+                step = self.watching.examined(self.at, self.finding)
+            if self.watching.stalled and not was_stalled:
+                self.stalls.append(self.at)
+            if step is Step.MOVES_AGAIN:
+                self.moved_again.append(self.at)
+
+
+def reads_data(job: Job) -> None:
+    job.io[1] += 1_000_000
+
+
+def trains(job: Job) -> None:
+    """Computes, and waits for the others in each step."""
+    job.cpu[1] += 0.9 * PERIOD
+    job.switches[1] += int(10 * PERIOD)
+
+
+def compiles(job: Job) -> None:
+    job.cpu[1] += PERIOD
+
+
+def chatters(job: Job) -> None:
+    """A log line, and a library that keeps its connection alive."""
+    job.io[1] += 200
+    job.cpu[1] += 0.005 * PERIOD
+    job.switches[1] += int(5 * PERIOD)
+
+
+def test_a_job_that_stands_still_is_reported_once_and_that_it_moves_again() -> None:
+    job = Job(finding=Finding.STUCK)
+    job.run(60, reads_data)
+    began = job.at
+    job.run(2 * HOUR, chatters)
+    assert job.stalls == [began + AFTER]
+    assert job.examined == job.stalls
+    assert job.moved_again == []
+    job.run(60, reads_data)
+    assert job.moved_again == [began + 2 * HOUR + PERIOD]
+    job.run(HOUR, chatters)
+    assert len(job.stalls) == 2
+
+
+def test_work_is_never_examined() -> None:
+    for work in (reads_data, trains):
+        job = Job(finding=Finding.STUCK)
+        job.run(HOUR, work)
+        assert job.examined == []
+
+
+def test_blocks_and_new_processes_are_progress() -> None:
+    def enters_blocks(job: Job) -> None:
+        job.blocks += 1
+
+    def restarts(job: Job) -> None:
+        number = max(job.cpu) + 1
+        job.cpu = {1: 0.0, number: 0.0}
+        job.io[number] = job.switches[number] = 0
+
+    for work in (enters_blocks, restarts):
+        job = Job(finding=Finding.STUCK)
+        job.run(HOUR, work)
+        assert job.examined == []
+
+
+def test_who_only_computes_is_examined_ever_less_often() -> None:
+    job = Job(finding=Finding.MOVES)
+    job.run(6 * HOUR, compiles)
+    assert job.stalls == []
+    assert 0 < len(job.examined) <= 12
+    gaps = [b - a for a, b in zip(job.examined, job.examined[1:], strict=False)]
+    assert gaps == sorted(gaps)
+
+
+def test_a_pool_that_is_idle_for_hours_is_no_stall() -> None:
+    job = Job(finding=Finding.IDLE)
+    job.run(6 * HOUR)
+    assert job.stalls == []
+    assert 0 < len(job.examined) <= 14
+
+
+def test_what_falls_silent_after_hours_of_computing_is_examined_in_time() -> None:
+    job = Job(finding=Finding.MOVES)
+    job.run(6 * HOUR, compiles)
+    job.finding = Finding.STUCK
+    began = job.at
+    job.run(HOUR)
+    assert job.stalls == [began + AFTER]
+
+
+def test_a_wait_that_spins_is_found_and_its_end_too() -> None:
+    job = Job(finding=Finding.STUCK)
+    job.run(HOUR, compiles)
+    assert len(job.stalls) == 1
+    job.run(60, trains)
+    assert len(job.moved_again) == 1
+
+
+def test_one_that_only_computes_after_a_stall_is_seen_to_move() -> None:
+    job = Job(finding=Finding.STUCK)
+    job.run(HOUR)
+    assert len(job.stalls) == 1
+    job.finding = Finding.MOVES
+    job.run(HOUR, compiles)
+    assert len(job.moved_again) == 1
+    assert not job.watching.stalled
+
+
+def test_a_time_in_which_nobody_looked_does_not_count() -> None:
+    """A paused container, a suspended machine: the job was stopped as well."""
+    job = Job(finding=Finding.STUCK)
+    job.run(60, reads_data)
+    job.at += 10 * HOUR
+    job.run(AFTER - 3 * PERIOD)
+    assert job.examined == []
+    job.run(4 * PERIOD)
+    assert len(job.stalls) == 1
+
+
+def test_an_empty_job_is_no_stall() -> None:
+    job = Job(finding=Finding.STUCK, cpu={})
+    job.run(HOUR)
+    assert job.examined == []
+
+
+@given(
+    st.lists(st.sampled_from([reads_data, trains, compiles, chatters]), min_size=1, max_size=60),
+    st.sampled_from(Finding),
+)
+def test_nothing_is_examined_while_there_was_progress_within_the_bound(
+    work: list[Callable[[Job], None]], finding: Finding
+) -> None:
+    job = Job(finding=finding)
+    progress = job.at + PERIOD  # the first look
+    for each in work:
+        before = len(job.examined)
+        job.run(PERIOD, each)
+        if each in (reads_data, trains):
+            progress = job.at
+        if len(job.examined) > before:
+            assert job.at - progress >= AFTER
+    assert len(job.moved_again) <= len(job.stalls)
+
+
+@given(st.floats(0.001, 1e6))
+def test_looks_are_often_enough_and_not_too_often(after: float) -> None:
+    assert 0.05 <= period_of(after) <= 30
+    assert period_of(after) <= max(0.05, after / 10)
