@@ -243,6 +243,8 @@ class Service:
 
         :raises SettingsError: this user may start no more threads. Call :meth:`stop` all the same.
         """
+        if self.http is not None:
+            self.server.reached_by["url"] = f"{self.http.scheme}://{self.http.address}"
         try:
             if self.http is not None:
                 self.server.reached_by["url"] = f"{self.http.scheme}://{self.http.address}"
