@@ -128,8 +128,10 @@ class MessageSlot(Slot):
             super().enter(owner, after, warn_after)
             return
         self.plain_after, self.after_ns = after, after_ns
-        owner._slot, owner._ticket = self, -(state + ENTER)
-        self.guard, view[1], view[0] = guard, deadline_ns, state + ENTER
+        owner._ticket, self.guard, view[1] = -(state + ENTER), guard, deadline_ns
+        # fmt: off
+        view[0] = state + ENTER; owner._slot = self  # noqa: E702  # one line: see .slot
+        # fmt: on
         try:
             # fmt: off
             self.sent = (sent[0] + 1, sent[1]); raw(line)  # noqa: E702  # one line: see .slot
