@@ -132,11 +132,14 @@ class SocketChannel(Channel):
         self._reach()
         if self.board is None and self._use_board:
             self._make_board()
-        number = None if self.board is None else self.board.take(scope, thread, self.lines.signal)
-        if self.board is None or number is None:
+        own = self.board
+        number = None if own is None else own.take(scope, thread, self.lines.signal)
+        if own is None or number is None:
             return MessageSlot(self, scope, thread)
-        slot = BoardSlot(self, self.board, number, scope, thread)
+        slot = BoardSlot(self, own, number, scope, thread)
         self.board_slots.add(slot)
+        if self.board is not None and self.board is not own:  # another thread has moved all of them
+            slot.move(self.board)
         return slot
 
     def _reach(self) -> None:
@@ -154,13 +157,17 @@ class SocketChannel(Channel):
 
     def _make_board(self) -> None:
         try:
-            self.board = Board(board.Layout())
+            made = Board(board.Layout())
         except OSError as error:
             self._use_board = False
             _logger.info("blocks are sent as messages, because there can be no board: %s", error)
             return
-        if self._connection is not None and not self._hand_over(self._connection):
-            self.lost(self._connection)
+        with self.turn():
+            if self.board is not None:  # of another thread, or of a handler that came in between
+                return
+            self.board = made
+            if self._connection is not None and not self._hand_over(self._connection):
+                self.lost(self._connection)
 
     @property
     def unheard(self) -> int:

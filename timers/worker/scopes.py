@@ -169,9 +169,10 @@ class expires:  # noqa: N801  # torch's name; used like a function
             if state & DEPTH or slot.after != self._plain or self._ticket is not None:
                 slot.enter(self, self._after, self._warn_after)
                 return None
-            self._slot, self._ticket = slot, state + ENTER
-            view[slot.at_deadline] = deadline_ns
-            slot.guard, view[slot.at_state] = guard, state + ENTER
+            self._ticket, view[slot.at_deadline] = state + ENTER, deadline_ns
+            # fmt: off
+            slot.guard, view[slot.at_state] = guard, state + ENTER; self._slot = slot  # noqa: E702  # one line: see there
+            # fmt: on
             if deadline_ns - slot.lead < view[_LOOK]:
                 slot.wake(deadline_ns)
         except TakenError:

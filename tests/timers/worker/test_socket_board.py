@@ -254,6 +254,31 @@ def test_threads_have_slots_of_their_own_which_the_next_ones_go_on_with(
     assert server.board.used == 2
 
 
+def test_threads_that_begin_at_once_have_one_board(
+    listener: Listener, serve: Callable[[Listener], BoardServer]
+) -> None:
+    client = SocketTimerClient(listener.path)
+    barrier = threading.Barrier(8)
+
+    def work(number: int) -> None:
+        barrier.wait()
+        blocks(client, f"scope {number}")
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    server = serve(listener)
+    assert server.counts == {f"scope {number}": (1, 1) for number in range(8)}
+    assert {own.file for own in server.boards} == {server.board.file}
+
+
 def test_a_slot_in_which_a_block_is_open_stays_when_its_thread_ends(
     listener: Listener, serve: Callable[[Listener], BoardServer]
 ) -> None:

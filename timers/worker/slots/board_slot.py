@@ -120,8 +120,10 @@ class BoardSlot(Slot):
         state = view[at]
         if state & DEPTH or self.after != after or owner._ticket is not None:
             return False
-        owner._slot, owner._ticket = self, state + ENTER
-        self.guard, view[self.at_deadline], view[at] = guard, deadline_ns, state + ENTER
+        owner._ticket, self.guard, view[self.at_deadline] = state + ENTER, guard, deadline_ns
+        # fmt: off
+        view[at] = state + ENTER; owner._slot = self  # noqa: E702  # one line: see .slot
+        # fmt: on
         if deadline_ns - self.lead < view[board.LOOK]:
             self.wake(deadline_ns)
         return True

@@ -143,8 +143,10 @@ class MessageSlot(Slot):
             return
         self.top, self.blocks = None, none  # an interrupt may have left something
         self.plain_after, self.after_ns = after, after_ns
-        owner._slot, owner._ticket = self, -(state + ENTER)
-        self.guard, view[1], view[0] = guard, deadline_ns, state + ENTER
+        owner._ticket, self.guard, view[1] = -(state + ENTER), guard, deadline_ns
+        # fmt: off
+        view[0] = state + ENTER; owner._slot = self  # noqa: E702  # one line: see .slot
+        # fmt: on
         try:
             # fmt: off
             self.sent = now_sent; raw(line)  # noqa: E702  # one line: see .slot
@@ -190,7 +192,10 @@ class MessageSlot(Slot):
                     self.sent = sent
                     self.closed(None, 0, 0, None)
                 return True
-        return super().leave(ticket, error)
+        if super().leave(ticket, error):
+            return True
+        self.channel.send_standing(self)  # what an interrupt has kept from being sent, if anything
+        return False
 
     def mend(self) -> None:
         """Send what an interrupt has kept from being sent, too."""

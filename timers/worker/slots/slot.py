@@ -15,6 +15,8 @@ of statements without either is one step for all of them. Such a run begins belo
 ``one step``. Where two stores belong together they are one statement, on one line, for the sake of
 debuggers, which interrupt at lines. What describes the blocks is stored in such an order that
 :meth:`Slot.close` and :meth:`Slot.mend` can see from it where it ends.
+Storing an attribute ends the object that was there: where that may run code of ours (the end of a
+slot does), it comes last.
 
 Most blocks are *plain*: not inside a block of the same scope and thread. Of a plain one nothing is
 kept but its ticket, the state that its entry made: as long as the slot is in that state, nothing
@@ -236,16 +238,19 @@ class Slot:
         elif outer is None or not outer.ticket:
             return False
         elif state & DEPTH >= MAX_DEPTH:
-            owner._slot, owner._ticket = self, BEYOND
+            owner._ticket = BEYOND
             view[info + EXTRA], view[at] = view[info + EXTRA] - 1, state + ACQUIRE
+            owner._slot = self
             return True
         ticket = state + ENTER
-        owner._slot, owner._ticket = self, -ticket  # for :meth:`leave`, not for its short cut
+        owner._ticket = -ticket  # for :meth:`leave`, not for its short cut
         block.outer, self.blocks[ticket], self.after = outer, block, None
         view[info + AFTER], view[info + STARTED] = block.after_ns, now
         view[self.at_lead] = block.lead
         view[info + WARN], view[deadline] = block.warn_ns, block.deadline_ns
-        block.ticket, self.top, view[at] = ticket, block, ticket
+        # fmt: off
+        block.ticket, self.top, view[at] = ticket, block, ticket; owner._slot = self  # noqa: E702  # one line
+        # fmt: on
         return True
 
     def leave(self, ticket: int, error: str | None) -> bool:
