@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from . import (
     connections,
     cost,
+    explaining,
     fairness,
     growth,
     idle,
@@ -42,6 +43,7 @@ BENCHMARKS: dict[str, tuple[str, Callable[[Effort], Iterator[Row]]]] = {
     "starting": ("Time to start", starting.rows),
     "idle": ("A service with nothing to do", idle.rows),
     "connections": ("A thousand workers on one socket", connections.rows),
+    "explaining": ("From samples and recorders to the hang report", explaining.rows),
 }
 _TARGETS = "targets"
 

@@ -31,6 +31,8 @@ __all__ = ["Collectives", "Divergence", "Member", "analyse_recordings", "describ
 _DEFAULT = "default_pg"
 _SAME_SIZES = frozenset(("all_reduce", "all_gather", "broadcast", "reduce", "barrier"))
 """Operations to which each member brings the same amount; of others only the name must agree."""
+_SYMMETRIC = ("all_", "_all_", "reduce_scatter", "_reduce_scatter", "barrier")
+"""Operations that nobody can complete before all have joined."""
 _UNITS = {
     "Float": "floats",
     "Double": "doubles",
@@ -171,22 +173,26 @@ class _Group:
 
     def _divergence(self, number: int) -> Divergence | None:
         """Find the first number, up to ``number``, under which members called different things."""
-        calls: dict[int, dict[tuple[object, ...], list[int]]] = {}
-        words: dict[tuple[int, tuple[object, ...]], str] = {}
+        # Most ranks share their operations, which are then compared once.
+        callers: dict[int, dict[Operation, list[int]]] = {}
         for index, record in self.records.items():
             for operation in record.collectives:
                 if operation.number <= number:
-                    key = _signature(operation)
-                    calls.setdefault(operation.number, {}).setdefault(key, []).append(index)
-                    words[operation.number, key] = describe(operation, self.group)
-        for first in sorted(calls):
-            if len(calls[first]) > 1:
-                ordered = sorted(calls[first].items(), key=lambda item: -len(item[1]))
-                return Divergence(
-                    _label(self.group),
-                    first,
-                    tuple((words[first, key], tuple(callers)) for key, callers in ordered),
-                )
+                    callers.setdefault(operation.number, {}).setdefault(operation, []).append(index)
+        for first in sorted(callers):
+            kinds: dict[tuple[object, ...], list[Operation]] = {}
+            for operation in callers[first]:
+                kinds.setdefault(_signature(operation), []).append(operation)
+            if len(kinds) > 1:
+                calls = [
+                    (
+                        describe(alike[0], self.group),
+                        tuple(sorted(i for operation in alike for i in callers[first][operation])),
+                    )
+                    for alike in kinds.values()
+                ]
+                calls.sort(key=lambda call: -len(call[1]))
+                return Divergence(_label(self.group), first, tuple(calls))
         return None
 
     def _meet(self, number: int, pending: Mapping[int, Operation], found: Collectives) -> None:
@@ -204,9 +210,12 @@ class _Group:
         waiting: Collection[int] = inside
         if not holders and not self.unknown:
             busy = self._not_started(inside, pending)
+            why = f"has enqueued {meeting.name}, but its GPU has not started it"
+            if not busy and self._others_have_completed(number, inside, pending):
+                busy = set(inside)
+                why = f"has not completed {meeting.name}, which the others have"
             waiting = [index for index in inside if index not in busy]
             for index in busy:
-                why = f"has enqueued {meeting.name}, but its GPU has not started it"
                 found.edges.append(Edge(meeting, index, Evidence.RECORDER, Strength.PROOF, why))
             if not busy and not self.ranks:
                 self._guess_members(meeting, found)
@@ -233,6 +242,18 @@ class _Group:
             return set()
         busy = {index for index in inside if pending[index].progress is Progress.SCHEDULED}
         return busy if len(busy) < len(inside) else set()
+
+    def _others_have_completed(
+        self, number: int, inside: Sequence[int], pending: Mapping[int, Operation]
+    ) -> bool:
+        """Whether most members are through with an operation in which all depend on each other."""
+        if not pending[inside[0]].name.startswith(_SYMMETRIC):
+            return False
+        through = sum(
+            record.last >= number and (index not in pending or pending[index].number > number)
+            for index, record in self.records.items()
+        )
+        return through > len(inside)
 
     def _of(self, indices: Iterable[int]) -> Iterable[Member]:
         return (self.members[index] for index in indices)
