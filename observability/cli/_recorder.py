@@ -32,7 +32,11 @@ def recorder_environment(environ: Mapping[str, str], *, timing: bool) -> Iterato
 
     :param timing: whether NCCL shall record when an operation starts on the GPU.
     """
-    directory = tempfile.mkdtemp(prefix="timers-recorder-")  # mode 0700
+    try:
+        directory = tempfile.mkdtemp(prefix="timers-recorder-")  # mode 0700
+    except OSError:  # the recorders do without; what cannot, says so
+        yield {}
+        return
     # NCCL aborts a worker that cannot make its pipe. The environment may be taken to hosts that
     # do not have our directory, but each has this one. Nothing but requests is written to it.
     pipes = os.path.join(_PIPES, f"{os.path.basename(directory)}.nccl.")
@@ -48,6 +52,8 @@ def recorder_environment(environ: Mapping[str, str], *, timing: bool) -> Iterato
         yield {**added, RECORDER_VARIABLE: directory}
     finally:
         shutil.rmtree(directory, ignore_errors=True)
+        with contextlib.suppress(OSError):  # without a descriptor to read it by
+            os.rmdir(directory)
         for path in glob.glob(f"{glob.escape(pipes)}*"):
             with contextlib.suppress(OSError):
                 os.unlink(path)

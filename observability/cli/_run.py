@@ -124,6 +124,8 @@ def _directory() -> Iterator[str]:
         yield directory
     finally:
         shutil.rmtree(directory, ignore_errors=True)
+        with contextlib.suppress(OSError):  # without a descriptor to read it by
+            os.rmdir(directory)
 
 
 def _usable(path: str) -> str | None:

@@ -35,7 +35,7 @@ WORKER_FILE = str(VICTIMS / "worker.py")
 BOUND_SECONDS = 30.0
 """For whatever has to happen: generous, because machines are slow and shared."""
 _ANSWER_SECONDS = 20.0
-_KEPT = re.compile(r"timers-(look_[0-3]|process-log|span-export)$")
+_KEPT = re.compile(r"timers-(sample_[0-3]|process-log|span-export)$")
 """Threads that are started when first needed, one of each name, and stay: those that look at
 workers for the hang report, that of the process's own log, that of the spans."""
 _SETTLE_SECONDS = 15.0

@@ -142,7 +142,8 @@ def test_the_command_finds_the_addresses_in_its_environment(cli: Cli) -> None:
 
 def test_without_http(cli: Cli) -> None:
     ran = cli.run("run", "--http", "off", "--", *SUPERVISED, "environment")
-    assert "TIMERS_HTTP=off\n" in ran.stdout
+    assert "TIMERS_FILE=" in ran.stdout
+    assert "TIMERS_HTTP" not in ran.stdout
 
 
 def test_the_launchers_own_timer_server_is_turned_off(cli: Cli, tmp_path: Path) -> None:

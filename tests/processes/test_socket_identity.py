@@ -23,6 +23,7 @@ from timers.errors import InsecurePathError, PathOccupiedError
 from timers.events import Outcome, RequestRejected, StackDumped, TimerExpired, WorkerKilled
 from timers.linux import procfs
 from timers.transport.socket_path import connect
+from timers.transport.wire import BOARD
 from victims.worker import FILE
 
 if TYPE_CHECKING:
@@ -217,7 +218,8 @@ def test_a_client_does_not_talk_to_a_squatter(tmp_path: Path) -> None:
         expected.acquire("x", time.time() + 60)
         connection, _ = squatter.accept()
         with connection:
-            assert b'"scope_id": "x"' in connection.recv(4096)
+            assert connection.recv(4096) == BOARD
+        del expected
 
 
 @pytest.mark.usefixtures("root")

@@ -125,7 +125,7 @@ class WatchdogServer(TimerServer):
         with self._watchdog.lock:
             return {
                 (timer.worker.pid, timer.scope_id): self._request(timer)
-                for timer in self._watchdog.table
+                for timer in self._watchdog.state.timers()
             }
 
     @property
@@ -159,7 +159,7 @@ class WatchdogServer(TimerServer):
         due_ns = self._clock.monotonic_ns() + ahead_ns
         expired: dict[int, list[Any]] = {}
         with self._watchdog.lock:
-            for timer in self._watchdog.table:
+            for timer in self._watchdog.state.timers():
                 if timer.deadline_ns <= due_ns:
                     expired.setdefault(timer.worker.pid, []).append(self._request(timer))
         return expired

@@ -257,19 +257,23 @@ class Watchdog:
         self, pid: int, start_time: int | None, data: bytes, fd: int
     ) -> Rejection | None:
         """Take over the board that a worker sends along with a packet."""
+        if data != BOARD:
+            os.close(fd)
+            detail = f"process {pid} sent a descriptor along, which nothing here takes"
+            return Rejection("unexpected_descriptor", detail)
         with self.lock:
             try:
-                worker = self._intake.sender(pid, start_time) if data == BOARD else None
+                worker = self._intake.sender(pid, start_time)
                 if worker is None or worker.refusal is not None:
                     os.close(fd)
                     reason = "identity_mismatch" if worker is None else worker.refusal or ""
-                    return Rejection(reason, f"process {pid} sent what is no board of a worker's")
+                    return Rejection(reason, f"process {pid} sent a board and is no worker")
                 boards = self.state.boards
                 boards.wants_requests = self.state.observer.wants_requests
                 boards.accept(worker, fd)
             except BadBoardError as error:
                 return Rejection("wrong_type", f"the board of process {pid} is refused: {error}")
-            except OSError as error:
+            except OSError as error:  # who sent it could not be found out
                 with contextlib.suppress(OSError):
                     os.close(fd)
                 return Rejection("internal_error", f"the board of process {pid}: {error}")

@@ -306,9 +306,12 @@ class SocketSource:
         wanted = self.on_descriptor is not None and its_own
         if wanted and self.on_descriptor is not None and not is_reserved(fd):
             refused = self.on_descriptor(sender, peer.start_time, data, fd)
-            if refused is not None:
-                rejections.append(refused)
-                peer.has_ended = True  # so that its client learns of it, and tries again later
+            if refused is None:
+                return True
+            rejections.append(refused)
+            if refused.reason == "unexpected_descriptor":
+                return False
+            peer.has_ended = True  # so that its client learns of it, and tries again later
             return True
         os.close(fd)
         peer.has_ended = peer.has_ended or wanted

@@ -56,6 +56,9 @@ _FLAGS = socket.MSG_DONTWAIT | getattr(socket, "MSG_NOSIGNAL", 0)
 _FIRST_RETRY_SECONDS = 0.01
 _LAST_RETRY_SECONDS = 0.5
 _SAID_AFTER_SECONDS = 10.0
+_SERVED_SECONDS = 0.1
+"""How long the first call waits for the server to take the board; one that is stopped takes it
+later, and hears of no block before that."""
 _TURNED_AWAY_SECONDS = 0.05
 """A connection that ends this soon was not wanted: trying again at once would be no use."""
 _FULL = (errno.EAGAIN, errno.ENOBUFS)
@@ -168,6 +171,12 @@ class SocketChannel(Channel):
             self.board = made
             if self._connection is not None and not self._hand_over(self._connection):
                 self.lost(self._connection)
+        # What the server wants is known as soon as it has the board: a moment later, most often.
+        give_up = time.monotonic() + _SERVED_SECONDS
+        while not made.words[board.SERVED] and time.monotonic() < give_up:
+            if self._connection is None or sys.is_finalizing():
+                return
+            time.sleep(_FIRST_RETRY_SECONDS / 10)
 
     @property
     def unheard(self) -> int:

@@ -476,8 +476,8 @@ class Slot:
 
 def _heal(slot: weakref.ref[Slot], guard: weakref.ref[Owner]) -> None:
     found = slot()
-    if found is None:
-        return
+    if found is None or sys.is_finalizing():
+        return  # a process that ends inside of its blocks is one that does
     try:
         found.heal(guard)
     except Exception as failure:  # noqa: BLE001  # whatever a client raises: nobody could catch it
