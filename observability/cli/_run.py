@@ -125,6 +125,9 @@ def _directory() -> Iterator[str]:
     finally:
         shutil.rmtree(directory, ignore_errors=True)
         with contextlib.suppress(OSError):  # without a descriptor to read it by
+            for name in ("timers.pipe", "timers.sock"):
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(os.path.join(directory, name))
             os.rmdir(directory)
 
 
