@@ -30,6 +30,7 @@ __all__ = ["FILE", "Worker", "run", "run_local", "run_socket"]
 
 FILE = __file__
 _forever = threading.Event()
+_kept: list[Worker] = []
 
 
 def stuck_here(scope: str, after: float) -> None:
@@ -140,8 +141,9 @@ class Worker:
         raise EndThread
 
     def exit(self) -> None:
-        """End inside whatever was entered: nothing of this process leaves it."""
-        os._exit(0)
+        """End inside whatever was entered: its blocks are there until the interpreter ends."""
+        _kept.append(self)
+        sys.exit(0)
 
     def descriptors(self) -> list[str]:
         """What its open descriptors are."""

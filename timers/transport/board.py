@@ -59,6 +59,7 @@ __all__ = [
     "DURATION_BUCKETS",
     "DURATION_NS",
     "ENTER",
+    "EPOCH",
     "EXTRA",
     "HEADER_WORDS",
     "INFO_WORDS",
@@ -115,11 +116,13 @@ MOMENT_NS = 500_000
 
 # -- the header: words of the worker, then, on another page, those of the server -------------------
 MAGIC_WORD = int.from_bytes(b"timers\x00\x01", "little")
-MAGIC, VERSION_WORD, SLOTS, USED, LOST, CLOSED, MONOTONIC, WALL = range(8)
+MAGIC, VERSION_WORD, SLOTS, USED, LOST, CLOSED, MONOTONIC, WALL, EPOCH = range(9)
 """What it is, which version, how many slots there are, how many are in use (published after
 their names), how many events that the server wanted were not sent, whether the client is no more,
 and what two clocks showed when the board was handed over (CLOCK_MONOTONIC and CLOCK_REALTIME, ns):
-in a time namespace of its own a worker has another monotonic clock (time_namespaces(7))."""
+in a time namespace of its own a worker has another monotonic clock (time_namespaces(7)). And by how
+much the second was ahead of the first when the board was made, so that a deadline on the wall stays
+what it was whoever reads it."""
 VERSION = 1
 _PAGE_WORDS = mmap.PAGESIZE // 8
 LOOK = _PAGE_WORDS

@@ -241,7 +241,7 @@ class Boards:
     def _timer(self, watched: _Watched, slot: Slot) -> Timer[Worker]:
         skew_ns = watched.skew_ns
         deadline_ns = slot.deadline_ns - skew_ns
-        remaining = (deadline_ns - self._clock.monotonic_ns()) / NS
+        wall_ns = slot.deadline_ns + watched.board.words[board.EPOCH]
         timer = _BoardTimer(
             watched.worker,
             slot.scope,
@@ -249,7 +249,7 @@ class Boards:
             slot.acquired_ns - skew_ns,
             slot.thread,
             slot.signal,
-            self._clock.time() + remaining,
+            wall_ns / NS if 0 < wall_ns < _FOREVER * 2 else 0.0,
             self.spans.get((watched.worker, slot.thread, slot.scope)),
         )
         timer.started_ns = slot.started_ns - skew_ns

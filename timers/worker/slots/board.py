@@ -12,6 +12,7 @@ import contextlib
 import fcntl
 import mmap
 import os
+import time
 
 from timers.linux.owned import identity
 from timers.transport import board
@@ -52,6 +53,7 @@ class Board:
         self._free: dict[str, list[int]] = {}
         """By scope: slots of threads that have ended. What these counted, the next one goes on
         from, which is why they serve the same scope only."""
+        self.words[board.EPOCH] = time.time_ns() - time.monotonic_ns()
         self.words[board.SLOTS] = layout.slots
         self.words[board.VERSION_WORD] = board.VERSION
         self.words[board.MAGIC] = board.MAGIC_WORD
