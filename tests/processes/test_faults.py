@@ -100,12 +100,12 @@ def test_a_stopped_server_slows_its_workers_and_loses_nothing(files: FilePair) -
     assert worker.do("pairs", "many", 6_000) == 6_000
     assert worker.do("failures") == 0
     server.signal(signal.SIGCONT)
-    eventually(lambda: server.do("requests") >= 12_002)
+    # Blocks that came and went while nobody read may be told by their counts alone.
+    eventually(lambda: server.do("counts").get("many") == [6_000, 6_000, 0, 0])
     assert server.do("counts") == {"warm": [1, 1, 0, 0], "many": [6_000, 6_000, 0, 0]}
     assert server.do("rejected") == {}
     worker.do("pairs", "after", 1_000)
-    eventually(lambda: server.do("requests") >= 14_002)
-    assert server.do("counts")["after"] == [1_000, 1_000, 0, 0]
+    eventually(lambda: server.do("counts").get("after") == [1_000, 1_000, 0, 0])
 
 
 def test_nobody_is_killed_for_the_time_its_server_was_stopped(files: FilePair) -> None:
@@ -121,7 +121,7 @@ def test_nobody_is_killed_for_the_time_its_server_was_stopped(files: FilePair) -
     deadline = time.monotonic() + 3.2
     eventually(lambda: time.monotonic() > deadline, "all of its deadlines have passed")
     server.signal(signal.SIGCONT)
-    eventually(lambda: server.do("requests") >= 8_004)
+    eventually(lambda: server.do("counts").get("next") == [1, 1, 0, 0])
     last.tell("stuck", "hang", 0.3)
     eventually(lambda: "kill worker process" in [found["event"] for found in server.do("events")])
     assert last.gone()

@@ -107,7 +107,7 @@ class Intake:
         if message.board:
             self._report(worker, message)
             return
-        self._accepted += 1 if message.missed is None else sum(message.missed)
+        self._accepted += 1
         scope = self._statistics.scopes.get(scope_id) or self._statistics.scope(scope_id)
         if message.expiration_time < 0:
             acquires, releases = message.missed or _ONE_RELEASE
