@@ -106,7 +106,7 @@ class Poisoned(Fault):
         assert third.code == -signal.SIGKILL
         [dump] = seen.named("stack dumped", third.pid)
         frames = [frame for stack in dump["stack"] for frame in stack["frames"]]
-        assert any(frame.endswith("put") and "queues.py" in frame for frame in frames)
+        assert any(frame.endswith("put") and "queue_client.py" in frame for frame in frames)
 
     def _counted(self, seen: Observation) -> None:
         for scope, expected in (("stuck", 2), ("leaves", 1)):

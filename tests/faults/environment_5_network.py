@@ -96,7 +96,7 @@ class NoCollector(Fault):
 
     def relieve(self, stage: Stage) -> None:
         # Each span has been tried by then.
-        stage.wait(lambda: self._lost(stage) == _spans(stage.seen))
+        stage.wait(lambda: self._lost(stage) >= _spans(stage.seen))
 
     def _lost(self, stage: Stage) -> float:
         stage.seen.metrics = stage.metrics()
@@ -104,8 +104,9 @@ class NoCollector(Fault):
 
     def _told(self, seen: Observation) -> None:
         told_in_the_log(seen)
-        assert seen.count("timers_events_dropped_total") == _spans(seen)
-        assert seen.count("timers_events_dropped_total", sink="spans") == _spans(seen)
+        lost = seen.count("timers_events_dropped_total", sink="spans")
+        assert lost >= _spans(seen)
+        assert seen.count("timers_events_dropped_total") == lost
         assert seen.count("timers_sink_errors_total") == 0
 
 
