@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import selectors
 import signal
 import subprocess
@@ -28,6 +29,7 @@ __all__ = ["Crew"]
 LONGEST_SECONDS = 90.0
 """An episode that takes longer is one whose hang nobody reaps, or whose word nobody hears."""
 _LOOK_SECONDS = 0.05
+_NOTE = re.compile(r"timers: (worker|rank) \d+ is reaped: ")
 
 
 class _Member:
@@ -87,7 +89,7 @@ class Crew:
         self._members: dict[int, _Member] = {}
         self._wishes: list[_Wish] = []
         self._selector = selectors.DefaultSelector()
-        self._stderr = open(directory / "workers.stderr", "wb")  # noqa: SIM115  # until close()
+        self._stderr = open(directory / "workers.stderr", "ab")  # noqa: SIM115  # until close()
         self._next_look = 0.0
 
     @property
@@ -110,9 +112,9 @@ class Crew:
             self._give_up()
 
     def complaints(self) -> Counter[str]:
-        """What workers wrote to stderr; they have no reason to."""
+        """What workers wrote to stderr; they have no reason to. The service has: of a reap."""
         lines = (self._directory / "workers.stderr").read_text(errors="replace").splitlines()
-        return Counter(lines)
+        return Counter(line for line in lines if not _NOTE.match(line))
 
     def close(self) -> None:
         """Kill those that are left, and forget them."""

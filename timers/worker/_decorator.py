@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-import inspect
+from types import CodeType, MethodType
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, cast
 
 if TYPE_CHECKING:
@@ -16,6 +16,10 @@ __all__ = ["guard"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+# Bits of a code object's co_flags, as the documentation of inspect lists them. Not by inspect
+# itself: it is slow to import, and an import in a call can be cut in half by a fork elsewhere.
+_GENERATOR, _COROUTINE, _ASYNC_GENERATOR = 0x20, 0x80, 0x200
 
 
 class Block(Protocol):
@@ -36,15 +40,24 @@ class Block(Protocol):
 
 def guard(function: Callable[P, R], make: Blocks) -> Callable[P, R]:
     """Return ``function`` with each call in a block that ``make`` makes."""
-    if inspect.iscoroutinefunction(function):
+    flags = _flags(function)
+    if flags & _COROUTINE:
         guarded: Callable[..., Any] = _coroutine(function, make)
-    elif inspect.isasyncgenfunction(function):
+    elif flags & _ASYNC_GENERATOR:
         guarded = _async_generator(function, make)
-    elif inspect.isgeneratorfunction(function):
+    elif flags & _GENERATOR:
         guarded = _generator(function, make)
     else:
         guarded = _function(function, make)
     return cast("Callable[P, R]", functools.wraps(function)(guarded))
+
+
+def _flags(function: object) -> int:
+    """Return the flags of its code, or of what it is a method or a partial of; 0 without code."""
+    while isinstance(function, MethodType | functools.partial):
+        function = function.__func__ if isinstance(function, MethodType) else function.func
+    code = getattr(function, "__code__", None)
+    return code.co_flags if isinstance(code, CodeType) else 0
 
 
 def _coroutine(function: Callable[..., Any], make: Blocks) -> Callable[..., Any]:

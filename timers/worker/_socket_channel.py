@@ -430,8 +430,10 @@ class SocketChannel(Channel):
 
     def __del__(self) -> None:
         # A client made for a few blocks and forgotten must not cost a descriptor and a thread.
-        with contextlib.suppress(Exception):
+        try:  # noqa: SIM105  # when the interpreter ends, contextlib may be gone before this is
             self.close()
+        except Exception:  # noqa: BLE001, S110  # a finalizer has nobody to tell
+            pass
 
     def after_fork(self) -> None:
         """Leave everything to the parent, in a forked child."""

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 from timers.errors import ClientNotConfiguredError
 
 from ._client_slots import ClientWithSlots
+from ._decorator import guard
 from ._foreign import slot_of
 from .slots.slot import DEPTH, ENTER, NONE, TakenError
 from .slots.to_its_ends import to_its_end, to_its_ends
@@ -307,8 +308,6 @@ class expires:  # noqa: N801  # torch's name; used like a function
         Where a call goes on after it has returned, until that is done: for a coroutine or any other
         awaitable that it returns, and for a generator from its first step to its last.
         """
-        from ._decorator import guard  # noqa: PLC0415  # needs inspect, which is slow to import
-
         return guard(function, self._copy)
 
 

@@ -111,10 +111,12 @@ class Board:
 
     def __del__(self) -> None:
         # A program that became a daemon has closed that one, too; its number may be another file's.
-        with contextlib.suppress(Exception):
+        try:  # when the interpreter ends, contextlib may be gone before this is
             self.close()
             if self._duplicate is not None and identity(self._duplicate) != self._file:
                 _kept.append(self._memory)
+        except Exception:  # noqa: BLE001, S110  # a finalizer has nobody to tell
+            pass
 
     def owns_descriptor(self) -> bool:
         """Whether :attr:`fd` still is this board: a program may have closed it, and more."""

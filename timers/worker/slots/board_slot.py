@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 import weakref
 from bisect import bisect_left
@@ -73,9 +72,11 @@ class BoardSlot(Slot):
     def __del__(self) -> None:
         # Its thread has ended, or had too many. With a block open it stays as it is: whoever left
         # a block to a thread that has ended is watched until the deadline.
-        with contextlib.suppress(AttributeError):  # interrupted while it was made
+        try:  # when the interpreter ends, contextlib may be gone before this is
             if self.channel.board is self.board and not self.is_needed:
                 self.board.give_back(self.scope, self.number)
+        except AttributeError:  # interrupted while it was made
+            pass
 
     # -- blocks -------------------------------------------------------------------------------
 
