@@ -5,8 +5,6 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING
 
-from timers.forks import reset_in_child
-
 from .scopes import expires
 
 if TYPE_CHECKING:
@@ -19,13 +17,10 @@ class _Beats(threading.local):
     def __init__(self) -> None:
         self.open: dict[str, expires] = {}
 
-    def after_fork(self) -> None:
-        """Forget the beats of the parent, which are its own."""
-        self.open = {}
-
 
 _beats = _Beats()
-reset_in_child(_beats)
+# A forked child has those of its parent, as it has any block that was open, and ends nothing with
+# them. To drop them before the clients know of the fork would send the release of a block dropped.
 
 
 def beat(scope: str, *, after: float | None, client: TimerClient | None = None) -> None:
