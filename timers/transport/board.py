@@ -48,7 +48,6 @@ __all__ = [
     "AFTER",
     "CAPACITY",
     "CLOSED",
-    "COUNTED_EXTRA",
     "COUNTED_RELEASES",
     "COUNTED_STATE",
     "COUNTED_WORDS",
@@ -171,10 +170,10 @@ WARM_UP_NS = WARM_UPS + len(DURATION_BUCKETS) + 1
 LONGEST_WARM_UP, LONGEST_STEADY = WARM_UP_NS + 1, WARM_UP_NS + 2
 COUNT_WORDS = LONGEST_STEADY + 1
 
-COUNTED_STATE, COUNTED_EXTRA, COUNTED_RELEASES = range(COUNT_WORDS, COUNT_WORDS + 3)
-"""Behind a copy of all of these: state and ``EXTRA`` as the server has counted them, and how many
-releases it has counted the durations of."""
-COUNTED_WORDS = COUNT_WORDS + 3
+COUNTED_STATE, COUNTED_RELEASES = range(COUNT_WORDS, COUNT_WORDS + 2)
+"""Behind a copy of all of these, with what is counted in the first buckets: the state as the server
+has counted it, and how many releases."""
+COUNTED_WORDS = COUNT_WORDS + 2
 
 CAPACITY = 4096
 """Slots of a board; pages of it that nobody uses cost nothing."""

@@ -23,6 +23,9 @@ _NS = 1_000_000_000
 _BILLION = 1e9
 _MOST = 1 << 56
 """A year has fewer nanoseconds; what grows by more between two counts is nobody's count."""
+_LARGEST = 1 << 62
+_MOST_AT_ONCE = 1 << 20
+"""More blocks than a worker can enter and leave while one slot is read."""
 _DURATION_BUCKETS = len(board.DURATION_BUCKETS) + 1
 _RATIO_BUCKETS = len(board.RATIO_BUCKETS) + 1
 
@@ -78,13 +81,14 @@ class BoardCounts:
         scope_id = own.scope(number)
         if scope_id is None:
             return
-        counts = own.row(layout.counts, number, board.COUNT_WORDS)
         info = own.row(layout.infos, number, board.INFO_WORDS)
+        counts = own.row(layout.counts, number, board.COUNT_WORDS)
         known = own.row(layout.counted, number, board.COUNTED_WORDS)
         released = board.releases(state, info[board.EXTRA])
-        was = known[board.COUNTED_STATE]
-        acquires = self._more(state >> DEPTH_BITS, was >> DEPTH_BITS)
-        releases = self._more(released, board.releases(was, known[board.COUNTED_EXTRA]))
+        acquires = self._more(state >> DEPTH_BITS, known[board.COUNTED_STATE] >> DEPTH_BITS)
+        releases, known[board.COUNTED_RELEASES] = self._beyond(
+            released, known[board.COUNTED_RELEASES]
+        )
         is_open = bool(state & DEPTH)
         active = is_open - (number in self._open)
         (self._open.add if is_open else self._open.discard)(number)
@@ -94,27 +98,34 @@ class BoardCounts:
         self._statistics.scope(scope_id).count(acquires, releases, active, overdue)
         self._statistics.requested(acquires + releases)
         if settled:
-            self._count_durations(scope_id, counts, info, known, released)
-            known[: board.COUNT_WORDS] = counts
-            known[board.COUNTED_RELEASES] = released
+            known[: board.COUNT_WORDS] = self._count_durations(
+                scope_id, counts, info, known, released
+            )
         else:
             self._unsettled.add(number)
-        known[board.COUNTED_STATE], known[board.COUNTED_EXTRA] = state, info[board.EXTRA]
+        known[board.COUNTED_STATE] = state
         at = layout.counted + number * board.COUNTED_WORDS
         own.words[at : at + board.COUNTED_WORDS] = memoryview(array("q", known))
 
     def _count_durations(
         self, scope_id: str, counts: list[int], info: list[int], known: list[int], released: int
-    ) -> None:
+    ) -> list[int]:
+        """Count them; return ``counts`` with what is counted in each first bucket.
+
+        A worker counts no block of a first bucket: they are those that nothing else counts.
+        """
         scope = self._statistics.scope(scope_id)
+        timed = released - counts[board.UNTIMED]
+        others = sum(counts[DURATIONS + 1 : DURATIONS + _DURATION_BUCKETS])
+        short, short_counted = self._beyond(timed - others, known[DURATIONS])
+        others = sum(counts[RATIOS + 1 : RATIOS + _RATIO_BUCKETS]) + counts[board.UNRATED]
+        low, low_counted = self._beyond(timed - others, known[RATIOS])
+        counts[DURATIONS], counts[RATIOS] = short_counted, low_counted
         more = [self._more(now, then) for now, then in zip(counts, known, strict=False)]
-        timed = self._more(released, known[board.COUNTED_RELEASES]) - more[board.UNTIMED]
         short_ns = more[board.SHORT_NS]
-        durations = more[DURATIONS : DURATIONS + _DURATION_BUCKETS]
-        durations[0] = max(0, timed - sum(durations[1:]))  # those that nothing else counts
+        durations = [short, *more[DURATIONS + 1 : DURATIONS + _DURATION_BUCKETS]]
         scope.durations.add(durations, (more[board.DURATION_NS] + short_ns) / _NS)
-        ratios = more[RATIOS : RATIOS + _RATIO_BUCKETS]
-        ratios[0] = max(0, timed - more[board.UNRATED] - sum(ratios[1:]))
+        ratios = [low, *more[RATIOS + 1 : RATIOS + _RATIO_BUCKETS]]
         short_after = info[board.SHORT_AFTER]
         short_shares = short_ns / short_after if short_after > 0 else 0.0
         scope.ratios.add(ratios, more[board.RATIO_SUM] / _BILLION + short_shares)
@@ -125,6 +136,18 @@ class BoardCounts:
             counts[board.LONGEST_STEADY] / _NS,
             info[board.AFTER] / _NS,
         )
+        return counts
+
+    def _beyond(self, now: int, counted: int) -> tuple[int, int]:
+        """By how much ``now`` is beyond what is counted, and what is counted with that.
+
+        For what is derived from several words, which the worker goes on to write while they are
+        read one after another: it may seem to fall, and is not counted again when it rises.
+        """
+        now = max(-_LARGEST, min(now, _LARGEST))  # a sum of words need not fit in one
+        if counted - _MOST_AT_ONCE <= now < counted:
+            return 0, counted
+        return self._more(now, counted), now
 
     def _more(self, now: int, then: int) -> int:
         """By how much a count has grown; 0, and noted, for what no worker can have counted."""
