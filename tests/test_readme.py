@@ -55,11 +55,12 @@ def test_the_first_command_runs_the_quickstart_in_a_fresh_clone(tmp_path: Path) 
     clone = tmp_path / "clone"
     subprocess.run(["git", "clone", "--quiet", str(TOP), str(clone)], check=True)
     kept = {name: value for name, value in os.environ.items() if not name.startswith("TIMERS_")}
+    kept["XDG_STATE_HOME"] = str(tmp_path)
     # A stock Python, not the one of this virtual environment.
     path = os.pathsep.join(
         entry for entry in kept["PATH"].split(os.pathsep) if not entry.startswith(sys.prefix)
     )
-    (command,) = blocks("README.md", "sh")
+    command, _ = blocks("README.md", "sh")
     ran = subprocess.run(
         ["bash", "-c", command],
         cwd=clone,
@@ -70,7 +71,8 @@ def test_the_first_command_runs_the_quickstart_in_a_fresh_clone(tmp_path: Path) 
         check=False,
     )
     assert ran.returncode == 0, ran.stdout + ran.stderr
-    events = [json.loads(line)["event"] for line in ran.stderr.splitlines() if line[:1] == "{"]
+    [log] = re.findall(r"^timers: events go to (.+)$", ran.stderr, re.MULTILINE)
+    events = [json.loads(line)["event"] for line in Path(log).read_text().splitlines()]
     story = ["timer expired", "stack dumped", "kill worker process"]
     assert [event for event in events if event in story] == story
 
