@@ -37,18 +37,6 @@ NS = 1_000_000_000
 
 
 @pytest.fixture
-def path(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(tmp_path_factory.mktemp("s") / "s")
-
-
-@pytest.fixture
-def listener(path: str) -> Iterator[Listener]:
-    listener = listen(path)
-    yield listener
-    listener.connections.close()
-
-
-@pytest.fixture
 def serve() -> Iterator[Callable[[Listener], BoardServer]]:
     """Takes the next connection to a listener."""
     with contextlib.ExitStack() as ends:
