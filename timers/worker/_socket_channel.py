@@ -112,6 +112,8 @@ class SocketChannel(Channel):
         self._file: Identity = None
         """What the connection's descriptor is."""
         self._keeper: threading.Thread | None = None
+        self._kept: socket.socket | None = None
+        """The connection whose end the thread waits for, and which it closes therefore."""
         self._served = 0
         self._woken: tuple[int, int] = (0, 0)
         """The server's next look when it was last woken, and what for."""
@@ -370,10 +372,15 @@ class SocketChannel(Channel):
         connection, self._connection = self._connection, None
         if connection is None:
             return
-        if identity(connection.fileno()) == self._file:
-            connection.close()
-        else:
+        if identity(connection.fileno()) != self._file:
             connection.detach()
+        elif connection is self._kept:
+            # The thread is about to wait for it, by its number. A file that was given the number
+            # by then would be waited for in its place, for ever.
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+        else:
+            connection.close()
 
     def lost(self, connection: socket.socket) -> None:
         """Give up ``connection``: the server closed it, or somebody closed ours."""
@@ -410,19 +417,20 @@ class SocketChannel(Channel):
             keeper.start()
             self._keeper = keeper
 
-    def keep(self) -> tuple[socket.socket | None, float]:
-        """Connect where that is due; return what to wait for, and for how long otherwise."""
+    def keep(self) -> tuple[socket.socket | None, Identity, float]:
+        """Connect where that is due.
+
+        :returns: what to wait for, which the thread then closes; what its descriptor is; and how
+            long to wait where there is nothing.
+        """
         if self._try_connect() and self.unsent and not self.catch_up():
             self._start_sender()
-        return self._connection, max(0.0, self._retry_at - time.monotonic())
+        connection = self._kept = self._connection  # one step, see _hang_up
+        return connection, self._file, max(0.0, self._retry_at - time.monotonic())
 
     def close(self) -> None:
         """Hang up, which ends the thread. For the end of a client."""
         self.is_closed = True
-        connection = self._connection
-        if connection is not None and identity(connection.fileno()) == self._file:
-            with contextlib.suppress(OSError):
-                connection.shutdown(socket.SHUT_RDWR)  # wakes the thread, which has it as well
         if self.board is not None:
             self.board.words[board.CLOSED] = 1
             self.board.close()
@@ -437,6 +445,7 @@ class SocketChannel(Channel):
 
     def after_fork(self) -> None:
         """Leave everything to the parent, in a forked child."""
+        self._kept = None  # the thread is the parent's, as is the connection's other end
         self._hang_up()
         for slot in list(self.board_slots):
             slot.forget()
@@ -454,7 +463,7 @@ class SocketChannel(Channel):
 def _keep(reference: weakref.ref[SocketChannel]) -> None:
     """Hold on to a connection, but never to the channel, so that a forgotten one goes."""
     while (channel := reference()) is not None and not channel.is_closed:
-        connection, seconds = channel.keep()
+        connection, file, seconds = channel.keep()
         del channel
         if connection is None:
             time.sleep(seconds)
@@ -468,4 +477,6 @@ def _keep(reference: weakref.ref[SocketChannel]) -> None:
             found = bool(poll.poll())
         if found and (channel := reference()) is not None:
             channel.lost(connection)
+        if identity(connection.fileno()) == file:
+            connection.close()
         del channel, connection
