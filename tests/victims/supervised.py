@@ -14,7 +14,7 @@ import time
 
 import timers
 
-SIGNALS = ("HUP", "INT", "QUIT", "USR1", "USR2", "TERM", "CONT", "WINCH")
+UNCATCHABLE = {signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD}
 
 
 def say(*words: object) -> None:
@@ -70,11 +70,9 @@ def recorder() -> None:
 
 def catch() -> None:
     """Say each signal that comes, and end on a line."""
-    for name in SIGNALS:
-        signal.signal(
-            getattr(signal, f"SIG{name}"),
-            lambda number, _: say("got", signal.Signals(number).name.removeprefix("SIG")),
-        )
+    names = {number: number.name.removeprefix("SIG") for number in signal.Signals}
+    for number in signal.valid_signals() - UNCATCHABLE:
+        signal.signal(number, lambda number, _: say("got", names.get(number, number)))  # type: ignore[call-overload]  # any number
     say("ready", os.getpid())
     while True:
         with contextlib.suppress(InterruptedError):
