@@ -139,6 +139,8 @@ class Intake:
 
     def _report(self, worker: Worker, message: Message) -> None:
         """Emit what a worker says of a block that its board counts and keeps."""
+        if not self._state.observer.wants_requests:
+            return  # it was wanted by the server before
         span = message.traceparent, message.span_id
         info = TimerInfo(
             scope_id=message.scope_id,

@@ -71,6 +71,8 @@ __all__ = [
     "MAX_DEPTH",
     "MOMENT_NS",
     "MONOTONIC",
+    "MOVED",
+    "MOVED_FROM",
     "NAME_AT",
     "NAME_BYTES",
     "NAME_LENGTH",
@@ -115,13 +117,17 @@ MOMENT_NS = 500_000
 
 # -- the header: words of the worker, then, on another page, those of the server -------------------
 MAGIC_WORD = int.from_bytes(b"timers\x00\x01", "little")
-MAGIC, VERSION_WORD, SLOTS, USED, LOST, CLOSED, MONOTONIC, WALL, EPOCH = range(9)
+MAGIC, VERSION_WORD, SLOTS, USED, LOST, CLOSED, MONOTONIC, WALL, EPOCH, MOVED_FROM = range(10)
 """What it is, which version, how many slots there are, how many are in use (published after
 their names), how many events that the server wanted were not sent, whether the client is no more,
 and what two clocks showed when the board was handed over (CLOCK_MONOTONIC and CLOCK_REALTIME, ns):
 in a time namespace of its own a worker has another monotonic clock (time_namespaces(7)). And by how
 much the second was ahead of the first when the board was made, so that a deadline on the wall stays
-what it was whoever reads it."""
+what it was whoever reads it. Last, which memory (its inode) everything was moved here from, by a
+worker that lost every descriptor of that one and cannot hand it to anybody any more."""
+MOVED = 2
+"""What stands in ``CLOSED`` of a board that everything was moved from, before it is: nothing there
+expires any more. The server goes on with the new one, slot by slot, from what it has counted."""
 VERSION = 1
 _PAGE_WORDS = mmap.PAGESIZE // 8
 LOOK = _PAGE_WORDS
