@@ -230,7 +230,7 @@ class SocketChannel(Channel):
         """
         assert self.board is not None  # noqa: S101  # there are slots of it
         if not self._send_now(self.lines.event(request, elapsed_ns)):
-            self.board.words[board.LOST] += 1
+            self.board.words[board.LOST if elapsed_ns is None else board.LOST_RELEASES] += 1
 
     def _send_now(
         self, line: bytes, receipt: Receipt | None = None, totals: tuple[int, int] = (0, 0)

@@ -63,6 +63,7 @@ class BoardCounts:
 
         :param final: whether the worker is no more, so that nothing is on its way.
         """
+        self._count_lost()
         states, extras = self._board.states(), self._board.extras()
         is_same = states == self._states and extras == self._extras
         if is_same and not self._unsettled and not final:
@@ -78,6 +79,15 @@ class BoardCounts:
             if same and number not in unsettled and not final:
                 continue
             self._count(number, state, settled=same or final or bool(state & DEPTH))
+
+    def _count_lost(self) -> None:
+        words = self._board.words
+        lost = [0, 0]
+        for index in range(2):
+            now = words[board.LOST + index]
+            lost[index] = self._more(now, words[board.COUNTED_LOST + index])
+            words[board.COUNTED_LOST + index] = now
+        self._statistics.lost(*lost)
 
     def _count(self, number: int, state: int, *, settled: bool) -> None:
         own, layout = self._board, self._board.layout
