@@ -191,7 +191,7 @@ def _server_metrics(statistics: Sequence[Statistics]) -> Iterator[Metric]:
 
     lost = CounterMetricFamily(
         "timers_request_events_lost",
-        "Acquires and releases that are counted, and whose event for logs and spans was not sent.",
+        "Acquires and releases that are counted, and whose event or duration was not sent.",
         labels=["event"],
     )
     lost.add_metric(["timer acquired"], sum(each.lost_acquires for each in statistics))

@@ -107,13 +107,12 @@ class Intake:
         if message.board:
             self._report(worker, message)
             return
-        self._accepted += 1 if message.missed is None else sum(message.missed)
-        wants = self._state.observer.wants_requests
+        self._accepted += 1
         scope = self._statistics.scopes.get(scope_id) or self._statistics.scope(scope_id)
         if message.expiration_time < 0:
             acquires, releases = message.missed or _ONE_RELEASE
             released = self._table.release(worker, message.thread, scope_id)
-            if wants and message.missed is not None:
+            if message.missed is not None:
                 self._statistics.lost(acquires, max(0, releases - (released is not None)))
             if released is None:
                 scope.count(acquires, releases)
@@ -126,7 +125,7 @@ class Intake:
         timer = self._timer(worker, scope, message, now_ns)
         try:
             replaced = self._table.acquire(timer)
-            if wants and message.missed is not None:
+            if message.missed is not None:
                 self._statistics.lost(max(0, acquires - (replaced is None)), releases)
         except TooManyTimersError:
             scope.count(acquires, releases)
@@ -137,7 +136,7 @@ class Intake:
         else:
             scope.count(acquires, releases, 0, -replaced.expired)
             self._replaced(replaced, timer, scope, message, now_ns)
-        if not wants or message.leave:
+        if not self._state.observer.wants_requests or message.leave:
             return
         if replaced is None or message.missed is None:
             self._state.emit(TimerAcquired, worker=worker.info, timer=timer_info(timer))
