@@ -11,8 +11,10 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from timers.transport.board import CLOSED, MOVED, Layout
+from timers.transport.wire import WAKE
 from timers.worker import scopes
 from timers.worker._client_slots import ClientWithSlots
+from timers.worker._socket_channel import SocketChannel
 from timers.worker.slots import board_slot
 from timers.worker.slots import slot as slots
 from timers.worker.slots.board import Board
@@ -45,16 +47,17 @@ def use_clock(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> None:
 class BoardWorker(ClientWithSlots):
     """A client whose slots are on a board; also what those slots take for their channel.
 
-    :param on_wake: is called with when something is due, in place of a wake-up being sent.
+    :param on_wake: is called in place of a wake-up being sent.
     """
 
     def __init__(
-        self, on_wake: Callable[[int], None] = lambda _: None, layout: Layout | None = None
+        self, on_wake: Callable[[], None] = lambda: None, layout: Layout | None = None
     ) -> None:
         self.board: Board | None = Board(layout or Layout(16))
         self.wants = False
         self.uses: dict[str, int] = {}
         self.on_wake = on_wake
+        self._woken = (-1, 0)
         self.made: list[BoardSlot] = []
         super().__init__()
 
@@ -89,9 +92,12 @@ class BoardWorker(ClientWithSlots):
         del after_ns
         return 0
 
-    def wake(self, due_ns: int) -> None:
-        """Say that a block is due early."""
-        self.on_wake(due_ns)
+    wake = SocketChannel.wake
+
+    def _send_now(self, line: bytes) -> bool:
+        assert line == WAKE
+        self.on_wake()
+        return True
 
     def send_event(self, request: Request, elapsed_ns: int | None) -> None:
         """Send nothing."""

@@ -45,6 +45,7 @@ class Intake:
         self._workers = workers
         self._by_pid = workers.by_pid
         self._table = state.table
+        self._with_boards = state.boards.of
         self._statistics = state.statistics
         self._moments: Callable[[float], tuple[float, ...]] | None = None
         self._offsets: dict[int, tuple[int, ...]] = {}
@@ -104,6 +105,9 @@ class Intake:
             return
         if worker.refusal is not None and self._refuses(worker):
             return
+        if worker in self._with_boards:
+            # It may have been sent, or be here, in place of a wake-up that there was no room for.
+            self._state.boards.wake(worker)
         if message.board:
             self._report(worker, message)
             return

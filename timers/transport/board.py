@@ -34,6 +34,11 @@ aarch64 does not, and both let a store wait a moment (in the store buffer) behin
   while the server, which is just about to publish a later one, does not see the new deadline yet.
   Therefore the server looks once more, a moment after it has published a later time; a store from
   before the worker's load has arrived by then. A worker that loads later sees the new word.
+* *A wake-up that is not sent again*: one that the server has not acted on will do for later
+  deadlines too, so that a server that is stopped costs nothing. Whether it has is not to be seen
+  from the time of its next look, which may be the same as before. So the server counts its looks
+  (:data:`LOOKED`), before it looks, and a worker sends another wake-up when that has changed. Both
+  may pass each other here as well: the server looks once more, a moment after each wake-up.
 
 The server trusts nothing: it checks seals and size before it maps a board, so that no later
 truncation can cost it a SIGBUS (memfd_create(2), F_ADD_SEALS), and every value that it reads.
@@ -66,6 +71,7 @@ __all__ = [
     "LONGEST_STEADY",
     "LONGEST_WARM_UP",
     "LOOK",
+    "LOOKED",
     "LOST",
     "LOST_RELEASES",
     "MAGIC",
@@ -145,7 +151,9 @@ SAMPLE_FROM_NS = LOOK + 3
 """Blocks with at least this deadline are sampled ..."""
 SAMPLE_SHARE = LOOK + 4
 """... first after this many thousandths of it."""
-COUNTED_LOST = LOOK + 5
+LOOKED = LOOK + 5
+"""How often the server has looked, or begun to."""
+COUNTED_LOST = LOOK + 6
 """How many of ``LOST`` a server has counted, and, in the next word, of ``LOST_RELEASES``."""
 HEADER_WORDS = 2 * _PAGE_WORDS
 

@@ -29,7 +29,7 @@ class Bench:
         self.workers: list[BoardWorker] = []
 
     def worker(self, layout: Layout | None = None) -> BoardWorker:
-        made = BoardWorker(lambda _: self.rig.watchdog._wake_board(self.pid), layout)
+        made = BoardWorker(lambda: self.rig.watchdog._wake_board(self.pid), layout)
         self.workers.append(made)
         self.hand_over(made)
         return made

@@ -6,11 +6,12 @@ server that follows goes on from there.
 
 from __future__ import annotations
 
+import time
 from array import array
 from typing import TYPE_CHECKING
 
 from timers.transport import board
-from timers.transport.board import DEPTH, DEPTH_BITS, DURATIONS, RATIOS, WARM_UPS
+from timers.transport.board import DEPTH, DEPTH_BITS, DURATIONS, MOMENT_NS, RATIOS, WARM_UPS
 
 if TYPE_CHECKING:
     from timers.server.statistics import Statistics
@@ -48,6 +49,8 @@ class BoardCounts:
         """Numbers of the slots that are counted as active."""
         self._overdue: dict[int, int] = {}
         """By number: the state of slots that are counted as overdue."""
+        self._counted_ns = 0
+        """When that was (CLOCK_MONOTONIC)."""
         self._unsettled: set[int] = set()
         """Numbers of those whose durations may be stored a moment after their state."""
         self.absurd = 0
@@ -68,6 +71,9 @@ class BoardCounts:
         is_same = states == self._states and extras == self._extras
         if is_same and not self._unsettled and not final:
             return
+        now_ns = time.monotonic_ns()
+        is_later = now_ns - self._counted_ns >= MOMENT_NS
+        self._counted_ns = now_ns
         before, extras_before = _words(self._states), _words(self._extras)
         now, extras_now = _words(states), _words(extras)
         self._states, self._extras = states, extras
@@ -78,7 +84,8 @@ class BoardCounts:
             same = same and extras_before[number] == extras_now[number]
             if same and number not in unsettled and not final:
                 continue
-            self._count(number, state, settled=same or final or bool(state & DEPTH))
+            is_settled = (same and is_later) or final or bool(state & DEPTH)
+            self._count(number, state, settled=is_settled)
 
     def _count_lost(self) -> None:
         words = self._board.words

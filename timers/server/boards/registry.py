@@ -65,6 +65,7 @@ class _Watched:
         "confirms",
         "counts",
         "expired",
+        "is_woken",
         "look_ns",
         "published_ns",
         "refused",
@@ -83,8 +84,11 @@ class _Watched:
         """When it is to be looked at next."""
         self.published_ns = 0
         """What the worker knows of that, by its own clock."""
+        self.is_woken = False
+        """Whether the worker has sent a wake-up since the last look."""
         self.confirms = False
-        """Whether the next look is the second one, a moment after a later time was published."""
+        """Whether the next look is the second one, a moment after a wake-up, or after a later time
+        was published."""
         self.states = b""
         """Of the last look."""
         self.expired: dict[int, _BoardTimer] = {}
@@ -107,7 +111,8 @@ class Boards:
         self._clock = clock
         self._statistics = statistics
         self._most = most
-        self._of: dict[Worker, list[_Watched]] = {}
+        self.of: dict[Worker, list[_Watched]] = {}
+        """By worker; to be read only."""
         self._watched: list[_Watched] = []
         """All of these."""
         self._reached: list[Timer[Worker]] = []
@@ -129,7 +134,7 @@ class Boards:
         :raises BadBoardError: it is none, or one too many.
         """
         own = Board(fd)
-        known = self._of.setdefault(worker, [])
+        known = self.of.setdefault(worker, [])
         for watched in list(known):
             if watched.board.is_over:  # of a client made for a few blocks and forgotten
                 watched.counts.count(final=True)
@@ -159,11 +164,11 @@ class Boards:
 
     def _remove(self, watched: _Watched) -> None:
         self._watched.remove(watched)
-        self._of[watched.worker].remove(watched)
+        self.of[watched.worker].remove(watched)
 
     def has(self, worker: Worker) -> bool:
         """Whether ``worker`` has handed over a board."""
-        return bool(self._of.get(worker))
+        return bool(self.of.get(worker))
 
     def _share(self, known: list[_Watched]) -> None:
         """Read no more slots of one worker than it may have, those of its first boards first."""
@@ -184,8 +189,9 @@ class Boards:
 
     def wake(self, worker: Worker) -> None:
         """Look at the boards of ``worker`` now, which says that something is due early."""
-        for watched in self._of.get(worker, ()):
+        for watched in self.of.get(worker, ()):
             watched.look_ns = 0
+            watched.is_woken = True
 
     # -- deadlines ----------------------------------------------------------------------------
 
@@ -214,9 +220,10 @@ class Boards:
         if own.has_moved:
             watched.look_ns = _FOREVER
             return []
-        if len(known := self._of[watched.worker]) > 1:
+        if len(known := self.of[watched.worker]) > 1:
             self._share(known)
         now_ns += watched.skew_ns
+        own.words[board.LOOKED] += 1
         soonest, slots, reached = own.look(now_ns, self._offsets_of)
         self._publish(watched, now_ns, soonest)
         for slot, warns in reached:
@@ -247,7 +254,8 @@ class Boards:
         look_ns = min(soonest, _FOREVER)
         if watched.confirms:
             look_ns = min(look_ns, watched.published_ns)
-        watched.confirms = look_ns > watched.published_ns
+        watched.confirms = look_ns > watched.published_ns or watched.is_woken
+        watched.is_woken = False
         if look_ns != watched.published_ns:
             watched.published_ns = look_ns
             own.words[board.LOOK] = NONE if self.wants_requests else look_ns
@@ -307,7 +315,7 @@ class Boards:
         has_ended = worker.has_ended
         found: list[Timer[Worker]] = []
         self.spans = {key: span for key, span in self.spans.items() if key[0] is not worker}
-        for watched in list(self._of.get(worker, ())):
+        for watched in list(self.of.get(worker, ())):
             watched.counts.count(final=has_ended)
             for slot in watched.board.open_slots():
                 found.append(self._known(watched, slot))
@@ -318,7 +326,7 @@ class Boards:
             if has_ended:
                 self._remove(watched)
         if not self.has(worker):
-            self._of.pop(worker, None)
+            self.of.pop(worker, None)
         return sorted(found, key=lambda timer: timer.acquired_ns)
 
     def rebuild(self) -> None:
