@@ -23,6 +23,7 @@ SYNCHRONIZE = (
 )
 MPI = (
     Frame("opal_progress", "libopen-pal.so.80", 0),
+    Frame("mca_pml_ob1_recv", "mca_pml_ob1.so", 0),
     Frame("PMPI_Allreduce", "libmpi.so.40", 0),
     WORK,
 )
