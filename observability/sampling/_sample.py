@@ -14,6 +14,7 @@ from timers.linux import procfs
 from timers.stacks import take as stacks
 
 from ._source import source_at
+from ._tasks import with_task
 
 if TYPE_CHECKING:
     from collections.abc import Container
@@ -27,16 +28,27 @@ _MOST_DESCENDANTS = 64
 _GPUS = ("/dev/nvidia", "/dev/kfd", "/dev/dri/", "/dev/accel")
 _MPI = ("libmpi", "libpmpi", "libmpich")
 _MOST_MAPS_BYTES = 4 << 20
+_ASK_SECONDS = 1.0
 _NATIVE_SECONDS = 4.0
 """A torch process has thousands of symbols: with its C frames a stack takes 1 s and more."""
 
 
-def take_sample(pid: int, *, thread: int | None, timeout: float, native: bool = False) -> Sample:
+def take_sample(
+    pid: int,
+    *,
+    thread: int | None,
+    timeout: float,
+    native: bool = False,
+    scope_id: str | None = None,
+) -> Sample:
     """Sample ``pid`` now; within ``timeout`` seconds, and never raising.
 
     :param thread: native id of the thread that matters; by default the main one.
+    :param scope_id: of the timer that it holds.
     """
+    until = time.monotonic() + timeout
     dump = stacks.take(pid, timeout=timeout, native=native)
+    dump = with_task(dump, thread, scope_id, min(until, time.monotonic() + _ASK_SECONDS))
     number = pid if thread is None else thread
     return Sample(
         dump=dump,

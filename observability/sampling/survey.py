@@ -93,7 +93,13 @@ class Sampling:
 
     def sample(self, watched: Watched, timeout: float, *, native: bool = False) -> Sample:
         """Sample a worker now, and keep the sample."""
-        found = take_sample(watched.pid, thread=watched.thread, timeout=timeout, native=native)
+        found = take_sample(
+            watched.pid,
+            thread=watched.thread,
+            timeout=timeout,
+            native=native,
+            scope_id=watched.scope_id,
+        )
         with self._lock:
             self._samples.setdefault(watched.worker, deque(maxlen=_KEPT)).append(found)
         return found

@@ -1,6 +1,6 @@
 """A job of MPI: one rank, by its number in the argument, blocks in a read, the others spin.
 
-``mpirun -n 3 python hang_mpi.py RANK [ctypes]``; with ``ctypes`` it calls the library of MPI itself,
+``mpirun -n 3 python hang_mpi.py RANK [ctypes]``; with ``ctypes`` it calls the library of MPI,
 without mpi4py. Each rank says its number and pid as JSON before that.
 """
 
