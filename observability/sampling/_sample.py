@@ -10,6 +10,7 @@ from observability.samples.reading import Condition
 from observability.samples.threads import thread_that_matters
 from observability.samples.types import Sample, Surroundings
 from observability.samples.waits import Wait
+from timers.bounded import left
 from timers.linux import procfs
 from timers.stacks import take as stacks
 
@@ -28,7 +29,7 @@ _MOST_DESCENDANTS = 64
 _GPUS = ("/dev/nvidia", "/dev/kfd", "/dev/dri/", "/dev/accel")
 _MPI = ("libmpi", "libpmpi", "libmpich")
 _MOST_MAPS_BYTES = 4 << 20
-_ASK_SECONDS = 1.0
+_ASK_SHARE = 0.25
 _NATIVE_SECONDS = 4.0
 """A torch process has thousands of symbols: with its C frames a stack takes 1 s and more."""
 
@@ -48,7 +49,8 @@ def take_sample(
     """
     until = time.monotonic() + timeout
     dump = stacks.take(pid, timeout=timeout, native=native)
-    dump = with_task(dump, thread, scope_id, min(until, time.monotonic() + _ASK_SECONDS))
+    # A thread of the worker answers, unless it cannot.
+    dump = with_task(dump, thread, scope_id, time.monotonic() + _ASK_SHARE * left(until))
     number = pid if thread is None else thread
     return Sample(
         dump=dump,

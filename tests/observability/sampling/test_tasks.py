@@ -56,8 +56,9 @@ def test_the_line_that_a_task_awaits_at_is_told(tmp_path: Path) -> None:
     job, events = tmp_path / "job.py", tmp_path / "events.jsonl"
     job.write_text(JOB.lstrip("\n"))
     ran = Cli(tmp_path / "cli").run(
-        "run", "--http", "off", "--events", events, "--", sys.executable, job
-    )
+        "run", "--http", "off", "--events", events, "--dump-timeout", "60s", "--",
+        sys.executable, job,
+    )  # fmt: skip
     assert ran.returncode == 137, ran.stderr
     logged = {line["event"]: line for line in json_lines(events.read_text().splitlines())}
     kill = logged["kill worker process"]
