@@ -24,6 +24,7 @@ This package may import :mod:`timers`; never the other way round. The map::
     pipeline.py           events from servers to sinks: bounded, isolated, counted
     sinks/                log, metrics, spans, last reaps
     service.py            a server with everything around it, for timers run and timers serve
+    duration.py           durations as people write them
     settings.py           what a service is asked to do
     events.py             the events of the service, next to those of the server
     story.py              what led to a reap, added to the event of its end
@@ -55,7 +56,7 @@ from typing import TYPE_CHECKING, Any
 from timers.server.observers.event_queue import Observers
 
 from .pipeline import Pipeline, Sink, SinkCounts
-from .sinks.trace_ids import spans_wanted
+from .sinks.trace_ids import logs_wanted, spans_wanted
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
@@ -75,6 +76,7 @@ def open_pipeline(
     run_id: str = "",
     sinks: Iterable[Sink] = (),
     verbose: bool = False,
+    names: str = "plain",
     spans: bool | None = None,
     spans_kept: str = "all",
     capacity: int = 10_000,
@@ -89,12 +91,15 @@ def open_pipeline(
     :param run_id: for events that carry none.
     :param sinks: see :mod:`observability.pipeline`.
     :param verbose: whether a terminal is shown every event with all its fields.
+    :param names: how the fields of log lines are named: ``plain``, or ``otel`` as in
+        OpenTelemetry's log data model.
     :param spans: whether each scope becomes an OpenTelemetry span; None leaves it to the standard
-        ``OTEL_...`` variables (:mod:`observability.sinks.spans`).
+        ``OTEL_...`` variables (:mod:`observability.sinks.otlp.spans`).
     :param spans_kept: which scopes become spans: ``all``, ``slow`` or ``failed``.
     :param capacity: how many events may wait for each sink.
     :raises OSError: a file or directory cannot be opened.
-    :raises ValueError: unknown ``level``, ``capacity`` below 1, or two sinks of the same name.
+    :raises ValueError: unknown ``level`` or ``names``, ``capacity`` below 1, or two sinks of the
+        same name.
     """
     all_sinks = list(sinks)
     if events is not None:
@@ -110,11 +115,12 @@ def open_pipeline(
                 run_id=run_id,
                 dump_directory=dump_directory,
                 verbose=verbose,
+                names=names,
             ),
         )
     span_sink = None if spans is False else _span_sink(run_id, spans_kept)
-    if span_sink is not None:
-        all_sinks.append(span_sink)
+    log_records = _log_record_sink(run_id, level, include, exclude)
+    all_sinks += [sink for sink in (span_sink, log_records) if sink is not None]
     return Pipeline(*all_sinks, run_id=run_id, capacity=capacity)
 
 
@@ -122,20 +128,39 @@ def _span_sink(run_id: str, kept: str) -> Sink | None:
     if not spans_wanted(os.environ):
         return None
     try:
-        from .sinks.spans import SpanSink, exporter_from_environment  # noqa: PLC0415 - an extra
+        from .sinks.otlp.spans import SpanSink, exporter_from_environment  # noqa: PLC0415 - an extra
 
         exporter = exporter_from_environment()
     except ImportError as error:
-        _say_that_spans_are_impossible(str(error))
+        _say_that_otel_is_impossible("spans", str(error))
         return None
     return None if exporter is None else SpanSink(exporter, run_id=run_id, kept=kept)
 
 
+def _log_record_sink(
+    run_id: str, level: str, include: Collection[str], exclude: Collection[str]
+) -> Sink | None:
+    if not logs_wanted(os.environ):
+        return None
+    try:
+        from .sinks.filters import EventFilter  # noqa: PLC0415 - for this sink alone
+        from .sinks.otlp.logs import LogRecordSink, log_exporter_from_environment  # noqa: PLC0415 - an extra
+
+        exporter = log_exporter_from_environment()
+    except ImportError as error:
+        _say_that_otel_is_impossible("logs", str(error))
+        return None
+    if exporter is None:
+        return None
+    return LogRecordSink(exporter, EventFilter(level, include, exclude), run_id=run_id)
+
+
 @functools.cache
-def _say_that_spans_are_impossible(why: str) -> None:
+def _say_that_otel_is_impossible(what: str, why: str) -> None:
     _logger.warning(
-        "the environment asks for OpenTelemetry spans, and they cannot be exported: %s; "
+        "the environment asks for OpenTelemetry %s, and they cannot be exported: %s; "
         "pip install 'expiration-timers[otel]'",
+        what,
         why,
     )
 

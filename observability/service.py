@@ -117,6 +117,7 @@ class Service:
                 run_id=settings.run_id,
                 sinks=[self._reaps, *self._screen(), *self._hook()],
                 verbose=settings.verbose,
+                names=settings.names,
                 spans_kept=settings.spans,
             )
         except OSError as error:

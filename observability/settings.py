@@ -33,6 +33,8 @@ class Settings:
     """A path, or "-" for standard error."""
     events_chosen: bool = True
     """Whether a person chose where events go; otherwise that is said."""
+    names: str = "plain"
+    """How the fields of events are named: plain, or otel."""
     verbose: bool = False
     """Whether a terminal is shown everything."""
     level: str = "info"

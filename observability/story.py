@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from timers.events import (
     ReapFailed,
@@ -23,11 +23,14 @@ from .events import HangReported
 from .fields import stack_fields
 
 if TYPE_CHECKING:
-    from timers.events import Event
+    from timers.events import Event, Outcome
 
     from .hang.types import HangReport
 
 __all__ = ["ExplainedDump", "ExplainedFailure", "ExplainedKill", "Stories", "Story"]
+
+K = TypeVar("K")
+V = TypeVar("V")
 
 _MOST = 1024
 """Workers whose expiry is remembered; of a larger hang the first ones have less to say."""
@@ -95,9 +98,13 @@ class Stories:
         self._expired: dict[tuple[int | str, int | None], tuple[float, StackDumped | None]] = {}
         self.hang: HangReported | None = None
         """The last hang report."""
+        self.reaps: dict[tuple[str, Outcome], WorkerKilled | ReapFailed] = {}
+        """The last reap of each scope and outcome, bounded: for exemplars."""
 
     def completed(self, event: Event) -> Event:
         """Return ``event``, or for the end of a reap one that says why."""
+        if isinstance(event, WorkerKilled | ReapFailed):
+            _keep(self.reaps, (event.timer.scope_id, event.outcome), event)
         if isinstance(event, HangReported):
             self.hang = event
         elif isinstance(event, TimerExpired):
@@ -147,10 +154,14 @@ class Stories:
         key = _key(event.worker)
         known = self._expired.get(key)
         # Another timer of the same worker: the first one is why it is reaped.
-        self._expired[key] = known or (event.timestamp, None)
-        while len(self._expired) > _MOST:
-            with contextlib.suppress(KeyError, RuntimeError):  # another thread did the same
-                del self._expired[next(iter(self._expired))]
+        _keep(self._expired, key, known or (event.timestamp, None))
+
+
+def _keep(known: dict[K, V], key: K, value: V) -> None:
+    known[key] = value
+    while len(known) > _MOST:
+        with contextlib.suppress(KeyError, RuntimeError):  # another thread did the same
+            del known[next(iter(known))]
 
 
 def _key(worker: WorkerInfo) -> tuple[int | str, int | None]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import pwd
 import re
@@ -10,11 +9,12 @@ import secrets
 import time
 from functools import reduce
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 from click.core import ParameterSource
 
+from observability.duration import Seconds
 from observability.http.address import Address
 from observability.settings import DEFAULT_ADDRESS, Settings
 from observability.untrusted import printable, this_host
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     F = TypeVar("F", bound=Callable[..., Any])
 
 __all__ = [
-    "Seconds",
     "make_policy",
     "make_settings",
     "option",
@@ -40,8 +39,6 @@ RUN_ID_VARIABLES = ("TORCHELASTIC_RUN_ID", "SLURM_JOB_ID")
 """Where a launcher that runs us says what it calls the job."""
 MAX_TOKEN_BYTES = 4096
 _MOST_FILES = 100
-MAX_SECONDS = 7 * 24 * 3600
-"""A week is more than anybody means."""
 
 
 def to_address(_context: click.Context, _option: click.Parameter, text: str) -> Address | None:
@@ -56,43 +53,6 @@ def to_address(_context: click.Context, _option: click.Parameter, text: str) -> 
         return Address.parse(text.removeprefix("https://"))
     except ValueError as error:
         raise click.BadParameter(str(error)) from None
-
-
-class Seconds(click.ParamType):  # type: ignore[type-arg]  # generic in the newest click only
-    """A duration: a number of seconds, or with its unit, as ``500ms``, ``5s``, ``2m``, ``1h``.
-
-    :param zero: whether it may be 0.
-    """
-
-    name = "seconds"
-    _UNITS: ClassVar[dict[str, float]] = {"ms": 1e-3, "s": 1, "m": 60, "min": 60, "h": 3600}
-
-    def __init__(self, *, zero: bool = True) -> None:
-        self._zero = zero
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> float:
-        """Read it.
-
-        :raises click.BadParameter: it is none, or out of bounds.
-        """
-        if isinstance(value, float):
-            return value  # a default
-        found = re.fullmatch(r"\s*([0-9.e+-]+)\s*([a-z]*)\s*", value)
-        try:
-            seconds = float(found[1]) * self._UNITS[found[2] or "s"] if found else math.nan
-        except (ValueError, KeyError):
-            seconds = math.nan
-        if not 0 <= seconds <= MAX_SECONDS:  # NaN, too
-            self.fail(
-                f"{value!r} is no duration from 0 to {MAX_SECONDS} seconds, as 5, 5s, 500ms or 2m",
-                param,
-                ctx,
-            )
-        if seconds == 0 and not self._zero:
-            self.fail("must be more than 0 seconds", param, ctx)
-        return seconds
 
 
 def to_shares(_context: click.Context, _option: click.Parameter, text: str) -> tuple[float, ...]:
@@ -148,6 +108,14 @@ _SERVICE_OPTIONS: tuple[Callable[[Any], Any], ...] = (
         " rotation. By default 'serve' writes them to stderr, and 'run' to a file in the state"
         " directory of the user (XDG_STATE_HOME), so that they do not mix with what the job writes."
         " A terminal shows what matters in any case, for reading.",
+    ),
+    option(
+        "--event-names",
+        type=click.Choice(("plain", "otel")),
+        default="plain",
+        show_default=True,
+        help="How the fields of these lines are named: as this package's documents do, or as in"
+        " OpenTelemetry's log data model. 'timers report' reads both.",
     ),
     option(
         "--verbose",
@@ -297,6 +265,7 @@ def make_settings(context: click.Context, *, own_file: bool = False) -> Settings
         insecure=given["http_insecure"],
         events=events,
         events_chosen=given["events"] is not None or events == "-",
+        names=given["event_names"],
         verbose=given["verbose"],
         level=given["level"],
         include=_names("--include", given["include"]),

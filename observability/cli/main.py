@@ -14,12 +14,12 @@ from typing import Any
 import click
 from click.shell_completion import get_completion_class
 
+from observability.duration import Seconds
 from observability.explain.command import explain
 from observability.report.command import report
 from observability.settings import DEFAULT_ADDRESS, SettingsError
 
 from ._options import (
-    Seconds,
     make_policy,
     make_settings,
     option,

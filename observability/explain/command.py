@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from observability.duration import Seconds
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -42,7 +44,7 @@ _WIDTH = 160
 @click.option("--watch", is_flag=True, help="Repeat until Ctrl-C or the end of the job.")
 @click.option(
     "--interval",
-    type=click.FloatRange(min=0.1, max=86400),
+    type=Seconds(least=0.1),
     default=5.0,
     show_default=True,
     metavar="SECONDS",
@@ -50,7 +52,7 @@ _WIDTH = 160
 )
 @click.option(
     "--timeout",
-    type=click.FloatRange(min=0.5, max=600),
+    type=Seconds(least=0.5, most=600),
     default=5.0,
     show_default=True,
     metavar="SECONDS",

@@ -15,6 +15,7 @@ from collections import Counter
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from observability.sinks.otel_names import from_otel
 from observability.untrusted import printable
 
 if TYPE_CHECKING:
@@ -140,10 +141,10 @@ class EventFiles(contextlib.ExitStack):
         few = self._dated < _FEW_EVENTS and self.skipped >= _NOISE * self._count
         if few or not self._count:
             what = f"; the first line that is none is {self.first_skipped}" if self.skipped else ""
-            found = "hardly an" if self._count else "no"
+            few_or_no = "too few events" if self._count else "no event"
             raise UnusableError(
-                f"{found} event in {', '.join(paths)}{what}: expected JSON lines, as written by "
-                "'timers run --events FILE'"
+                f"not event files, {few_or_no} in {', '.join(paths)}{what}: expected JSON lines, as"
+                " written by 'timers run --events FILE'"
             )
         if self._run_id is not None and self._run_id not in self._runs:
             raise UnusableError(
@@ -161,6 +162,8 @@ def _event(line: bytes) -> dict[str, Any] | None:
         event = json.loads(line) if len(line) < MAX_LINE_BYTES else None
     except (ValueError, RecursionError):
         return None
+    if isinstance(event, dict) and "EventName" in event:
+        event = from_otel(event)
     return event if isinstance(event, dict) and isinstance(event.get("event"), str) else None
 
 

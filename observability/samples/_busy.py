@@ -31,12 +31,14 @@ HOLDS_IT = 0.5
 def refine(
     reason: Reason, pace: Pace, moments: Sequence[Moment], around: Surroundings
 ) -> tuple[Reason, Pace]:
-    """Say more precisely what a thread does that computes, or sleeps time and again.
+    """Say more precisely what a thread does that computes, sleeps or may wait for other ranks.
 
     :param reason: what its last sample says.
     :param pace: what all of its samples say.
     :param moments: those samples, the oldest first.
     """
+    if reason.peers is Peers.BY_LIBRARY and _waits_for_ranks(around):
+        return reason._replace(wait=Wait.COLLECTIVE, peers=Peers.CERTAIN), pace
     asks = around.source is not None and (
         around.source.loop is Loop.ASKING or _sleeps_in_c(reason, pace, around.source)
     )
@@ -50,14 +52,18 @@ def refine(
     waits = _waits_by_spinning(moments, around)
     if waits is not None:
         return waits, Pace.STUCK if len(moments) > 1 else Pace.UNKNOWN
-    if pace is Pace.SPINNING and _works(moments, around):
-        return reason, Pace.SLOW
-    return reason, pace
+    works = pace is Pace.SPINNING and _works(moments, around)
+    return reason, Pace.SLOW if works else pace
 
 
 def _sleeps_in_c(reason: Reason, pace: Pace, source: Source) -> bool:
     """Whether a call that is no sleep sleeps time and again: it polls, as a file store does."""
     return reason.wait is Wait.SLEEP and pace is Pace.REPEATING and "sleep" not in source.text
+
+
+def _waits_for_ranks(around: Surroundings) -> bool:
+    found = native_wait(around.native)
+    return found is not None and found.wait is Wait.COLLECTIVE
 
 
 def _waits_by_spinning(moments: Sequence[Moment], around: Surroundings) -> Reason | None:

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     from .types import Descendant, Sample, Surroundings
 
-__all__ = ["Condition", "Reading", "needs_more_samples", "read_process"]
+__all__ = ["Condition", "Key", "Reading", "needs_more_samples", "read_process"]
 
 
 class Condition(enum.Enum):

@@ -235,12 +235,14 @@ def _collective_above(frames: Sequence[Frame]) -> bool:
 
 
 def _native_operation(frames: Sequence[Frame]) -> str:
+    # The outermost is what was called; further in, a reduction is made of sends and receives.
+    operation = ""
     for frame in frames:
         if is_python(frame.file):
             break
         if found := OPERATION_WORDS.search(frame.function):
-            return found[0].lower()
-    return ""
+            operation = found[0].lower()
+    return operation
 
 
 def _by_kernel(facts: ProcessFacts, *, is_main: bool, machine: str) -> Wait:

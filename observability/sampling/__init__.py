@@ -7,5 +7,6 @@ The map::
     process_facts.py    what a stuck process has open
     _blocked.py         what each worker is blocked on, and who has the other end
     _sample.py          one sample of one process, and what else surrounds it
+    _tasks.py           where the asyncio task is that is in a block
     _source.py          the text of a line, and the loop that it is in
 """

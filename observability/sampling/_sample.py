@@ -10,10 +10,12 @@ from observability.samples.reading import Condition
 from observability.samples.threads import thread_that_matters
 from observability.samples.types import Sample, Surroundings
 from observability.samples.waits import Wait
+from timers.bounded import left
 from timers.linux import procfs
 from timers.stacks import take as stacks
 
 from ._source import source_at
+from ._tasks import with_task
 
 if TYPE_CHECKING:
     from collections.abc import Container
@@ -21,22 +23,34 @@ if TYPE_CHECKING:
     from observability.samples.reading import Reading
     from timers.stacks.take import Frame
 
-__all__ = ["processes_below", "surroundings", "take_sample"]
+__all__ = ["native_frames", "processes_below", "surroundings", "take_sample"]
 
 _MOST_DESCENDANTS = 64
 _GPUS = ("/dev/nvidia", "/dev/kfd", "/dev/dri/", "/dev/accel")
 _MPI = ("libmpi", "libpmpi", "libmpich")
 _MOST_MAPS_BYTES = 4 << 20
-_NATIVE_SECONDS = 2.5
+_ASK_SHARE = 0.25
+_NATIVE_SECONDS = 4.0
 """A torch process has thousands of symbols: with its C frames a stack takes 1 s and more."""
 
 
-def take_sample(pid: int, *, thread: int | None, timeout: float, native: bool = False) -> Sample:
+def take_sample(
+    pid: int,
+    *,
+    thread: int | None,
+    timeout: float,
+    native: bool = False,
+    scope_id: str | None = None,
+) -> Sample:
     """Sample ``pid`` now; within ``timeout`` seconds, and never raising.
 
     :param thread: native id of the thread that matters; by default the main one.
+    :param scope_id: of the timer that it holds.
     """
+    until = time.monotonic() + timeout
     dump = stacks.take(pid, timeout=timeout, native=native)
+    # A thread of the worker answers, unless it cannot.
+    dump = with_task(dump, thread, scope_id, time.monotonic() + _ASK_SHARE * left(until))
     number = pid if thread is None else thread
     return Sample(
         dump=dump,
@@ -62,6 +76,20 @@ def processes_below(pid: int, *, without: Container[int] = ()) -> list[tuple[int
     return found[:_MOST_DESCENDANTS]
 
 
+def native_frames(pid: int, thread: int | None, timeout: float) -> tuple[Frame, ...]:
+    """Take the stack of a thread with its C frames, which pauses its process for a moment.
+
+    :param thread: native id; by default the main one.
+    :param timeout: seconds; never more than 4 are taken.
+    :returns: the innermost first; empty where they may not be read.
+    """
+    if timeout <= 0:
+        return ()
+    dump = stacks.take(pid, timeout=min(timeout, _NATIVE_SECONDS), only_native=True)
+    stack = thread_that_matters(dump, thread)
+    return stack.frames if stack is not None else ()
+
+
 def surroundings(
     pid: int, reading: Reading, *, thread: int | None, timeout: float, native: bool
 ) -> Surroundings:
@@ -76,14 +104,10 @@ def surroundings(
         return Surroundings()
     own = reading.own
     gpu, mpi = (_has_gpu(pid), _has_mpi(pid)) if runs else (False, False)
-    frames: tuple[Frame, ...] = ()
-    if native and (gpu or mpi) and timeout > 0:
-        dump = stacks.take(pid, timeout=min(timeout, _NATIVE_SECONDS), native=True)
-        stack = thread_that_matters(dump, thread)
-        frames = stack.frames if stack is not None else ()
+    wanted = native and (gpu or mpi)
     return Surroundings(
         source=None if own is None else source_at(pid, own.file, own.line),
-        native=frames,
+        native=native_frames(pid, thread, timeout) if wanted else (),
         gpu=gpu,
         mpi=mpi,
     )

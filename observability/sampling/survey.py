@@ -16,18 +16,21 @@ from typing import TYPE_CHECKING, TypeVar
 from observability.recorder.ask import ask, target_of
 from observability.samples.reading import Condition, needs_more_samples
 from observability.samples.types import Descendant, Sample, WorkerView
+from observability.samples.waits import Peers
 from observability.samples.worker import read
 from timers.bounded import left
 from timers.linux import procfs
 
 from ._blocked import links_of
-from ._sample import processes_below, surroundings, take_sample
+from ._sample import native_frames, processes_below, surroundings, take_sample
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
 
     from observability.recorder.types import Recording
+    from observability.samples.reading import Key
     from timers.events import WorkerInfo
+    from timers.stacks.take import Frame
 
 __all__ = ["Sampling", "Watched"]
 
@@ -90,7 +93,13 @@ class Sampling:
 
     def sample(self, watched: Watched, timeout: float, *, native: bool = False) -> Sample:
         """Sample a worker now, and keep the sample."""
-        found = take_sample(watched.pid, thread=watched.thread, timeout=timeout, native=native)
+        found = take_sample(
+            watched.pid,
+            thread=watched.thread,
+            timeout=timeout,
+            native=native,
+            scope_id=watched.scope_id,
+        )
         with self._lock:
             self._samples.setdefault(watched.worker, deque(maxlen=_KEPT)).append(found)
         return found
@@ -127,12 +136,15 @@ class Sampling:
         views = {
             each.pid: self._pool.submit(self._view, each, recordings, until) for each in all_watched
         }
+        in_backward = self._in_backward(all_watched, recordings, until)
         below = {each.pid: self._below(each.pid, members, until) for each in all_watched}
         found = []
         links = _result(linked, until, {})
         for each in all_watched:
             view = _result(views[each.pid], until, self._plain_view(each, recordings))
             around = replace(view.surroundings, link=links.get(each.pid))
+            if each.pid in in_backward:
+                around = replace(around, native=_result(in_backward[each.pid], until, ()))
             children = tuple(_descendants(below[each.pid], until))
             found.append(replace(view, surroundings=around, descendants=children))
         return found
@@ -151,7 +163,7 @@ class Sampling:
 
     def _is_open(self, watched: Watched, recording: Recording | None) -> bool:
         """Whether more samples could tell if it gets anywhere."""
-        if recording is not None and any(group.pending for group in recording.groups):
+        if _is_pending(recording):
             return False
         samples = self._kept(watched)
         return bool(samples) and needs_more_samples(samples, watched.thread)
@@ -174,15 +186,38 @@ class Sampling:
         if not view.samples:
             return view
         reading = read(view)
-        pending = view.recording is not None and any(g.pending for g in view.recording.groups)
         around = surroundings(
             watched.pid,
             reading,
             thread=watched.thread,
             timeout=left(until),
-            native=not pending and reading.condition is Condition.RUNNING,
+            native=not _is_pending(view.recording) and reading.condition is Condition.RUNNING,
         )
         return replace(view, surroundings=around)
+
+    def _in_backward(
+        self, all_watched: Sequence[Watched], recordings: dict[int, Recording], until: float
+    ) -> dict[int, Future[tuple[Frame, ...]]]:
+        """Look into C++ where data-parallel training may wait for its gradients to be reduced.
+
+        Its Python frames look the same when a backward pass is stuck by itself. It costs a second
+        of a processor: one of those that are at the same calls stands for all of them.
+        """
+        alike: dict[Key, Future[tuple[Frame, ...]]] = {}
+        found: dict[int, Future[tuple[Frame, ...]]] = {}
+        for each in all_watched:
+            view = self._plain_view(each, recordings)
+            if not view.samples or _is_pending(view.recording):
+                continue
+            reading = read(view)
+            if reading.reason.peers is not Peers.BY_LIBRARY:
+                continue
+            if reading.key not in alike:
+                alike[reading.key] = self._pool.submit(
+                    native_frames, each.pid, each.thread, left(until)
+                )
+            found[each.pid] = alike[reading.key]
+        return found
 
     def _below(
         self, pid: int, members: Collection[int], until: float
@@ -195,6 +230,11 @@ class Sampling:
             )
             for child, parent in processes_below(pid, without=members)
         ]
+
+
+def _is_pending(recording: Recording | None) -> bool:
+    """Tell whether a rank's recorder says itself that it waits in an operation."""
+    return recording is not None and any(group.pending for group in recording.groups)
 
 
 def _descendants(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-__all__ = ["MAX_LINE_BYTES", "encode", "fit", "is_too_long"]
+__all__ = ["MAX_LINE_BYTES", "encode", "fit", "is_too_long", "size"]
 
 MAX_LINE_BYTES = 16 * 1024
 """Longest line that is ever written, with its newline."""
@@ -33,36 +33,37 @@ def encode(value: Any) -> str:
 
 def is_too_long(fields: dict[str, Any]) -> bool:
     """Whether the line would be longer than :data:`MAX_LINE_BYTES`."""
-    return _size(fields) > MAX_LINE_BYTES
+    return size(fields) > MAX_LINE_BYTES
 
 
-def fit(fields: dict[str, Any]) -> dict[str, Any]:
-    """``fields`` itself when it fits, else a shortened copy.
+def size(fields: dict[str, Any]) -> int:
+    """Return the length of the line, with its newline."""
+    return len(encode(fields)) + 1
+
+
+def fit(fields: dict[str, Any], room: int = MAX_LINE_BYTES) -> dict[str, Any]:
+    """``fields`` itself when it fits into ``room`` bytes, else a shortened copy.
 
     What was shortened is marked by a field of its name with ``_truncated`` appended. Lists lose
     their end first, then long strings are cut, and last of all whole fields are left out.
     """
-    if not is_too_long(fields):
+    if size(fields) <= room:
         return fields
     lists = [name for name, value in fields.items() if isinstance(value, list)]
     kept = {name: value for name, value in fields.items() if name not in lists}
     kept |= {f"{name}_truncated": True for name in lists}
-    if _size(kept) > MAX_LINE_BYTES // 2:
+    if size(kept) > room // 2:
         kept = _cut_strings(kept)
-    while is_too_long(kept):
+    while size(kept) > room:
         kept.pop(next(name for name in reversed(kept) if name not in _ESSENTIAL))
     for name in lists:
         # An entry costs its name, its colon and its comma, too.
-        shorter = _head(fields[name], MAX_LINE_BYTES - _size(kept) - len(encode(name)) - 6)
+        shorter = _head(fields[name], room - size(kept) - len(encode(name)) - 6)
         if shorter:
             kept[name] = shorter
         if shorter == fields[name]:
             del kept[f"{name}_truncated"]
     return kept
-
-
-def _size(fields: dict[str, Any]) -> int:
-    return len(encode(fields)) + 1
 
 
 def _cut_strings(fields: dict[str, Any]) -> dict[str, Any]:

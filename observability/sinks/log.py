@@ -19,22 +19,23 @@ import structlog
 from observability.events import LogRecord, Notice
 from observability.fields import to_fields
 from observability.untrusted import encodable, printable, replaced, this_host
-from timers.events import TimerAcquired, TimerReleased
 
 from ._dumps import DumpDirectory
 from ._line_file import LineFile
 from ._terminal import Screen
-from .bounded import encode, fit, is_too_long
+from .bounded import MAX_LINE_BYTES, encode, fit, is_too_long, size
+from .filters import LEVELS, EventFilter
+from .otel_names import to_otel
 
 if TYPE_CHECKING:
     from collections.abc import Collection, MutableMapping
 
     from timers.events import Event
 
-__all__ = ["LEVELS", "LogSink"]
+__all__ = ["LEVELS", "NAMES", "LogSink"]
 
-LEVELS = ("debug", "info", "warning", "error")
-"""From the chattiest to the gravest."""
+NAMES = ("plain", "otel")
+"""How fields are named: as in events, or as in OpenTelemetry's log data model."""
 _NOT_FOR_EYES = ("run_id", "host", "expiration_time")
 """The same in each line of a terminal, or seconds since the epoch."""
 _SPOKEN = (Notice.name, LogRecord.name)
@@ -56,8 +57,9 @@ class LogSink:
     :param terminal: whether to render for reading; by default when ``target`` is a terminal.
     :param verbose: whether a terminal is shown every event with all of its fields, rather than
         five lines for a reap and one for what else matters.
+    :param names: one of :data:`NAMES`; a terminal has the plain ones.
     :param name: of the sink; unique in its pipeline.
-    :raises ValueError: for an unknown ``level``.
+    :raises ValueError: for an unknown ``level`` or ``names``.
     :raises OSError: the target or the dump directory cannot be opened.
     """
 
@@ -73,14 +75,15 @@ class LogSink:
         dump_directory: str | os.PathLike[str] | None = None,
         terminal: bool | None = None,
         verbose: bool = False,
+        names: str = "plain",
         name: str = "log",
     ) -> None:
-        if level not in LEVELS:
-            raise ValueError(f"unknown log level {level!r}: use one of {', '.join(LEVELS)}")
+        if names not in NAMES:
+            raise ValueError(f"unknown names of fields {names!r}: use one of {', '.join(NAMES)}")
         self.name = name
-        self._levels = frozenset(LEVELS[LEVELS.index(level) :])
-        self._include = frozenset(include)
-        self._exclude = frozenset(exclude)
+        self._events = EventFilter(level, include, exclude)
+        self._in_otel = names == "otel"
+        self._service = os.environ.get("OTEL_SERVICE_NAME") or "timers"
         self._run_id = run_id
         self._host = this_host() if host is None else host
         self._dumps = None if dump_directory is None else DumpDirectory(dump_directory)
@@ -91,6 +94,7 @@ class LogSink:
         self._screen: Screen | None = None
         if terminal and not verbose:
             self._screen = Screen(colors=colors, chatty=level == "debug")
+        self._in_otel &= not terminal
         self._logger = structlog.wrap_logger(
             _Lines(self._file),
             processors=[_in_order, self._bounded, *_renderers(terminal=terminal, colors=colors)],
@@ -102,20 +106,17 @@ class LogSink:
     @property
     def wants_requests(self) -> bool:
         """Whether acquires and releases pass the filters."""
-        return any(
-            self._passes(event.name, event.default_level)
-            for event in (TimerAcquired, TimerReleased)
-        )
+        return self._events.wants_requests
 
     def __call__(self, event: Event) -> None:
         """Write ``event``, if the filters let it pass.
 
         :raises OSError: the line could not be written.
         """
-        if self._passes(event.name, event.level):
+        if self._events.passes(event):
             fields = to_fields(event, run_id=self._run_id, host=self._host)
             if self._screen is not None:
-                wanted = event.name in self._include
+                wanted = event.name in self._events.included
                 width = self._file.columns
                 text = self._screen.text(event, fields, width, wanted=wanted)
                 if text:
@@ -132,15 +133,11 @@ class LogSink:
         """Close the file."""
         self._file.close()
 
-    def _passes(self, name: str, level: str) -> bool:
-        if name in self._exclude:
-            return False
-        return name in self._include or level in self._levels
-
     def _bounded(self, _logger: Any, _method: str, fields: Fields) -> Fields:
         whole = dict(fields)
-        if not is_too_long(whole):
-            return whole
+        named = self._named(whole)
+        if not is_too_long(named):
+            return named
         where = {}
         if self._dumps is not None and "stack" in whole:
             try:
@@ -148,7 +145,14 @@ class LogSink:
             except OSError as error:
                 where = {"stack_file_error": str(error)}
         # Ahead of the stack, so that whoever reads the line finds it.
-        return fit({**replaced(where, str, encodable), **whole})
+        whole = {**replaced(where, str, encodable), **whole}
+        room = MAX_LINE_BYTES
+        while is_too_long(named := self._named(fit(whole, room))):
+            room -= size(named) - MAX_LINE_BYTES  # the other names are longer
+        return named
+
+    def _named(self, fields: dict[str, Any]) -> dict[str, Any]:
+        return to_otel(fields, service=self._service) if self._in_otel else fields
 
 
 if TYPE_CHECKING:

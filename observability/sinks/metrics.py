@@ -12,6 +12,7 @@ oldest of them: one watchdog that has stalled must not hide behind another.
 
 from __future__ import annotations
 
+import os
 import platform
 from itertools import accumulate
 from typing import TYPE_CHECKING
@@ -31,7 +32,7 @@ import timers
 from observability.hang.types import HangReport, Suspect, Verdict
 from observability.untrusted import printable, this_host
 
-from .trace_ids import trace_ids
+from .trace_ids import span_of_scope, spans_wanted, trace_ids
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -88,7 +89,7 @@ class _Collector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         statistics = tuple(self._pipeline.statistics)
-        yield from _scope_metrics(_by_label(statistics))
+        yield from _scope_metrics(_by_label(statistics), _last_reaps(self._pipeline))
         yield from _server_metrics(statistics)
         yield from _sink_metrics(self._pipeline.sink_counts)
         yield _last_hang(self._pipeline)
@@ -107,11 +108,29 @@ def _by_label(statistics: Sequence[Statistics]) -> dict[str, list[ScopeStatistic
     found: dict[str, list[ScopeStatistics]] = {}
     for each in statistics:
         for scope_id, counts in list(each.scopes.items()):
-            found.setdefault(printable(scope_id[:LABEL_CHARACTERS]), []).append(counts)
+            found.setdefault(_label(scope_id), []).append(counts)
     return found
 
 
-def _scope_metrics(scopes: Mapping[str, Sequence[ScopeStatistics]]) -> Iterator[Metric]:
+def _label(scope_id: str) -> str:
+    return printable(scope_id[:LABEL_CHARACTERS])
+
+
+def _last_reaps(pipeline: Pipeline) -> dict[tuple[str, str], Exemplar]:
+    """Return the span of the last reap of each scope and outcome, by the labels of the counter."""
+    found: dict[tuple[str, str], Exemplar] = {}
+    derived = spans_wanted(os.environ)
+    for (scope_id, outcome), event in list(pipeline.stories.reaps.items()):
+        ids = span_of_scope(event, pipeline.run_id, this_host(), derived=derived)
+        if ids is not None:
+            labels = {"trace_id": ids.trace_id} | ({"span_id": ids.span_id} if ids.span_id else {})
+            found[_label(scope_id), outcome.value] = Exemplar(labels, 1.0, event.timestamp)
+    return found
+
+
+def _scope_metrics(
+    scopes: Mapping[str, Sequence[ScopeStatistics]], last_reaps: Mapping[tuple[str, str], Exemplar]
+) -> Iterator[Metric]:
     acquires = CounterMetricFamily(
         "timers_acquires", "Timers that were acquired.", labels=["scope"]
     )
@@ -151,7 +170,11 @@ def _scope_metrics(scopes: Mapping[str, Sequence[ScopeStatistics]]) -> Iterator[
         active.add_metric([scope], sum(each.active for each in counts))
         overdue.add_metric([scope], sum(each.overdue for each in counts))
         for outcome in counts[0].reaps:
-            reaps.add_metric([scope, outcome.value], sum(each.reaps[outcome] for each in counts))
+            reaps.add_metric(
+                [scope, outcome.value],
+                sum(each.reaps[outcome] for each in counts),
+                exemplar=last_reaps.get((scope, outcome.value)),
+            )
         _add(durations, [scope], [each.durations for each in counts])
         _add(ratios, [scope], [each.ratios for each in counts])
     yield from (acquires, releases, expirations, reaps, active, overdue, durations, ratios)

@@ -95,7 +95,7 @@ def _service(path: str) -> _Host:
 def _spans(path: str) -> _Host:
     from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
-    from observability.sinks.spans import SpanSink
+    from observability.sinks.otlp.spans import SpanSink
 
     class Nowhere(SpanExporter):
         """What remains is the cost of making spans."""

@@ -22,7 +22,8 @@ EVERY_MODULE = """
 import importlib, pkgutil, timers, observability
 for package in (timers, observability):
     for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
-        if module.name not in ("observability.sinks.spans", "observability.__main__"):
+        otlp = module.name.startswith("observability.sinks.otlp.")
+        if not otlp and module.name != "observability.__main__":
             importlib.import_module(module.name)
 print("imported")
 """
@@ -59,6 +60,16 @@ def test_spans_that_are_wanted_and_impossible_are_said_once(package: str) -> Non
     result = python(
         WITHOUT.format(package=package) + PIPELINE,
         OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:4318",
+    )
+    assert (result.returncode, result.stdout) == (0, "[]\n")
+    assert result.stderr.count("pip install 'expiration-timers[otel]'") == 1
+
+
+@pytest.mark.parametrize("package", ["opentelemetry.sdk", "opentelemetry.exporter"])
+def test_logs_that_are_wanted_and_impossible_are_said_once(package: str) -> None:
+    result = python(
+        WITHOUT.format(package=package) + PIPELINE,
+        OTEL_EXPORTER_OTLP_LOGS_ENDPOINT="http://127.0.0.1:4318/v1/logs",
     )
     assert (result.returncode, result.stdout) == (0, "[]\n")
     assert result.stderr.count("pip install 'expiration-timers[otel]'") == 1

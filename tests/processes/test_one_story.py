@@ -7,6 +7,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry.proto.trace.v1.trace_pb2 import Status
+from prometheus_client.openmetrics import parser as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
 from support.command import Cli, get, json_lines
@@ -15,8 +16,12 @@ from support.processes import VICTIMS
 from support.waiting import eventually
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from prometheus_client.core import Metric
+
+parse_open_metrics: Callable[[str], Iterator[Metric]] = openmetrics.text_string_to_metric_families
 # Says where the service is, runs the worker, and stays until its standard input ends.
 JOB = ["sh", "-c", 'echo "$TIMERS_HTTP"; "$@"; cat', "sh"]
 WORKER = [sys.executable, str(VICTIMS / "traced.py"), "-", "stuck"]
@@ -49,6 +54,8 @@ def test_four_places_tell_one_story(tmp_path: Path) -> None:
             shown = eventually(lambda: reap(address), "the reap in /timers")
             counted = samples(address, "timers_reaps_total")
             expired = samples(address, "timers_expirations_total")
+            accept = {"Accept": "application/openmetrics-text; version=1.0.0"}
+            open_metrics = get(address, "/metrics", accept)[1]
             span = eventually(lambda: collector.named("step"), "the span")[0]
             job.communicate(timeout=60)
     assert job.returncode == 0  # that of the shell, which outlived its worker
@@ -66,6 +73,14 @@ def test_four_places_tell_one_story(tmp_path: Path) -> None:
     assert kill["trace_id"] == dump["trace_id"] == shown["trace_id"] == span.trace_id.hex()
     assert kill["span_id"] == dump["span_id"] == shown["span_id"] == span.span_id.hex()
     assert span.status.code == Status.STATUS_CODE_ERROR
+    [exemplar] = [
+        sample.exemplar
+        for family in parse_open_metrics(open_metrics)
+        for sample in family.samples
+        if sample.name == "timers_reaps_total" and sample.exemplar
+    ]
+    assert exemplar.labels == {"trace_id": kill["trace_id"], "span_id": kill["span_id"]}
+    assert exemplar.value == 1
     # The worker's own span died with it; what it had started inside the block did not.
     assert kill["parent_span_id"] == span.parent_span_id.hex()
     assert [inside.parent_span_id for inside in collector.named("inside")] == [span.span_id]

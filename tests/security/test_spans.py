@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 
-from observability.sinks.spans import SpanSink
+from observability.sinks.otlp.spans import SpanSink
 from support.children import FORKS, waiting
 from support.otlp import attributes, receiver
 from support.waiting import eventually

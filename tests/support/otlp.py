@@ -7,6 +7,10 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING
 
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import (
+    ExportLogsServiceRequest,
+    ExportLogsServiceResponse,
+)
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceRequest,
     ExportTraceServiceResponse,
@@ -15,6 +19,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
     from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 __all__ = ["Receiver", "attributes", "receiver"]
@@ -27,8 +32,27 @@ class Receiver:
         self.endpoint = endpoint
         """For OTEL_EXPORTER_OTLP_ENDPOINT."""
         self.spans: list[Span] = []
+        self.logs: list[LogRecord] = []
         self.resource: dict[str, object] = {}
         """Attributes of the resource that sent last."""
+
+    def logged(self, name: str) -> list[LogRecord]:
+        """The log records of one event, in the order of their arrival."""
+        return [record for record in self.logs if record.event_name == name]
+
+    def take_spans(self, body: bytes) -> bytes:
+        request = ExportTraceServiceRequest.FromString(body)
+        for each in request.resource_spans:
+            self.resource = attributes(each.resource.attributes)
+            self.spans.extend(span for scope in each.scope_spans for span in scope.spans)
+        return bytes(ExportTraceServiceResponse().SerializeToString())
+
+    def take_logs(self, body: bytes) -> bytes:
+        request = ExportLogsServiceRequest.FromString(body)
+        for each in request.resource_logs:
+            self.resource = attributes(each.resource.attributes)
+            self.logs.extend(record for scope in each.scope_logs for record in scope.log_records)
+        return bytes(ExportLogsServiceResponse().SerializeToString())
 
     def named(self, name: str) -> list[Span]:
         """The spans of one name, in the order of their arrival."""
@@ -51,16 +75,8 @@ def receiver() -> Iterator[Receiver]:
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:  # http.server's name
             body = self.rfile.read(int(self.headers["Content-Length"]))
-            request = ExportTraceServiceRequest.FromString(body)
-            for each in request.resource_spans:
-                found.resource = attributes(each.resource.attributes)
-            found.spans.extend(
-                span
-                for resource in request.resource_spans
-                for scope in resource.scope_spans
-                for span in scope.spans
-            )
-            answer = ExportTraceServiceResponse().SerializeToString()
+            take = {"/v1/traces": found.take_spans, "/v1/logs": found.take_logs}[self.path]
+            answer = take(body)
             self.send_response(200)
             self.send_header("Content-Type", "application/x-protobuf")
             self.send_header("Content-Length", str(len(answer)))

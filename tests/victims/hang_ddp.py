@@ -198,6 +198,7 @@ CASES: dict[str, Callable[[int], Callable[[], None]]] = {
     "two_reading": lambda rank: read_shard if rank in (1, 2) else nothing,
     "first_reading": lambda rank: read_shard if rank == 0 else nothing,
     "left_out": lambda rank: leave_out if rank == 2 else nothing,
+    "asleep": lambda rank: leave_out if rank == 1 else nothing,
     "pickling": lambda rank: lambda: gather_results(rank),
     "multiplying": lambda rank: multiply if rank == 2 else nothing,
     "evaluating": lambda rank: evaluate if rank == 2 else nothing,

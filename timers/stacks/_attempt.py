@@ -19,6 +19,7 @@ class Attempt:
 
     pid: int
     native: bool
+    only_native: bool
     until: float
     """By when to be done, on the clock of ``time.monotonic``."""
     method: str = "proc"

@@ -34,7 +34,7 @@ __all__ = ["climb"]
 
 _PY_SPY_SHARE = 0.6
 _NATIVE_SHARE = 0.5
-_PYSTACK_SHARE = 0.8
+_PYSTACK_SHARE = _ALL_BUT_ENDING = 0.8
 """Of what is left then; the rest is for ending it, so that its failure is reported in time."""
 _UNPAUSABLE = frozenset("DTtZX")
 """States (proc(5)) in which attaching to a thread fails or waits until it leaves the state."""
@@ -56,7 +56,8 @@ def climb(attempt: Attempt) -> None:
     if missing is not None:
         attempt.errors.append(missing)
         return
-    for method, rung in (("py-spy", _py_spy), ("pystack", _pystack)):
+    rungs = (("py-spy", _py_spy), ("pystack", _pystack))
+    for method, rung in rungs[: 1 if attempt.only_native else None]:
         threads = rung(attempt)
         if threads is None:
             continue
@@ -99,8 +100,10 @@ def _py_spy(attempt: Attempt) -> tuple[ThreadStack, ...] | None:
     if path is None:
         attempt.errors.append(f"py-spy: {problem}")
         return None
-    until = time.monotonic() + _PY_SPY_SHARE * left(attempt.until)
     command = [path, "dump", "--json", "--pid", str(attempt.pid)]
+    if attempt.only_native:
+        return _py_spy_native(attempt, command, _ALL_BUT_ENDING * left(attempt.until))
+    until = time.monotonic() + _PY_SPY_SHARE * left(attempt.until)
     if attempt.native:
         threads = _py_spy_native(attempt, command, _NATIVE_SHARE * left(until))
         if threads is not None:

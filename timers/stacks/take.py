@@ -33,13 +33,17 @@ _LEAST_SECONDS = 0.1
 """For the facts of the last rung, which are taken however little time there is."""
 
 
-def take(pid: int, *, timeout: float = 5.0, native: bool = False) -> StackDump:
+def take(
+    pid: int, *, timeout: float = 5.0, native: bool = False, only_native: bool = False
+) -> StackDump:
     """Take the stacks of ``pid`` within ``timeout`` seconds; never raises.
 
     ``timeout`` is clamped to 0.1...3600 seconds and holds even when a tool hangs and cannot be
     killed, or when reading /proc blocks: what does not return is left to a daemon thread. No tool
     is started when it is 0 or less. ``native`` adds C frames where possible; that pauses the
-    process for some milliseconds, and a tool that is killed meanwhile may leave it stopped.
+    process for some milliseconds, one of torch for a second, and a tool that is killed meanwhile
+    may leave it stopped. With ``only_native`` all of the time is for a stack with C frames, and
+    there is none without them.
 
     The environment variables ``TIMERS_PY_SPY`` and ``TIMERS_PYSTACK`` name an executable to use in
     place of those found next to the interpreter or in PATH.
@@ -50,7 +54,7 @@ def take(pid: int, *, timeout: float = 5.0, native: bool = False) -> StackDump:
     started = time.monotonic()
     # "not >" also catches NaN.
     seconds = min(timeout, _LONGEST_SECONDS) if timeout > 0 else 0.0
-    attempt = Attempt(pid, native, until=started + seconds)
+    attempt = Attempt(pid, native or only_native, only_native, until=started + seconds)
     bound = started + max(seconds, _LEAST_SECONDS)
     try:
         call_until(bound, partial(_climb, attempt), f"stack dump of {pid}")

@@ -21,6 +21,7 @@ from timers.errors import ClientNotConfiguredError
 from ._client_slots import ClientWithSlots
 from ._decorator import guard
 from ._foreign import slot_of
+from .slots import tasks
 from .slots.slot import DEPTH, ENTER, NONE, TakenError
 from .slots.to_its_ends import to_its_end, to_its_ends
 
@@ -285,6 +286,7 @@ class expires:  # noqa: N801  # torch's name; used like a function
         return expires(self._after, self._scope, self._client, warn_after=self._warn_after)
 
     async def __aenter__(self) -> None:
+        tasks.entered(self._scope)
         self.__enter__()
 
     @to_its_ends
@@ -297,6 +299,7 @@ class expires:  # noqa: N801  # torch's name; used like a function
         # No coroutine, which would be left to be begun.
         try:
             self.__exit__(kind, error, traceback)
+            tasks.left(self._scope)
         except BaseException:
             self._abandon()
             raise

@@ -172,8 +172,11 @@ def _held_up(run: Run) -> Decision | None:
         # Perhaps those are stuck by themselves: only the deadlines tell who began, or that the
         # others wait for nobody.
         began = not any(case.view.expired for case in peers)
+        # Who is past its deadline in something that no other worker can end is stuck in any case.
         others = tuple(
-            case for case in others if (case.view.expired if began else waits_for_nobody(case))
+            case
+            for case in others
+            if (case.view.expired if began else waits_for_nobody(case) or _late_by_itself(case))
         )
     if not others:
         return None
@@ -181,6 +184,10 @@ def _held_up(run: Run) -> Decision | None:
     if len(others) * 2 > len(run.alive):
         return _most_elsewhere(run, stuck, lagging)
     return accuse(stuck, lagging, peers, certain=level is Peers.CERTAIN)
+
+
+def _late_by_itself(case: Case) -> bool:
+    return case.view.expired and not may_wait_for_others(case)
 
 
 def _most_elsewhere(

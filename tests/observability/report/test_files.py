@@ -88,7 +88,9 @@ def test_the_warm_up_is_what_came_first_whatever_was_read_first() -> None:
 def test_a_document_that_shows_some_events_is_no_event_file() -> None:
     result = run(str(TOP / "README.md"))
     assert result.exit_code == UNUSABLE
-    assert re.match(r"Error: hardly an event in .*README.md; the first line", result.stderr)
+    assert re.match(
+        r"Error: not event files, too few events in .*README.md; the first line", result.stderr
+    )
     assert result.stdout == ""
 
 

@@ -23,6 +23,7 @@ SYNCHRONIZE = (
 )
 MPI = (
     Frame("opal_progress", "libopen-pal.so.80", 0),
+    Frame("mca_pml_ob1_recv", "mca_pml_ob1.so", 0),
     Frame("PMPI_Allreduce", "libmpi.so.40", 0),
     WORK,
 )
@@ -133,3 +134,28 @@ def test_a_rank_that_waits_for_its_gpu_is_recognised_from_real_c_frames() -> Non
     # Its stack without them only shows that the CPU is busy.
     [busy, *_] = recorded.views("skip")
     assert read(busy).reason.wait is Wait.COMPUTE
+
+
+BACKWARD = Reason(Wait.EVENT, Peers.BY_LIBRARY, "backward", 3)
+REDUCER = (
+    Frame("pthread_cond_wait", "libc.so.6", 0),
+    Frame("c10d::Reducer::finalize_backward", "libtorch_cpu.so", 0),
+    Frame("torch::autograd::Engine::thread_main", "libtorch_cpu.so", 0),
+    WORK,
+)
+
+
+@pytest.mark.parametrize(
+    ("native", "peers"),
+    [
+        (REDUCER, Peers.CERTAIN),
+        ((REDUCER[0], *REDUCER[2:]), Peers.BY_LIBRARY),  # stuck by itself, for all one knows
+        ((), Peers.BY_LIBRARY),
+    ],
+)
+def test_backward_that_waits_for_the_gradients_of_others(
+    native: tuple[Frame, ...], peers: Peers
+) -> None:
+    seen = moments(wait=Wait.EVENT)
+    reason, pace = refine(BACKWARD, Pace.STUCK, seen, Surroundings(native=native))
+    assert (reason.peers, reason.operation, pace) == (peers, "backward", Pace.STUCK)

@@ -18,9 +18,11 @@ from observability.events import HangReported
 from observability.hang.types import Confidence, HangReport, Suspect, Verdict
 from observability.pipeline import Pipeline
 from observability.sinks.metrics import LABEL_CHARACTERS, Metrics
+from observability.sinks.trace_ids import derived_ids
+from observability.untrusted import this_host
 from support.samples import DUMP, TIMER, TRACE_ID, expired
 from support.sinks import RaisingSink, RecordingSink
-from timers.events import Outcome
+from timers.events import Outcome, TimerInfo, WorkerInfo, WorkerKilled
 from timers.server.statistics import DUMP_LABELS, REJECTION_REASONS, Statistics
 
 if TYPE_CHECKING:
@@ -199,6 +201,35 @@ def test_openmetrics_has_exemplars_and_units() -> None:
     assert families["timers_build"].type == "info"
     text, _ = metrics.exposition("text/plain")
     assert TRACE_ID.encode() not in text
+    pipeline.close()
+
+
+@pytest.mark.parametrize("exported", [True, False])
+def test_a_reap_has_the_span_of_its_scope_as_exemplar(
+    monkeypatch: pytest.MonkeyPatch, *, exported: bool
+) -> None:
+    """Also where the worker does not trace, when the spans of its scopes are exported."""
+    for name in ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"):
+        monkeypatch.delenv(name, raising=False)
+    if exported:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:4318")
+    pipeline, metrics = watching(busy())
+    pipeline.run_id = "run-7"
+    timer = TimerInfo(scope_id="all_reduce", expiration_time=2.0, after_seconds=1.0, signal=9)
+    worker = WorkerInfo(pid=1234, start_time=5)
+    pipeline.emit(
+        WorkerKilled(
+            timestamp=12.0, worker=worker, timer=timer, elapsed_seconds=1.0, signal=9,
+            outcome=Outcome.KILLED, timers=(),
+        )
+    )  # fmt: skip
+    data, _ = metrics.exposition(OPEN_METRICS)
+    parse: Callable[[str], Iterator[Metric]] = open_families
+    families = {family.name: family for family in parse(data.decode())}
+    samples = [sample for sample in families["timers_reaps"].samples if sample.value]
+    ids = derived_ids("run-7", this_host(), worker, timer)
+    expected = {"trace_id": ids.trace_id, "span_id": ids.span_id} if exported else None
+    assert [each.exemplar and each.exemplar.labels for each in samples] == [expected]
     pipeline.close()
 
 

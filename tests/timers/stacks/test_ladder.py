@@ -247,6 +247,19 @@ def test_without_native_where_native_fails(install: Install) -> None:
     assert dump.error == "py-spy --native: failed with exit code 9: no symbols"
 
 
+def test_only_native_has_nothing_else(install: Install) -> None:
+    install(f'case "$*" in *--native*) {failing("no symbols", 9)};; esac\n{printing(JSON)}')
+    dump = take(ME, only_native=True)
+    assert dump.threads == ()
+    assert dump.error == "py-spy --native: failed with exit code 9: no symbols"
+
+
+def test_only_native_has_most_of_the_time(install: Install) -> None:
+    install(f"sleep 1; {printing(JSON)}")  # torch's symbols take that long to read
+    assert take(ME, timeout=3, native=True).error is not None  # a third of the time was too short
+    assert take(ME, timeout=3, only_native=True).error is None
+
+
 def test_native_has_no_nonblocking(install: Install, tmp_path: Path) -> None:
     install(f'echo "$@" >> "$0.calls"; {printing(JSON)}')
     assert take(ME, native=True).error is None

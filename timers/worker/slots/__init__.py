@@ -9,4 +9,5 @@ The map::
     board.py             the worker's side of the board, which gives out its slots
     board_slot.py        slots on the board: nothing is sent, the server reads them
     _trace_context.py    the OpenTelemetry span that a block reserves
+    tasks.py             where asyncio tasks that are in a block are suspended, for whoever asks
 """

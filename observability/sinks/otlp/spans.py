@@ -7,21 +7,14 @@ ended. Only this module imports OpenTelemetry, and only when the standard variab
 spans are exported when ``OTEL_EXPORTER_OTLP_ENDPOINT`` or ``OTEL_EXPORTER_OTLP_TRACES_ENDPOINT`` is
 set, unless ``OTEL_SDK_DISABLED`` is ``true`` or ``OTEL_TRACES_EXPORTER`` is ``none``.
 
-Decision: spans are batched here and not by the SDK's ``BatchSpanProcessor``, which drops without
-saying how many. Everything that is lost, in this batch or at the exporter, is counted in
-:attr:`SpanSink.dropped`.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
-import secrets
-import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import Event as SpanEvent
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
@@ -30,8 +23,8 @@ from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, Trace
 
 from observability.events import HangReported
 from observability.fields import stack_fields
+from observability.sinks.trace_ids import derived_ids, spans_wanted, trace_ids
 from observability.untrusted import encodable, printable, replaced, this_host
-from timers import __version__
 from timers.events import (
     Event,
     ReapFailed,
@@ -48,10 +41,12 @@ from timers.events import (
 )
 from timers.server.statistics import NEAR_MISS
 
-from .trace_ids import spans_wanted, trace_ids
+from ._batches import Batches, export_timeout, resource
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from observability.sinks.trace_ids import TraceIds
 
 __all__ = ["KEPT", "SpanSink", "exporter_from_environment"]
 
@@ -60,12 +55,6 @@ KEPT = ("all", "slow", "failed")
 that failed."""
 
 _NS = 1_000_000_000
-_BATCH = 512
-_MAX_WAITING = 16_384
-"""Spans kept for a collector that does not keep up; further ones are dropped and counted."""
-_EXPORT_TIMEOUT_SECONDS = 2.0
-"""Unless OTEL_EXPORTER_OTLP_(TRACES_)TIMEOUT says otherwise: the exporter's own default of ten
-seconds, with its retries, is longer than a service may take to stop."""
 _MAX_UNFINISHED = 10_000
 """Scopes whose expiry is remembered until they end."""
 _MAX_EVENTS = 128
@@ -87,36 +76,17 @@ def exporter_from_environment(environ: Mapping[str, str] | None = None) -> SpanE
         OTLPSpanExporter,
     )
 
-    chosen = environ.get("OTEL_EXPORTER_OTLP_TRACES_TIMEOUT") or environ.get(
-        "OTEL_EXPORTER_OTLP_TIMEOUT"
-    )
-    return OTLPSpanExporter(timeout=None if chosen else _EXPORT_TIMEOUT_SECONDS)
+    return OTLPSpanExporter(timeout=export_timeout(environ, "TRACES"))
 
 
 class _WorkerSpan:
     """The span above the scopes of one worker, as far as it is known."""
 
-    def __init__(self, worker: WorkerInfo, name: str) -> None:
-        digest = hashlib.sha256(name.encode("utf-8", "backslashreplace")).digest()
+    def __init__(self, worker: WorkerInfo, ids: TraceIds) -> None:
         self.worker = worker
-        self.trace_id = int.from_bytes(digest[:16], "big") or 1
-        self.span_id = int.from_bytes(digest[16:24], "big") or 1
+        self.trace_id = int(ids.trace_id, 16)
+        self.span_id = int(ids.span_id or "1", 16)
         self.start = float("inf")
-
-
-def _resource(run_id: str, host: str) -> Resource:
-    """Describe this process by semantic conventions; the standard variables have precedence."""
-    ours: dict[str, Any] = {
-        "service.name": "timers",
-        "service.version": __version__,
-        "host.name": host,
-        "process.pid": os.getpid(),
-    } | ({"timers.run_id": printable(run_id)} if run_id else {})
-    said = Resource.create()
-    unnamed = str(said.attributes.get("service.name", "")).startswith("unknown_service")
-    given = {name: value for name, value in said.attributes.items()
-             if not (name == "service.name" and unnamed)}  # fmt: skip
-    return Resource({**ours, **given})
 
 
 class SpanSink:
@@ -141,21 +111,23 @@ class SpanSink:
         kept: str = "all",
     ) -> None:
         self._exporter = exporter
-        self._interval = interval
         self._kept = kept
         self._run_id = run_id
         self._host = this_host()
-        self._resource = _resource(run_id, self._host)
+        self._resource = resource(run_id, self._host)
         self._workers: dict[tuple[int | str, int | None], _WorkerSpan] = {}
         self._scope = InstrumentationScope("expiration-timers")
         self._unfinished: dict[_Key, list[SpanEvent]] = {}
-        self._waiting: list[ReadableSpan] = []
-        self._exporting = 0
-        self._closed = False
-        self._condition = threading.Condition()
-        self._thread: threading.Thread | None = None
-        self.dropped = 0
+        self._batches: Batches[ReadableSpan] = Batches(
+            lambda batch: exporter.export(batch) is SpanExportResult.SUCCESS,
+            interval=interval,
+            name="timers-span-export",
+        )
+
+    @property
+    def dropped(self) -> int:
         """Spans that were lost: no room, or not taken by the collector."""
+        return self._batches.dropped
 
     def __call__(self, event: Event) -> None:
         """Take note of an event; the end of a scope makes a span."""
@@ -200,7 +172,8 @@ class SpanSink:
             return
         if not self._is_kept(timer, elapsed, status, events):
             return
-        span_id = int(ids.span_id, 16) if ids and ids.span_id else secrets.randbits(64) or 1
+        own = ids if ids and ids.span_id else derived_ids(self._run_id, self._host, worker, timer)
+        span_id = int(own.span_id or "1", 16)
         if ids is None:
             above = self._worker_span(worker)
             above.start = min(above.start, event.timestamp - elapsed)
@@ -224,7 +197,7 @@ class SpanSink:
             end_time=end,
             instrumentation_scope=self._scope,
         )
-        self._queue(span)
+        self._batches.add(span)
 
     def _is_kept(
         self, timer: TimerInfo, elapsed: float, status: Status, events: list[SpanEvent]
@@ -240,8 +213,8 @@ class SpanSink:
         if found is None:
             while len(self._workers) >= _MAX_UNFINISHED:
                 del self._workers[next(iter(self._workers))]
-            name = f"{self._run_id}\0{self._host}\0{worker.pid}\0{worker.start_time}"
-            found = self._workers[key] = _WorkerSpan(worker, name)
+            ids = derived_ids(self._run_id, self._host, worker)
+            found = self._workers[key] = _WorkerSpan(worker, ids)
         return found
 
     def _finish_worker(self, worker: WorkerInfo, end: float, *, failed: bool) -> None:
@@ -249,7 +222,7 @@ class SpanSink:
         if found is None:
             return
         rank = "" if worker.rank is None else f" rank {worker.rank}"
-        self._queue(
+        self._batches.add(
             ReadableSpan(
                 name=f"worker{rank}",
                 context=_context(found.trace_id, found.span_id, remote=False),
@@ -263,56 +236,11 @@ class SpanSink:
             )
         )
 
-    def _queue(self, span: ReadableSpan) -> None:
-        with self._condition:
-            if self._closed or len(self._waiting) >= _MAX_WAITING:
-                self.dropped += 1
-                return
-            self._waiting.append(span)
-            if self._thread is None:
-                self._start()
-            elif len(self._waiting) == _BATCH:
-                self._condition.notify()
-
-    def _start(self) -> None:
-        thread = threading.Thread(target=self._run, name="timers-span-export", daemon=True)
-        try:
-            thread.start()
-        except RuntimeError:
-            return  # no more threads to be had: the next span tries again
-        self._thread = thread
-
-    def _run(self) -> None:
-        while True:
-            with self._condition:
-                if not self._closed and len(self._waiting) < _BATCH:
-                    self._condition.wait(self._interval)
-                batch, self._waiting = self._waiting[:_BATCH], self._waiting[_BATCH:]
-                if not batch and self._closed:
-                    return
-            if batch and not self._export(batch):
-                with self._condition:
-                    self.dropped += len(batch)
-                    if self._closed:  # nobody waits for a collector that is not there
-                        self.dropped += len(self._waiting)
-                        self._waiting.clear()
-
-    def _export(self, batch: list[ReadableSpan]) -> bool:
-        try:
-            return self._exporter.export(batch) is SpanExportResult.SUCCESS
-        except Exception:  # noqa: BLE001  # an exporter is somebody else's code
-            return False
-
     def close(self) -> None:
         """Export what is finished and shut the exporter down. A dead collector bounds itself."""
         for each in list(self._workers.values()):
             self._finish_worker(each.worker, time.time(), failed=False)
-        with self._condition:
-            self._closed = True
-            self._condition.notify()
-            thread = self._thread
-        if thread is not None:
-            thread.join()
+        self._batches.close()
         self._exporter.shutdown()
 
 

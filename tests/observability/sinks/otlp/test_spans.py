@@ -13,7 +13,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 import observability
 import timers
-from observability.sinks.spans import SpanSink, exporter_from_environment
+from observability.sinks.otlp.spans import SpanSink, exporter_from_environment
 from support.otlp import Receiver, attributes, receiver
 from support.processes import victim
 from support.waiting import eventually
@@ -211,7 +211,7 @@ def test_silent_collector_costs_bounded_memory(monkeypatch: pytest.MonkeyPatch) 
         sink = SpanSink(exporter, interval=0.01)
         for number in range(20_000):
             sink(released(number))
-        assert len(sink._waiting) <= 16_384
+        assert len(sink._batches._waiting) <= 16_384
         sink.close()
     assert sink.dropped == 20_000 + 1  # that of the worker
 
