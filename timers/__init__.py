@@ -58,6 +58,7 @@ The map::
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from .auto.learned import LEARNED
 from .errors import TimerError
 from .worker.beat import beat
 from .worker.client import TimerClient, TimerRequest
@@ -76,6 +77,7 @@ if TYPE_CHECKING:
     from .worker.socket_client import SocketTimerClient
 
 __all__ = [
+    "LEARNED",
     "FileTimerClient",
     "FileTimerRequest",
     "FileTimerServer",

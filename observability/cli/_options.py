@@ -18,6 +18,7 @@ from click.core import ParameterSource
 from observability.http.address import Address
 from observability.settings import DEFAULT_ADDRESS, Settings
 from observability.untrusted import printable, this_host
+from timers.auto import KINDS
 from timers.server.reaper import KILL_TREE, ReapPolicy
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ __all__ = [
     "read_token",
     "service_options",
     "to_address",
+    "to_kinds",
     "to_users",
 ]
 
@@ -323,6 +325,22 @@ def make_policy(context: click.Context, *, descendants_of: int | None = None) ->
         kill_tree=given["kill_tree"],
         descendants_of=descendants_of,
     )
+
+
+def to_kinds(_context: click.Context, _option: click.Parameter, text: str) -> str:
+    """Read which automatic timers there shall be.
+
+    :raises click.BadParameter: there is no such kind.
+    """
+    if text in ("all", "off"):
+        return text
+    kinds = [word.strip() for word in text.split(",") if word.strip()]
+    unknown = [kind for kind in kinds if kind not in KINDS]
+    if unknown or not kinds:
+        raise click.BadParameter(
+            f"{(unknown or [text])[0]!r}: 'all', 'off', or some of {', '.join(KINDS)}"
+        )
+    return ",".join(kinds)
 
 
 def to_users(names: Iterable[str]) -> frozenset[int]:

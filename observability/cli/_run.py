@@ -15,6 +15,7 @@ from observability.events import RunFinished
 from observability.service import Service, write_line
 from observability.settings import SettingsError
 from observability.sinks.trace_ids import spans_wanted
+from timers.auto import auto_environment
 from timers.transport.socket_path import check_path
 from timers.worker.environment import SERVER_PID_VARIABLE, SOCKET_VARIABLE
 
@@ -45,6 +46,8 @@ def run(
     timer_socket: str | None = None,
     *,
     nccl_timing: bool = False,
+    auto: str = "off",
+    auto_kill: bool = False,
 ) -> int:
     """Run ``command`` under a timer server; return what to exit with.
 
@@ -55,6 +58,8 @@ def run(
     :param timer_socket: path of the Unix socket; None for one in that directory (and none at all
         where its path would be too long for a socket), "off" for none.
     :param nccl_timing: whether NCCL shall record when an operation starts on the GPU.
+    :param auto: which automatic timers there shall be: kinds with commas, "all" or "off".
+    :param auto_kill: whether the expiry of these ends the worker.
     :raises ~observability.settings.SettingsError: something that was asked for is not possible;
         the command was not started then.
     """
@@ -75,6 +80,7 @@ def run(
             started = time.monotonic()
             try:
                 environment = _environment(service, path, socket_path) | recorder
+                environment |= auto_environment(os.environ, auto, kill=auto_kill)
                 child = Child(command, environment, mask)
             except CannotStart as error:
                 service.say(str(error), "error")
