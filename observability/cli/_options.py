@@ -310,6 +310,8 @@ def make_settings(context: click.Context, *, own_file: bool = False) -> Settings
         sample_at=given["sample_at"],
         sample_from=given["sample_from"],
         native=given["native"],
+        learned=_learned_file(given["learned"], given["command"]) if own_file else None,
+        learned_chosen=given.get("learned") is not None,
         stall_after=given["stall_after"],
         stall_kill=given["stall_action"] == "kill",
         max_interval=given["max_interval"],
@@ -387,24 +389,46 @@ def _run_id() -> str:
     return f"{moment}-{secrets.token_hex(3)}"
 
 
+def _state_directory() -> Path | None:
+    """Return the user's state directory, made for this user alone; None without one."""
+    directory = Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state").expanduser() / "timers"
+    if not directory.is_absolute():
+        return None
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError:
+        return None
+    return directory if os.access(directory, os.W_OK) else None
+
+
 def _state_file(run_id: str) -> str:
     """Make a name for the events of one run in the user's state directory; "-" without one.
 
-    The directory is made for this user alone; of the files in it the newest hundred are kept.
+    The newest hundred files are kept.
     """
-    directory = Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state").expanduser() / "timers"
-    if not directory.is_absolute():
-        return "-"
     try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        directory = _state_directory()
+        if directory is None:
+            return "-"
         files = sorted(directory.glob("*.jsonl"), key=lambda path: path.stat().st_mtime)
         for path in files[: -_MOST_FILES + 1]:
             path.unlink()
     except (OSError, RuntimeError):  # RuntimeError: there is no home
         return "-"
     word = re.sub(r"[^\w.-]", "_", run_id, flags=re.ASCII)[:64]
-    path = directory / f"{word}.{this_host()}.{os.getpid()}.jsonl"
-    return str(path) if os.access(directory, os.W_OK) else "-"
+    return str(directory / f"{word}.{this_host()}.{os.getpid()}.jsonl")
+
+
+def _learned_file(chosen: str | None, command: tuple[str, ...]) -> str | None:
+    if chosen is not None:
+        return None if chosen == "off" else os.path.abspath(chosen)
+    from observability.learning import learned_path  # noqa: PLC0415  # --help should be quick
+
+    try:
+        directory = _state_directory()
+    except RuntimeError:  # there is no home
+        return None
+    return None if directory is None else learned_path(directory, command)
 
 
 def _names(option_name: str, text: str) -> tuple[str, ...]:

@@ -100,6 +100,23 @@ def main() -> None:
     show_default=True,
     help="What the expiry of an automatic timer does: report, or end the worker as well.",
 )
+@option(
+    "--give-up-after",
+    metavar="ATTEMPTS",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="End COMMAND when a worker was reaped at the same line in so many attempts in a row,"
+    " without a step between (the scope 'step'); 0 for never.",
+)
+@option(
+    "--learned",
+    metavar="FILE",
+    type=click.Path(),
+    help="Where what is learned of how long blocks take is kept, from which automatic timers and"
+    " timers.LEARNED get their deadlines; 'off' for nowhere. By default a file for this command in"
+    " the state directory of the user.",
+)
 @click.argument(
     "command", metavar="COMMAND [ARG]...", nargs=-1, required=True, type=click.UNPROCESSED
 )
@@ -132,6 +149,7 @@ def run(context: click.Context, /, command: tuple[str, ...], **_: object) -> Non
         nccl_timing=given["nccl_timing"],
         auto=given["auto"],
         auto_kill=given["auto_action"] == "kill",
+        give_up_after=given["give_up_after"],
     )
     sys.exit(code)
 

@@ -1,7 +1,7 @@
 """Deadlines that follow from how long a job's blocks have taken before.
 
 The server of ``timers run`` writes down the longest use of each scope, hangs left out, in a file
-that ``TIMERS_LEARNED`` names (``observability/learned.py``). A worker reads it now and then. Until
+that ``TIMERS_LEARNED`` names (``observability/learning.py``). A worker reads it now and then. Until
 it says something of a scope, the deadline is half an hour.
 """
 
