@@ -40,6 +40,7 @@ The map::
     transport/                   wire format, named pipe, Unix socket
     stacks/                      take, parse and print the stack of a process
     auto/                        what timers run adds to a worker
+    integrations/                callbacks for Lightning and Hugging Face, loaded by their users
     linux/                       /proc, pidfd, descriptors, ptrace
     api.py                       the contract, and base classes for a pair of one's own
     socket_timer.py              the pair over a Unix socket, which is recommended

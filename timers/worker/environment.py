@@ -25,6 +25,7 @@ __all__ = [
     "NoTimers",
     "allow_dumps",
     "configure_from_env",
+    "ensure_configured",
     "offered_client",
 ]
 
@@ -66,6 +67,12 @@ def configure_from_env(environ: Mapping[str, str] | None = None) -> TimerClient:
     announce(environ)
     start_worker_server(environ)
     return client
+
+
+def ensure_configured() -> None:
+    """Configure the client that the environment offers, or none, unless there is one already."""
+    if scopes._client is None:
+        configure_from_env()
 
 
 def offered_client(
