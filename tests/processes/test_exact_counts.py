@@ -68,15 +68,17 @@ def test_spans_arrive_or_are_counted_as_dropped(
         with running(tmp_path) as service:
             send(tmp_path, pairs)
             expected = PROCESSES * (pairs + 1)  # one for each worker above those of its scopes
-            eventually(lambda: service.server.statistics.requests >= 2 * PROCESSES * pairs)
-            pipeline = service.pipeline
+            statistics, counts = service.server.statistics, service.pipeline.sink_counts["spans"]
+            eventually(lambda: statistics.requests >= 2 * PROCESSES * pairs)
             eventually(
-                lambda: len(collector.spans) + pipeline.sink_counts["spans"].dropped == expected,
+                lambda: (
+                    len(collector.spans) + counts.dropped + statistics.lost_releases == expected
+                ),
                 "every span arrived or was counted",
                 timeout=60,
             )
-        dropped = service.pipeline.sink_counts["spans"].dropped
-    assert len(collector.spans) + dropped == expected
+            assert total(str(service.address), "timers_acquires_total") == PROCESSES * pairs
+    assert len(collector.spans) + counts.dropped + statistics.lost_releases == expected
     assert len({span.span_id for span in collector.spans}) == len(collector.spans)
 
 

@@ -95,7 +95,7 @@ class Intake:
             return self._workers.identify(pid, start_time)
         return worker
 
-    def _apply(self, message: Message, now_ns: int) -> None:  # noqa: PLR0911  # hot path
+    def _apply(self, message: Message, now_ns: int) -> None:  # noqa: C901, PLR0911  # hot path
         pid, scope_id = message.pid, message.scope_id
         worker = self.sender(pid, message.start_time)
         if worker is None:
@@ -107,11 +107,14 @@ class Intake:
         if message.board:
             self._report(worker, message)
             return
-        self._accepted += 1
+        self._accepted += 1 if message.missed is None else sum(message.missed)
+        wants = self._state.observer.wants_requests
         scope = self._statistics.scopes.get(scope_id) or self._statistics.scope(scope_id)
         if message.expiration_time < 0:
             acquires, releases = message.missed or _ONE_RELEASE
             released = self._table.release(worker, message.thread, scope_id)
+            if wants and message.missed is not None:
+                self._statistics.lost(acquires, max(0, releases - (released is not None)))
             if released is None:
                 scope.count(acquires, releases)
                 return
@@ -123,6 +126,8 @@ class Intake:
         timer = self._timer(worker, scope, message, now_ns)
         try:
             replaced = self._table.acquire(timer)
+            if wants and message.missed is not None:
+                self._statistics.lost(max(0, acquires - (replaced is None)), releases)
         except TooManyTimersError:
             scope.count(acquires, releases)
             self._reject("too_many", f"process {pid} has too many open timers", pid)
@@ -132,13 +137,15 @@ class Intake:
         else:
             scope.count(acquires, releases, 0, -replaced.expired)
             self._replaced(replaced, timer, scope, message, now_ns)
-        if not self._state.observer.wants_requests or message.leave:
+        if not wants or message.leave:
             return
         if replaced is None or message.missed is None:
             self._state.emit(TimerAcquired, worker=worker.info, timer=timer_info(timer))
 
     def _report(self, worker: Worker, message: Message) -> None:
         """Emit what a worker says of a block that its board counts and keeps."""
+        if not self._state.observer.wants_requests:
+            return  # it was wanted by the server before
         span = message.traceparent, message.span_id
         info = TimerInfo(
             scope_id=message.scope_id,

@@ -177,8 +177,10 @@ class Statistics:
         """Whoever counts elsewhere, to be added here by :meth:`collect`."""
         self.scopes: dict[str, ScopeStatistics] = {}
         self.requests = 0
-        """Every valid request, whether or not it changed anything."""
+        """Every acquire and release, whether or not it changed anything."""
         self.rejected = dict.fromkeys(REJECTION_REASONS, 0)
+        self.lost_acquires = self.lost_releases = 0
+        """Of those that are counted: how many came without the event that an observer wants."""
         self.hang_reports: dict[str, int] = {}
         """By verdict, for whoever makes reports."""
         self.stalls = 0
@@ -199,6 +201,11 @@ class Statistics:
     def requested(self, count: int) -> None:
         """Count valid requests."""
         self.requests += count
+
+    def lost(self, acquires: int, releases: int) -> None:
+        """Count what is known by its count alone, though an observer wants its event."""
+        self.lost_acquires += acquires
+        self.lost_releases += releases
 
     def rejected_for(self, reason: str) -> None:
         """Count a request that was refused."""

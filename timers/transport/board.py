@@ -48,6 +48,7 @@ __all__ = [
     "AFTER",
     "CAPACITY",
     "CLOSED",
+    "COUNTED_LOST",
     "COUNTED_RELEASES",
     "COUNTED_STATE",
     "COUNTED_WORDS",
@@ -66,11 +67,14 @@ __all__ = [
     "LONGEST_WARM_UP",
     "LOOK",
     "LOST",
+    "LOST_RELEASES",
     "MAGIC",
     "MAGIC_WORD",
     "MAX_DEPTH",
     "MOMENT_NS",
     "MONOTONIC",
+    "MOVED",
+    "MOVED_FROM",
     "NAME_AT",
     "NAME_BYTES",
     "NAME_LENGTH",
@@ -115,13 +119,19 @@ MOMENT_NS = 500_000
 
 # -- the header: words of the worker, then, on another page, those of the server -------------------
 MAGIC_WORD = int.from_bytes(b"timers\x00\x01", "little")
-MAGIC, VERSION_WORD, SLOTS, USED, LOST, CLOSED, MONOTONIC, WALL, EPOCH = range(9)
+MAGIC, VERSION_WORD, SLOTS, USED, LOST, LOST_RELEASES, CLOSED, MONOTONIC, WALL = range(9)
+EPOCH, MOVED_FROM = range(WALL + 1, WALL + 3)
 """What it is, which version, how many slots there are, how many are in use (published after
-their names), how many events that the server wanted were not sent, whether the client is no more,
+their names), how many acquires and how many releases were not sent to a server that wanted their
+events, whether the client is no more,
 and what two clocks showed when the board was handed over (CLOCK_MONOTONIC and CLOCK_REALTIME, ns):
 in a time namespace of its own a worker has another monotonic clock (time_namespaces(7)). And by how
 much the second was ahead of the first when the board was made, so that a deadline on the wall stays
-what it was whoever reads it."""
+what it was whoever reads it. Last, which memory (its inode) everything was moved here from, by a
+worker that lost every descriptor of that one and cannot hand it to anybody any more."""
+MOVED = 2
+"""What stands in ``CLOSED`` of a board that everything was moved from, before it is: nothing there
+expires any more. The server goes on with the new one, slot by slot, from what it has counted."""
 VERSION = 1
 _PAGE_WORDS = mmap.PAGESIZE // 8
 LOOK = _PAGE_WORDS
@@ -135,6 +145,8 @@ SAMPLE_FROM_NS = LOOK + 3
 """Blocks with at least this deadline are sampled ..."""
 SAMPLE_SHARE = LOOK + 4
 """... first after this many thousandths of it."""
+COUNTED_LOST = LOOK + 5
+"""How many of ``LOST`` a server has counted, and, in the next word, of ``LOST_RELEASES``."""
 HEADER_WORDS = 2 * _PAGE_WORDS
 
 # -- of each slot: what describes its block --------------------------------------------------------

@@ -230,7 +230,7 @@ class SocketChannel(Channel):
         """
         assert self.board is not None  # noqa: S101  # there are slots of it
         if not self._send_now(self.lines.event(request, elapsed_ns)):
-            self.board.words[board.LOST] += 1
+            self.board.words[board.LOST if elapsed_ns is None else board.LOST_RELEASES] += 1
 
     def _send_now(
         self, line: bytes, receipt: Receipt | None = None, totals: tuple[int, int] = (0, 0)
@@ -335,8 +335,11 @@ class SocketChannel(Channel):
         """Give the server the board; False when it cannot be given."""
         if self.board is None:
             return True
-        if not self.board.owns_descriptor():
-            self._move_board()
+        try:
+            if not self.board.owns_descriptor():
+                self._move_board(self.board)
+        except OSError:  # there is no descriptor, or no memory, for another one
+            return False
         words = self.board.words
         words[board.MONOTONIC], words[board.WALL] = time.monotonic_ns(), time.time_ns()
         rights = array("i", [self.board.fd])
@@ -347,13 +350,13 @@ class SocketChannel(Channel):
             return False
         return True
 
-    def _move_board(self) -> None:
+    def _move_board(self, old: Board) -> None:
         """Move all slots to a new board: somebody closed the descriptor of the old one."""
-        old, new = self.board, Board(board.Layout())
+        self.board = new = Board(old.layout, old)
+        old.words[board.CLOSED] = board.MOVED
         for slot in list(self.board_slots):
             if slot.board is old:
                 slot.move(new)
-        self.board = new
 
     def _try_later(self, now: float, error: OSError) -> None:
         self._retry_at = now + self._retry_seconds

@@ -8,7 +8,7 @@ import pytest
 
 from support.children import waiting
 from support.rig import Rig
-from timers.events import TimerAcquired, TimerExpired
+from timers.events import TimerAcquired, TimerExpired, TimerReleased
 from timers.transport.wire import Decoder, Message
 
 if TYPE_CHECKING:
@@ -105,6 +105,24 @@ def test_blocks_in_blocks_are_built_up_again(rig: Rig, pid: int) -> None:
     assert running.age_seconds == pytest.approx(6.0)  # of the outer block
     rig.release(pid, "x")
     assert rig.watchdog.running() == []
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_what_an_observer_wants_and_is_not_sent_is_counted(pid: int, wanted: bool) -> None:
+    rig = Rig(wants_requests=wanted)
+    try:
+        entered = again(rig, pid, 4.0)
+        rig.watchdog.apply([entered._replace(missed=(7, 6))])  # the last one is open
+        rig.watchdog.apply([entered._replace(missed=(3, 4), expiration_time=-1.0)])
+        counts = rig.watchdog.statistics
+        assert (counts.scopes["x"].acquires, counts.scopes["x"].releases) == (10, 10)
+        assert counts.requests == 20
+        said = [type(event) for event in rig.observer.events]
+        assert said == ([TimerAcquired, TimerReleased] if wanted else [])
+        lost = (counts.lost_acquires, counts.lost_releases)
+        assert lost == ((9, 9) if wanted else (0, 0))
+    finally:
+        rig.close()
 
 
 @pytest.mark.parametrize(
