@@ -107,6 +107,15 @@ def test_an_expiry_is_reported_and_kills_only_where_that_is_asked_for(
     assert [event["outcome"] for event in of(events, "kill worker process")] == outcomes
 
 
+@pytest.mark.parametrize("board", ["on", "off"])
+def test_a_block_of_the_jobs_own_of_the_same_name_stays_what_it_is(cli: Cli, board: str) -> None:
+    """Over messages an end of ours would be taken for one of its."""
+    command = [sys.executable, VICTIMS / "automatic.py", "own"]
+    ran = cli.run("run", *FREE, "--", *command, env={"TIMERS_BOARD": board})
+    assert ran.returncode == 137
+    assert ran.stdout.strip() == str(board == "on")
+
+
 def test_off_is_off(cli: Cli) -> None:
     script = "import os; print(os.environ.get('PYTHONPATH', ''))"
     own = cli.environment.get("PYTHONPATH", "")

@@ -122,9 +122,7 @@ def assert_named(tmp_path: Path, job: list[str], rank: int | None) -> None:
         return [e for e in found if e["event"] == "job stalled" and "read_shard" in e["sentence"]]
 
     options = (*FREE, "--stall-after", "2", "--events", events)
-    with cli.start("run", *options, "--", *job, stderr=subprocess.DEVNULL) as process:
+    with cli.start("run", *options, "--", *job, stderr=subprocess.DEVNULL):
         event, *_ = eventually(named, "who is stuck is named", timeout=500)
         if rank is not None:
             assert [each["rank"] for each in event["suspects"]] == [rank]
-        process.terminate()
-        process.wait(60)

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from timers.worker.environment import offered_client
 from timers.worker.scopes import expires
+from timers.worker.slots.board_slot import BoardSlot
+from timers.worker.socket_client import SocketTimerClient
 
 from . import ACTION_VARIABLE
 from .learned import learned_seconds
@@ -34,7 +36,16 @@ def _client(number: int) -> TimerClient | None:
 
     :param number: of the signal; 0 to report only.
     """
-    return offered_client(os.environ, signal=number, on_error="warn")
+    client = offered_client(os.environ, signal=number, on_error="warn")
+    return client if isinstance(client, SocketTimerClient) else None
+
+
+def _is_apart(client: TimerClient, scope: str) -> bool:
+    """Whether a block of ``client`` is apart from one that the job itself has for the same scope.
+
+    On a board of its own it is; a message would be about the job's.
+    """
+    return not isinstance(client, SocketTimerClient) or isinstance(client.slot(scope), BoardSlot)
 
 
 def _signal() -> int:
@@ -60,7 +71,7 @@ class Hook:
             return None
         try:
             client = _client(_signal() if timed else 0)
-            if client is None:
+            if client is None or not _is_apart(client, scope):
                 self.is_off = True
                 return None
             after = learned_seconds(scope, shortest=_SHORTEST_SECONDS) if timed else _NEVER_SECONDS

@@ -17,6 +17,7 @@ from timers.auto._blocks import Hook, wrapped
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 
 class Client(timers.TimerClient):
@@ -127,6 +128,14 @@ def test_nobody_is_killed_unless_that_is_asked_for(
     client: Any = _blocks._client(_blocks._signal())
     assert isinstance(client, timers.SocketTimerClient)
     assert client.signal == number
+
+
+@pytest.mark.parametrize("variable", ["TIMERS_FILE", "TORCHELASTIC_TIMER_FILE"])
+def test_over_the_pipe_there_are_none(
+    environment: pytest.MonkeyPatch, tmp_path: Path, variable: str
+) -> None:
+    environment.setenv(variable, str(tmp_path / "pipe"))
+    assert Hook("checkpoint").begin("save") is None
 
 
 def test_without_a_server_there_are_no_blocks(environment: pytest.MonkeyPatch) -> None:
