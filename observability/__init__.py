@@ -33,6 +33,8 @@ This package may import :mod:`timers`; never the other way round. The map::
     message.py            an event in one sentence for a person
     untrusted.py          what strangers wrote, made safe to show and to encode
     scope_durations.py    how long the scopes of a run took, as events
+    giving_up.py          notices that starting a job again is no use
+    learning.py           how long scopes take, kept for the deadlines of the next run
     sampling/             take samples of live processes
     samples/              what the samples of one worker show
     recorder/             what PyTorch's flight recorder says

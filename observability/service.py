@@ -21,6 +21,7 @@ from .hang.roll_call import RollCall
 from .http.address import Address
 from .http.app import View, make_app
 from .http.server import HttpServer, tls_context
+from .learning import Learner
 from .sampling.process_facts import add_open_files
 from .scope_durations import scope_durations
 from .settings import SettingsError
@@ -107,6 +108,12 @@ class Service:
     ) -> None:
         settings = self.settings
         self._reaps = RecentReaps(run_id=settings.run_id)
+        learner = [
+            Learner(path, is_one_of_many=not settings.learned_chosen)
+            for path in (settings.learned,)
+            if path is not None
+        ]
+        self._learner = learner[0] if learner else None
         try:
             self.pipeline: Pipeline = open_pipeline(
                 events=settings.events,
@@ -115,7 +122,7 @@ class Service:
                 exclude=settings.exclude,
                 dump_directory=settings.dump_dir,
                 run_id=settings.run_id,
-                sinks=[self._reaps, *self._screen(), *self._hook()],
+                sinks=[self._reaps, *self._screen(), *self._hook(), *learner],
                 verbose=settings.verbose,
                 names=settings.names,
                 spans_kept=settings.spans,
@@ -266,6 +273,8 @@ class Service:
             write_line(f"events go to {self.settings.events}")
         if self._stall_watch is not None:
             self._stall_watch.start()
+        if self._learner is not None:
+            self._learner.start(self.server.statistics)
 
     def say(self, message: str, severity: str = "warning") -> None:
         """Say something to people: as an event and, unless events are seen there, on stderr.
@@ -294,6 +303,9 @@ class Service:
             self._told_durations = True
             for event in scope_durations(self.server.statistics, self.settings.run_id):
                 self.pipeline.emit(event)
+        if self._learner is not None:
+            self.pipeline.flush(CLOSE_SECONDS)  # of what went wrong at the end
+            self._learner.stop()
 
     def unseen(self) -> float:
         """Return for how many seconds to stay until each scraper has seen the last reap."""

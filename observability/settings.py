@@ -55,6 +55,10 @@ class Settings:
     """Seconds without any progress of the job after which that is reported; 0 for never."""
     stall_kill: bool = False
     """Whether the suspect of a stall, where there is one, is ended."""
+    learned: str | None = None
+    """A file for what is learned of how long scopes take; None to learn nothing."""
+    learned_chosen: bool = True
+    """Whether a person chose which."""
     native: bool = False
     """Whether stacks have C frames, too."""
     max_interval: float = 10.0

@@ -24,6 +24,7 @@ TITLES = {
     "starting": "Time to start",
     "idle": "A service with nothing to do",
     "connections": "A thousand workers on one socket",
+    "training": "A job that nobody changed",
     "explaining": "From samples and recorders to the hang report",
 }
 

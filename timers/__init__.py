@@ -40,6 +40,7 @@ The map::
     transport/                   wire format, named pipe, Unix socket
     stacks/                      take, parse and print the stack of a process
     auto/                        what timers run adds to a worker
+    integrations/                callbacks for Lightning and Hugging Face, loaded by their users
     linux/                       /proc, pidfd, descriptors, ptrace
     api.py                       the contract, and base classes for a pair of one's own
     socket_timer.py              the pair over a Unix socket, which is recommended
@@ -58,6 +59,7 @@ The map::
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from .auto.learned import LEARNED
 from .errors import TimerError
 from .worker.beat import beat
 from .worker.client import TimerClient, TimerRequest
@@ -76,6 +78,7 @@ if TYPE_CHECKING:
     from .worker.socket_client import SocketTimerClient
 
 __all__ = [
+    "LEARNED",
     "FileTimerClient",
     "FileTimerRequest",
     "FileTimerServer",

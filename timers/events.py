@@ -248,8 +248,12 @@ class WorkerExited(_AboutWorker):
 
     @property
     def level(self) -> str:
-        """``warning`` when the worker died inside a scope, else ``info``."""
-        return "warning" if self.timers else self.default_level
+        """``warning`` when the worker died inside a scope, else ``info``.
+
+        Who ended well was not in the middle of what only an automatic timer, say, observed.
+        """
+        ended_well = self.exit_code == 0 and all(timer.signal <= 0 for timer, _ in self.timers)
+        return "warning" if self.timers and not ended_well else self.default_level
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

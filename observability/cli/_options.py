@@ -18,6 +18,7 @@ from observability.duration import Seconds
 from observability.http.address import Address
 from observability.settings import DEFAULT_ADDRESS, Settings
 from observability.untrusted import printable, this_host
+from timers.auto import KINDS
 from timers.server.reaper import KILL_TREE, ReapPolicy
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ __all__ = [
     "read_token",
     "service_options",
     "to_address",
+    "to_kinds",
     "to_users",
 ]
 
@@ -277,6 +279,8 @@ def make_settings(context: click.Context, *, own_file: bool = False) -> Settings
         sample_at=given["sample_at"],
         sample_from=given["sample_from"],
         native=given["native"],
+        learned=_learned_file(given["learned"], given["command"]) if own_file else None,
+        learned_chosen=given.get("learned") is not None,
         stall_after=given["stall_after"],
         stall_kill=given["stall_action"] == "kill",
         max_interval=given["max_interval"],
@@ -292,6 +296,22 @@ def make_policy(context: click.Context, *, descendants_of: int | None = None) ->
         kill_tree=given["kill_tree"],
         descendants_of=descendants_of,
     )
+
+
+def to_kinds(_context: click.Context, _option: click.Parameter, text: str) -> str:
+    """Read which automatic timers there shall be.
+
+    :raises click.BadParameter: there is no such kind.
+    """
+    if text in ("all", "off"):
+        return text
+    kinds = [word.strip() for word in text.split(",") if word.strip()]
+    unknown = [kind for kind in kinds if kind not in KINDS]
+    if unknown or not kinds:
+        raise click.BadParameter(
+            f"{(unknown or [text])[0]!r}: 'all', 'off', or some of {', '.join(KINDS)}"
+        )
+    return ",".join(kinds)
 
 
 def to_users(names: Iterable[str]) -> frozenset[int]:
@@ -338,24 +358,46 @@ def _run_id() -> str:
     return f"{moment}-{secrets.token_hex(3)}"
 
 
+def _state_directory() -> Path | None:
+    """Return the user's state directory, made for this user alone; None without one."""
+    directory = Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state").expanduser() / "timers"
+    if not directory.is_absolute():
+        return None
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError:
+        return None
+    return directory if os.access(directory, os.W_OK) else None
+
+
 def _state_file(run_id: str) -> str:
     """Make a name for the events of one run in the user's state directory; "-" without one.
 
-    The directory is made for this user alone; of the files in it the newest hundred are kept.
+    The newest hundred files are kept.
     """
-    directory = Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state").expanduser() / "timers"
-    if not directory.is_absolute():
-        return "-"
     try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        directory = _state_directory()
+        if directory is None:
+            return "-"
         files = sorted(directory.glob("*.jsonl"), key=lambda path: path.stat().st_mtime)
         for path in files[: -_MOST_FILES + 1]:
             path.unlink()
     except (OSError, RuntimeError):  # RuntimeError: there is no home
         return "-"
     word = re.sub(r"[^\w.-]", "_", run_id, flags=re.ASCII)[:64]
-    path = directory / f"{word}.{this_host()}.{os.getpid()}.jsonl"
-    return str(path) if os.access(directory, os.W_OK) else "-"
+    return str(directory / f"{word}.{this_host()}.{os.getpid()}.jsonl")
+
+
+def _learned_file(chosen: str | None, command: tuple[str, ...]) -> str | None:
+    if chosen is not None:
+        return None if chosen == "off" else os.path.abspath(chosen)
+    from observability.learning import learned_path  # noqa: PLC0415  # --help should be quick
+
+    try:
+        directory = _state_directory()
+    except RuntimeError:  # there is no home
+        return None
+    return None if directory is None else learned_path(directory, command)
 
 
 def _names(option_name: str, text: str) -> tuple[str, ...]:

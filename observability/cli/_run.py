@@ -12,9 +12,12 @@ import time
 from typing import TYPE_CHECKING
 
 from observability.events import RunFinished
+from observability.giving_up import GivingUp, steps_of
 from observability.service import Service, write_line
 from observability.settings import SettingsError
 from observability.sinks.trace_ids import spans_wanted
+from timers.auto import auto_environment
+from timers.auto.learned import LEARNED_VARIABLE
 from timers.transport.socket_path import check_path
 from timers.worker.environment import SERVER_PID_VARIABLE, SOCKET_VARIABLE
 
@@ -32,6 +35,8 @@ if TYPE_CHECKING:
 __all__ = ["run"]
 
 _SCRAPE_PAUSE_SECONDS = 0.1
+_INSIST_SECONDS = 0.5
+"""Longer than two requests to end are taken for one."""
 AGENT_SERVER_VARIABLE = "TORCHELASTIC_ENABLE_FILE_TIMER"
 """Makes torchrun's agent start a server of its own: at our path, where it deletes our pipe, and one
 that kills its own agent after a reap."""
@@ -45,6 +50,9 @@ def run(
     timer_socket: str | None = None,
     *,
     nccl_timing: bool = False,
+    auto: str = "off",
+    auto_kill: bool = False,
+    give_up_after: int = 0,
 ) -> int:
     """Run ``command`` under a timer server; return what to exit with.
 
@@ -55,6 +63,10 @@ def run(
     :param timer_socket: path of the Unix socket; None for one in that directory (and none at all
         where its path would be too long for a socket), "off" for none.
     :param nccl_timing: whether NCCL shall record when an operation starts on the GPU.
+    :param auto: which automatic timers there shall be: kinds with commas, "all" or "off".
+    :param auto_kill: whether the expiry of these ends the worker.
+    :param give_up_after: end the command when a worker was reaped at the same line in so many
+        attempts in a row; 0 for never.
     :raises ~observability.settings.SettingsError: something that was asked for is not possible;
         the command was not started then.
     """
@@ -70,11 +82,20 @@ def run(
         recorder_environment(os.environ, timing=nccl_timing) as recorder,
     ):
         service = Service(path, settings, policy, socket_path)
+        if give_up_after:
+            service.pipeline.add(
+                GivingUp(
+                    give_up_after,
+                    steps=lambda: steps_of(service.server.statistics),
+                    give_up=lambda reason: _give_up(service, reason),
+                )
+            )
         try:
             service.start()
             started = time.monotonic()
             try:
                 environment = _environment(service, path, socket_path) | recorder
+                environment |= auto_environment(os.environ, auto, kill=auto_kill)
                 child = Child(command, environment, mask)
             except CannotStart as error:
                 service.say(str(error), "error")
@@ -148,6 +169,9 @@ def _environment(service: Service, path: str, socket_path: str | None) -> dict[s
             f"{AGENT_SERVER_VARIABLE} is not passed on: torchrun would start a second timer server"
         )
     path = os.path.abspath(path)
+    environment.pop(LEARNED_VARIABLE, None)
+    if service.settings.learned is not None:
+        environment[LEARNED_VARIABLE] = service.settings.learned
     environment |= {
         "TORCHELASTIC_TIMER_FILE": path,
         "TIMERS_FILE": path,
@@ -169,6 +193,14 @@ def _environment(service: Service, path: str, socket_path: str | None) -> dict[s
 def _url(service: Service) -> str:
     """HOST:PORT, which says enough unless it is TLS."""
     return f"https://{service.address}" if service.settings.tls_cert else str(service.address)
+
+
+def _give_up(service: Service, reason: str) -> None:
+    """End the command, as somebody would who asks for it twice; see :mod:`._supervise`."""
+    service.say(reason, "error")
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(_INSIST_SECONDS)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _finish(service: Service, code: int, elapsed: float) -> None:

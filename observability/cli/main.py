@@ -18,6 +18,7 @@ from observability.duration import Seconds
 from observability.explain.command import explain
 from observability.report.command import report
 from observability.settings import DEFAULT_ADDRESS, SettingsError
+from timers.auto import KINDS
 
 from ._options import (
     make_policy,
@@ -26,6 +27,7 @@ from ._options import (
     read_token,
     service_options,
     to_address,
+    to_kinds,
     to_users,
 )
 
@@ -82,6 +84,39 @@ def main() -> None:
     help="Have NCCL record when an operation starts (TORCH_NCCL_ENABLE_TIMING): tells a rank whose"
     " GPU is busy from those that wait for it, and costs each operation two CUDA events.",
 )
+@option(
+    "--auto",
+    metavar="KINDS",
+    default="all",
+    show_default=True,
+    callback=to_kinds,
+    help="Which automatic timers the Python processes of COMMAND get around what torch does: some"
+    f" of {', '.join(KINDS)} with commas between them, 'all' or 'off'.",
+)
+@option(
+    "--auto-action",
+    type=click.Choice(("report", "kill")),
+    default="report",
+    show_default=True,
+    help="What the expiry of an automatic timer does: report, or end the worker as well.",
+)
+@option(
+    "--give-up-after",
+    metavar="ATTEMPTS",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="End COMMAND when a worker was reaped at the same line in so many attempts in a row,"
+    " without a step between (the scope 'step'); 0 for never.",
+)
+@option(
+    "--learned",
+    metavar="FILE",
+    type=click.Path(),
+    help="Where what is learned of how long blocks take is kept, from which automatic timers and"
+    " timers.LEARNED get their deadlines; 'off' for nowhere. By default a file for this command in"
+    " the state directory of the user.",
+)
 @click.argument(
     "command", metavar="COMMAND [ARG]...", nargs=-1, required=True, type=click.UNPROCESSED
 )
@@ -89,7 +124,8 @@ def main() -> None:
 def run(context: click.Context, /, command: tuple[str, ...], **_: object) -> None:
     """Run COMMAND with a timer server for its workers.
 
-    COMMAND needs no change. It finds the addresses in its environment: TIMERS_SOCKET,
+    COMMAND needs no change: what its processes do with torch is timed by itself (--auto), and
+    reported when it takes too long. It finds the addresses in its environment: TIMERS_SOCKET,
     TORCHELASTIC_TIMER_FILE and TIMERS_FILE (the pipe), TIMERS_RUN_ID and TIMERS_HTTP. Input and
     output are its own.
 
@@ -111,6 +147,9 @@ def run(context: click.Context, /, command: tuple[str, ...], **_: object) -> Non
         policy,
         given["timer_socket"],
         nccl_timing=given["nccl_timing"],
+        auto=given["auto"],
+        auto_kill=given["auto_action"] == "kill",
+        give_up_after=given["give_up_after"],
     )
     sys.exit(code)
 

@@ -29,6 +29,8 @@ __all__ = [
 ]
 
 _LIBRARY = re.compile(r"(?:^|.*/)(?:(?:site|dist)-packages|lib(?:32|64)?/python\d[^/]*)/(.*)")
+_HOOKS = re.compile(r"(?:^|.*/)(timers/auto/_(?:blocks|groups|steps)\.py)")
+"""Around calls of torch, in a job under ``timers run``: neither the job's frames nor torch's."""
 _FROZEN = re.compile(r"<frozen (.+)>")
 _SOURCE = re.compile(r"\.(?:py|pyw|pyx|ipynb)$|^<[^>]+>$")
 _NOTEBOOK = re.compile(r"^<ipython-input-.*|.*/ipykernel_\d+/.*")
@@ -49,7 +51,7 @@ def library_path(file: str) -> str | None:
     if found := _FROZEN.fullmatch(file):
         return found[1]
     # Greedy: "site-packages" lies inside "lib/python3.x".
-    found = _LIBRARY.fullmatch(file)
+    found = _LIBRARY.fullmatch(file) or _HOOKS.fullmatch(file)
     return found[1] if found else None
 
 
@@ -93,11 +95,12 @@ def is_anonymous(frame: Frame) -> bool:
 
 
 def process_frames(frames: Sequence[Frame]) -> tuple[Frame, ...]:
-    """``frames`` (innermost first) without the calls that a forked process inherited.
+    """``frames`` (innermost first) without hooks, and the calls that a forked process inherited.
 
     A child of :mod:`multiprocessing` that was forked has the stack of its parent below its own:
     what that was doing when it forked is not what the child is doing.
     """
+    frames = [frame for frame in frames if not _HOOKS.fullmatch(frame.file)] or frames
     for index, frame in enumerate(frames):
         if plain_function(frame.function) == "_bootstrap" and frame.file.endswith(
             "multiprocessing/process.py"

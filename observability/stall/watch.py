@@ -175,10 +175,15 @@ class StallWatch:
         return step
 
     def _has_time_left(self, report: HangReport) -> bool:
-        """Whether a deadline that still runs will tell: of the suspects, without one of anybody."""
+        """Whether a deadline that still runs will tell: of the suspects, without one of anybody.
+
+        One that ends nobody, as those of automatic timers, is no reason to wait for it.
+        """
         named = {each.pid for each in report.suspects}
         return any(
-            not running.expired and (not named or running.worker.pid in named)
+            not running.expired
+            and running.timer.signal > 0
+            and (not named or running.worker.pid in named)
             for running in self._server.running_timers()
         )
 

@@ -24,6 +24,7 @@ from . import (
     table,
     targets,
     telling,
+    training,
 )
 from .effort import Effort
 from .machine import description
@@ -43,6 +44,7 @@ BENCHMARKS: dict[str, tuple[str, Callable[[Effort], Iterator[Row]]]] = {
     "starting": ("Time to start", starting.rows),
     "idle": ("A service with nothing to do", idle.rows),
     "connections": ("A thousand workers on one socket", connections.rows),
+    "training": ("A job that nobody changed", training.rows),
     "explaining": ("From samples and recorders to the hang report", explaining.rows),
 }
 _TARGETS = "targets"

@@ -1,12 +1,58 @@
 """What a worker gets from ``timers run`` besides its timers. Standard library only.
 
+``timers run`` puts ``site/`` on the job's PYTHONPATH; whatever Python the job starts then waits for
+torch, and gets blocks around what it does: ordinary ones, that report and do not kill.
+
 The map::
 
+    site/                what is on PYTHONPATH: a sitecustomize that goes on to the next one
+    _bootstrap.py        wait for a module to be imported, at next to no cost
+    hooks.py             which hooks there are, and the modules that they go into
+    _steps.py            steps of an optimizer, batches of a DataLoader
+    _groups.py           process groups and collectives
+    _blocks.py           open and close such a block, and never harm what it is in
+    learned.py           deadlines that follow from how long blocks took before
     _worker_server.py    start torch's worker server, so that the flight recorder can be asked
 """
 
 from __future__ import annotations
 
+import os
+from typing import TYPE_CHECKING
+
 from ._worker_server import RECORDER_VARIABLE, start_worker_server
 
-__all__ = ["RECORDER_VARIABLE", "start_worker_server"]
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = [
+    "ACTION_VARIABLE",
+    "AUTO_VARIABLE",
+    "KINDS",
+    "RECORDER_VARIABLE",
+    "auto_environment",
+    "start_worker_server",
+]
+
+AUTO_VARIABLE = "TIMERS_AUTO"
+"""Which kinds there shall be: with commas between them, "all" or "off"."""
+ACTION_VARIABLE = "TIMERS_AUTO_ACTION"
+"""What the expiry of an automatic block does to the worker: "kill"; anything else reports only."""
+
+KINDS = ("step", "batch", "collective", "checkpoint", "group")
+"""Of automatic blocks."""
+_SITE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "site")
+"""The folder for PYTHONPATH."""
+
+
+def auto_environment(environ: Mapping[str, str], kinds: str, *, kill: bool) -> dict[str, str]:
+    """Return the variables to set, where ``environ`` is what the job has otherwise.
+
+    :param kinds: with commas between them, "all" or "off".
+    :param kill: whether the expiry of an automatic timer ends the worker.
+    """
+    action = {AUTO_VARIABLE: kinds, ACTION_VARIABLE: "kill" if kill else "report"}
+    if kinds == "off":
+        return action
+    before = environ.get("PYTHONPATH")  # with nothing behind a colon it has the current directory
+    return {**action, "PYTHONPATH": f"{_SITE}{os.pathsep}{before}" if before else _SITE}

@@ -10,11 +10,12 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from ._bootstrap import WhenImported
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from importlib.machinery import ModuleSpec
+    from collections.abc import Mapping
     from types import ModuleType
 
 __all__ = ["RECORDER_VARIABLE", "start_worker_server"]
@@ -43,8 +44,9 @@ def start_worker_server(environ: Mapping[str, str] | None = None) -> None:
         return
     if _TORCH in sys.modules and not _is_loading(sys.modules[_TORCH]):
         _start(directory)
-    elif not any(isinstance(finder, _WhenImported) for finder in sys.meta_path):
-        sys.meta_path.insert(0, _WhenImported(directory))
+    elif not any(isinstance(finder, WhenImported) for finder in sys.meta_path):
+        waiting = WhenImported({_TORCH: lambda _: _start(directory)})
+        sys.meta_path.insert(0, waiting)
 
 
 def _is_loading(module: ModuleType) -> bool:
@@ -69,46 +71,3 @@ def _keep_for_ever(server: object) -> None:
     from ctypes import py_object, pythonapi  # noqa: PLC0415  # slow to import; torch has done so
 
     pythonapi.Py_IncRef(py_object(server))
-
-
-class _WhenImported:
-    """A finder of modules that finds none: it starts the server once torch's has been run."""
-
-    def __init__(self, directory: str) -> None:
-        self._directory = directory
-
-    def find_spec(
-        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
-        """Let the other finders find torch's module, and run ours after its code."""
-        if name != _TORCH:
-            return None
-        with contextlib.suppress(ValueError):
-            sys.meta_path.remove(self)
-        for finder in list(sys.meta_path):
-            find = getattr(finder, "find_spec", None)
-            spec: ModuleSpec | None = None if find is None else find(name, path, target)
-            if spec is not None:
-                if spec.loader is not None:
-                    spec.loader = _Loader(spec.loader, self._directory)  # type: ignore[assignment]  # all of one, by __getattr__
-                return spec
-        return None
-
-
-class _Loader:
-    """Torch's own loader, with one more step after it."""
-
-    def __init__(self, loader: Any, directory: str) -> None:
-        self._loader = loader
-        self._directory = directory
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._loader, name)
-
-    def exec_module(self, module: ModuleType) -> None:
-        """Run the module as its own loader does, which is the one it has from then on."""
-        if module.__spec__ is not None:
-            module.__spec__.loader = self._loader
-        module.__loader__ = self._loader
-        self._loader.exec_module(module)
-        _start(self._directory)

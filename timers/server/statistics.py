@@ -23,6 +23,7 @@ __all__ = [
     "DURATION_BUCKETS",
     "LATENESS_BUCKETS",
     "NEAR_MISS",
+    "OTHER",
     "RATIO_BUCKETS",
     "WARM_UP_USES",
     "Histogram",

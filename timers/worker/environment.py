@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+import signal as signals
+from typing import TYPE_CHECKING, SupportsInt
 
 from timers.auto import start_worker_server
 from timers.linux.ptrace import allow_dumps_by
@@ -17,7 +18,16 @@ from .scopes import configure
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["FILE_VARIABLES", "SOCKET_VARIABLE", "NoTimers", "configure_from_env"]
+__all__ = [
+    "FILE_VARIABLES",
+    "SERVER_PID_VARIABLE",
+    "SOCKET_VARIABLE",
+    "NoTimers",
+    "allow_dumps",
+    "configure_from_env",
+    "ensure_configured",
+    "offered_client",
+]
 
 SOCKET_VARIABLE = "TIMERS_SOCKET"
 """Where the path of the Unix socket is looked for first; ``timers run`` sets it."""
@@ -51,25 +61,46 @@ def configure_from_env(environ: Mapping[str, str] | None = None) -> TimerClient:
     :param environ: in place of ``os.environ``.
     """
     environ = os.environ if environ is None else environ
-    client = _offered(environ)
+    client = offered_client(environ) or NoTimers()
     configure(client)
-    server = environ.get(SERVER_PID_VARIABLE, "")
-    if server.isascii() and server.isdigit() and len(server) <= _PID_DIGITS:
-        allow_dumps_by(int(server))
+    allow_dumps(environ)
     announce(environ)
     start_worker_server(environ)
     return client
 
 
-def _offered(environ: Mapping[str, str]) -> TimerClient:
+def ensure_configured() -> None:
+    """Configure the client that the environment offers, or none, unless there is one already."""
+    if scopes._client is None:
+        configure_from_env()
+
+
+def offered_client(
+    environ: Mapping[str, str],
+    *,
+    signal: SupportsInt = signals.SIGKILL,
+    on_error: str | None = None,
+) -> TimerClient | None:
+    """Make the client that ``environ`` offers, without configuring it; None where it offers none.
+
+    :param signal: as for the clients.
+    :param on_error: as for the clients.
+    """
     if environ.get(SOCKET_VARIABLE):
         from .socket_client import SocketTimerClient  # noqa: PLC0415  # sockets are slow to import
 
-        return SocketTimerClient(environ[SOCKET_VARIABLE])
+        return SocketTimerClient(environ[SOCKET_VARIABLE], signal, on_error=on_error)
     for name in FILE_VARIABLES:
         if environ.get(name):
-            return FileTimerClient(environ[name])
-    return NoTimers()
+            return FileTimerClient(environ[name], signal, on_error=on_error)
+    return None
+
+
+def allow_dumps(environ: Mapping[str, str]) -> None:
+    """Let the server of ``timers run`` read this process's stack, where Yama would refuse it."""
+    server = environ.get(SERVER_PID_VARIABLE, "")
+    if server.isascii() and server.isdigit() and len(server) <= _PID_DIGITS:
+        allow_dumps_by(int(server))
 
 
 def _offer() -> TimerClient | None:

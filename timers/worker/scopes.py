@@ -16,6 +16,7 @@ import weakref
 from time import monotonic_ns
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
+from timers.auto.learned import Learned, learned_seconds
 from timers.errors import ClientNotConfiguredError
 
 from ._client_slots import ClientWithSlots
@@ -27,7 +28,7 @@ from .slots.to_its_ends import to_its_end, to_its_ends
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Generator
-    from types import TracebackType
+    from types import FrameType, TracebackType
 
     from .client import TimerClient
     from .slots.slot import Slot
@@ -75,7 +76,8 @@ class expires:  # noqa: N801  # torch's name; used like a function
     generators and ``async`` generators, and may be entered again, from other threads too.
 
     :param after: seconds from entering the block to its deadline: finite and at least 0 (then it
-        expires at once); more than a century is taken as a century.
+        expires at once); more than a century is taken as a century. ``timers.LEARNED`` follows
+        from how long the scope took before (:mod:`timers.auto.learned`).
     :param scope: names the block; by default ``"{file}#{line}"`` of the caller. In one thread a
         scope is one timer: entering it again restarts the countdown, and leaving the inner block
         restarts that of the outer one. Blocks in different threads never share a timer.
@@ -128,7 +130,11 @@ class expires:  # noqa: N801  # torch's name; used like a function
         warn_after: float | None = None,
     ) -> None:
         if after.__class__ is not int and after.__class__ is not float:
-            after = _number(after)
+            if after.__class__ is Learned:
+                scope = scope or _place(sys._getframe(1))
+                after = learned_seconds(scope)
+            else:
+                after = _number(after)
         if not 0 <= after <= _LONGEST_SECONDS:
             after = _limited(after)
         self._plain = after
@@ -141,8 +147,7 @@ class expires:  # noqa: N801  # torch's name; used like a function
             self._plain = -1.0
         if scope is None:
             # One frame up and no further: inspect.stack() would read source files for each frame.
-            caller = sys._getframe(1)  # what inspect.currentframe() is made of
-            scope = f"{caller.f_code.co_filename}#{caller.f_lineno}"
+            scope = _place(sys._getframe(1))  # what inspect.currentframe() is made of
         elif not isinstance(scope, str):
             raise TypeError(f"expires(scope={scope!r}): must be a string")
         self._after = after
@@ -323,6 +328,10 @@ class _Done:
 
 
 _DONE = _Done()
+
+
+def _place(caller: FrameType) -> str:
+    return f"{caller.f_code.co_filename}#{caller.f_lineno}"
 
 
 def _not_entered(scope: str) -> RuntimeError:

@@ -1,0 +1,145 @@
+"""Blocks of hooks: opened and closed around what they are in, and never in its way."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import os
+import pickle
+import signal
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import timers
+from timers.auto import _blocks
+from timers.auto._blocks import Hook, wrapped
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+class Client(timers.TimerClient):
+    """Notes what is asked of it, or fails."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+        self.fails = False
+
+    def acquire(self, scope_id: str, expiration_time: float) -> None:
+        del expiration_time
+        if self.fails:
+            raise OSError("no server")
+        self.calls.append(f"+{scope_id}")
+
+    def release(self, scope_id: str) -> None:
+        self.calls.append(f"-{scope_id}")
+
+
+@pytest.fixture
+def client(monkeypatch: pytest.MonkeyPatch) -> Client:
+    made = Client()
+    monkeypatch.setattr(_blocks, "_client", lambda _: made)
+    return made
+
+
+def double(number: int) -> int:
+    """Twice the number."""
+    if number < 0:
+        raise ValueError("negative")
+    return 2 * number
+
+
+plain_double = double
+globals()["double"] = wrapped(plain_double, Hook("checkpoint"), "save")
+
+
+def test_a_call_is_a_block_and_returns_what_it_does(client: Client) -> None:
+    assert double(3) == 6
+    assert client.calls == ["+save", "-save"]
+
+
+def test_an_exception_passes_through_and_ends_the_block(client: Client) -> None:
+    with pytest.raises(ValueError, match="negative"):
+        double(-1)
+    assert client.calls == ["+save", "-save"]
+
+
+def test_the_function_looks_as_before() -> None:
+    assert inspect.signature(double) == inspect.signature(plain_double)
+    assert inspect.getsource(double) == inspect.getsource(plain_double)
+    assert inspect.getdoc(double) == "Twice the number."
+    assert pickle.loads(pickle.dumps(double)) is double
+
+
+def test_a_hook_that_fails_is_off_and_says_so_once(
+    client: Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    hook = Hook("checkpoint")
+    guarded = wrapped(plain_double, hook, "save")
+    client.fails = True
+    with caplog.at_level(logging.WARNING):
+        assert [guarded(1), guarded(2)] == [2, 4]
+    (record,) = caplog.records
+    assert "the kind 'checkpoint'" in record.getMessage()
+    assert "no server" in record.getMessage()
+    client.fails = False
+    assert guarded(3) == 6
+    assert client.calls == []
+
+
+def test_another_kind_goes_on(client: Client) -> None:
+    off, on = Hook("step"), Hook("batch")
+    off.fail(OSError("x"))
+    assert off.begin("step") is None
+    on.end(on.begin("next_batch"))
+    assert client.calls == ["+next_batch", "-next_batch"]
+
+
+# -- which client they have -----------------------------------------------------------------------
+
+
+@pytest.fixture
+def environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
+    for name in [name for name in os.environ if name.startswith(("TIMERS_", "TORCHELASTIC_"))]:
+        monkeypatch.delenv(name)
+    _blocks._client.cache_clear()
+    yield monkeypatch
+    _blocks._client.cache_clear()
+
+
+@pytest.mark.parametrize("action", ["kill", "report"])
+def test_who_has_no_deadline_is_never_killed(environment: pytest.MonkeyPatch, action: str) -> None:
+    asked: list[int] = []
+    environment.setenv("TIMERS_AUTO_ACTION", action)
+    with environment.context() as patch:
+        patch.setattr(_blocks, "_client", asked.append)
+        Hook("step").begin("step", timed=False)
+    assert asked == [0]
+
+
+@pytest.mark.parametrize(("action", "number"), [("report", 0), ("kill", signal.SIGKILL), ("", 0)])
+def test_nobody_is_killed_unless_that_is_asked_for(
+    environment: pytest.MonkeyPatch, action: str, number: int
+) -> None:
+    environment.setenv("TIMERS_SOCKET", "/nowhere/timers.sock")
+    environment.setenv("TIMERS_AUTO_ACTION", action)
+    client: Any = _blocks._client(_blocks._signal())
+    assert isinstance(client, timers.SocketTimerClient)
+    assert client.signal == number
+
+
+@pytest.mark.parametrize("variable", ["TIMERS_FILE", "TORCHELASTIC_TIMER_FILE"])
+def test_over_the_pipe_there_are_none(
+    environment: pytest.MonkeyPatch, tmp_path: Path, variable: str
+) -> None:
+    environment.setenv(variable, str(tmp_path / "pipe"))
+    assert Hook("checkpoint").begin("save") is None
+
+
+def test_without_a_server_there_are_no_blocks(environment: pytest.MonkeyPatch) -> None:
+    del environment
+    hook = Hook("step")
+    assert hook.begin("step") is None
+    assert hook.is_off
