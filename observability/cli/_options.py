@@ -6,8 +6,6 @@ import math
 import os
 import pwd
 import re
-import secrets
-import time
 from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
@@ -19,6 +17,8 @@ from observability.http.address import Address
 from observability.settings import DEFAULT_ADDRESS, Settings
 from observability.untrusted import printable, this_host
 from timers.server.reaper import KILL_TREE, ReapPolicy
+
+from ._run_id import run_id_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -36,8 +36,6 @@ __all__ = [
     "to_users",
 ]
 
-RUN_ID_VARIABLES = ("TORCHELASTIC_RUN_ID", "SLURM_JOB_ID")
-"""Where a launcher that runs us says what it calls the job."""
 MAX_TOKEN_BYTES = 4096
 _MOST_FILES = 100
 MAX_SECONDS = 7 * 24 * 3600
@@ -283,7 +281,8 @@ def make_settings(context: click.Context, *, own_file: bool = False) -> Settings
     inherited = source == ParameterSource.ENVIRONMENT and "TIMERS_FILE" in os.environ
     if given["tls_key"] and not given["tls_cert"]:
         raise click.UsageError("--tls-key needs --tls-cert")
-    run_id = printable(given["run_id"] or _run_id())  # the environment can hold any bytes
+    # The environment can hold any bytes.
+    run_id = printable(given["run_id"] or run_id_of(os.environ, given.get("command") or ()))
     events = given["events"]
     if events is None:
         events = _state_file(run_id) if own_file else "-"
@@ -359,14 +358,6 @@ def read_token(path: str) -> str:
 
 def _token(path: str | None) -> str | None:
     return None if path is None else read_token(path)
-
-
-def _run_id() -> str:
-    for variable in RUN_ID_VARIABLES:
-        if os.environ.get(variable):
-            return os.environ[variable]
-    moment = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
-    return f"{moment}-{secrets.token_hex(3)}"
 
 
 def _state_file(run_id: str) -> str:

@@ -212,15 +212,15 @@ class RollCall:
             for worker in workers
         ]
         views = self._sampling.survey(watched, until)
-        report = None
+        report, size = None, world_size(workers)
         try:
-            report = self._report(views, world_size(workers))
+            report = self._report(views, size)
         except Exception:  # the stacks are worth more than what is made of them
             _logger.exception("could not find out who holds up the others")
         named = {each.pid for each in report.suspects} if report else set()
         dumps = {}
         for view in views:
-            dump = _dump(view, innocent=bool(report) and view.worker.pid not in named)
+            dump = _dump(view, size, innocent=bool(report) and view.worker.pid not in named)
             if dump is not None and view.expired:
                 dumps[int(view.worker.pid)] = dump
             elif dump is not None:
@@ -256,11 +256,13 @@ class RollCall:
         self._emit(HangReported(timestamp=time.time(), run_id=self._run_id, report=report))
 
 
-def _dump(view: WorkerView, *, innocent: bool) -> StackDump | None:
+def _dump(view: WorkerView, size: int | None, *, innocent: bool) -> StackDump | None:
     """Return the last stacks of a worker, with all that a report on another host needs to know."""
     if not view.samples:
         return None
     extras: dict[str, object] = {"expired": view.expired}
+    if size is not None:
+        extras["world_size"] = size
     try:
         extras |= extra_fields(view, innocent=innocent)
     except Exception:
