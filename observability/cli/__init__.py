@@ -4,7 +4,6 @@ The map::
 
     main.py                the command line: subcommands and their help
     _options.py            the options that run and serve share, each with its variable
-    _run_id.py             what a job is called, the same on all of its hosts
     _run.py                timers run: a command, with a server for what it starts
     _recorder.py           what a job needs so that its flight recorders can be asked
     _child.py              the command as a child process

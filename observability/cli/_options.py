@@ -13,12 +13,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 import click
 from click.core import ParameterSource
 
+from observability.fleet.run_id import run_id_of
 from observability.http.address import Address
 from observability.settings import DEFAULT_ADDRESS, Settings
 from observability.untrusted import printable, this_host
 from timers.server.reaper import KILL_TREE, ReapPolicy
-
-from ._run_id import run_id_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

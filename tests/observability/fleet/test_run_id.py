@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from observability.cli._run_id import RUN_ID_VARIABLES, run_id_of
+from observability.fleet.run_id import RUN_ID_VARIABLES, run_id_of
 
 TORCHRUN = ("python", "-m", "torch.distributed.run")
 
