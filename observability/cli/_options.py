@@ -211,6 +211,13 @@ _SERVICE_OPTIONS: tuple[Callable[[Any], Any], ...] = (
         help="When a worker expires, look at all workers and say which one holds up the others.",
     ),
     option(
+        "--fleet/--no-fleet",
+        default=True,
+        show_default=True,
+        help="Look at the workers of all hosts of a torchrun job, through its own store, and make"
+        " one report; a host that does not answer in time holds up nothing.",
+    ),
+    option(
         "--spans",
         type=click.Choice(("all", "slow", "failed")),
         default="all",
@@ -301,6 +308,7 @@ def make_settings(context: click.Context, *, own_file: bool = False) -> Settings
         exclude=_names("--exclude", given["exclude"]),
         dump_dir=given["dump_dir"],
         hang_report=given["hang_report"],
+        fleet=given["fleet"],
         on_hang=given["on_hang"],
         spans=given["spans"],
         sample_at=given["sample_at"],
