@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard, TypeVar
 
 from observability.fields import stack_fields
 from observability.hang.json import extra_fields, view_from
+from observability.recorder.json import from_plain
 from observability.samples.threads import thread_that_matters
+from observability.samples.types import Sample, WorkerView
 from observability.untrusted import number, printable, replaced
-from timers.events import TimerInfo
+from timers.events import TimerInfo, WorkerInfo
 from timers.linux.procfs import ProcessFacts
 
 from ._messages import (
@@ -29,17 +31,22 @@ from ._messages import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
-    from observability.samples.types import WorkerView
+    from observability.recorder.types import Recording
+    from observability.samples.types import Descendant
     from timers.stacks.take import StackDump
 
-__all__ = ["Summary", "from_text", "to_text"]
+    T = TypeVar("T")
+
+__all__ = ["Reader", "Summary", "to_text"]
 
 _LEVELS = ((60, 6, True), (30, 2, True), (12, 1, False), (4, 1, False))
 """Frames of a stack, threads, and whether child processes are described: the first that fits."""
 _MOST_MEMBERS = 1024
 _MOST_PID = 1 << 31
+_MAIN = -1
+"""In place of the pid that a worker has, and of its main thread's number, which is the same."""
 _MOST_SCOPE = 500
 _MOST_RANKS_WRITTEN = 1 << 20
 """Ranks that all recorders of a summary may list together: a range is short, they are not."""
@@ -164,7 +171,14 @@ def _described(view: WorkerView) -> _Described:
     if found:
         stack["children"] = [
             {name: value for name, value in child.items() if name not in _NOT_SENT}
-            | {"pid": number_of[child["pid"]], "parent": number_of.get(child.get("parent"), 0)}
+            | {
+                "pid": number_of[child["pid"]],
+                "parent": number_of.get(child.get("parent"), 0),
+                "stack": [
+                    {**each, "thread": 0 if each.get("thread") == child["pid"] else _MOST_PID}
+                    for each in child.get("stack", ())
+                ],
+            }
             for child in found
         ]
     return _Described(_member(view), stack | extra, recorder, pids)
@@ -201,29 +215,65 @@ def _plain_stack(dump: StackDump) -> dict[str, Any]:
     return {name: fields[name] for name in fields if fields[name] and name not in _NOT_SENT}
 
 
-def from_text(text: str) -> Summary:
-    """Read a summary.
+class Reader:
+    """Reads summaries. What many workers have in common is read once: of a large job nearly all."""
 
-    :raises RefusedError: it is none, or goes beyond a bound.
-    """
-    plain = parse(text, MAX_SUMMARY)
-    presence = Presence(
-        host=text_of(plain, "host"),
-        watchdog=text_of(plain, "watchdog"),
-        ranks=ranks_from(plain.get("ranks"), most=_MOST_MEMBERS),
-    )
-    stacks, recorders = _objects(plain, "stacks"), _objects(plain, "recorders")
-    members = _objects(plain, "members")
-    if len(members) > _MOST_MEMBERS:
-        raise RefusedError("too_many", f"{len(members)} workers, at most {_MOST_MEMBERS}")
-    if sum(map(_ranks_written, recorders)) > _MOST_RANKS_WRITTEN:
-        raise RefusedError("out_of_range", "ranks of recorders")
-    size = plain.get("world_size")
-    return Summary(
-        presence=presence,
-        views=tuple(_view(each, presence.host, stacks, recorders) for each in members),
-        world_size=size if _is_count(size) and 0 < size <= MAX_RANK + 1 else None,
-    )
+    def __init__(self) -> None:
+        self._stacks: dict[str, WorkerView] = {}
+        self._recorders: dict[str, Recording | None] = {}
+
+    def read(self, text: str) -> Summary:
+        """Read a summary.
+
+        :raises RefusedError: it is none, or goes beyond a bound.
+        """
+        plain = parse(text, MAX_SUMMARY)
+        presence = Presence(
+            host=text_of(plain, "host"),
+            watchdog=text_of(plain, "watchdog"),
+            ranks=ranks_from(plain.get("ranks"), most=_MOST_MEMBERS),
+        )
+        stacks, recorders = _objects(plain, "stacks"), _objects(plain, "recorders")
+        members = _objects(plain, "members")
+        if len(members) > _MOST_MEMBERS:
+            raise RefusedError("too_many", f"{len(members)} workers, at most {_MOST_MEMBERS}")
+        if sum(map(_ranks_written, recorders)) > _MOST_RANKS_WRITTEN:
+            raise RefusedError("out_of_range", "ranks of recorders")
+        views = [self._stack(stack) for stack in stacks]
+        recordings = [self._recorder(recorder) for recorder in recorders]
+        size = plain.get("world_size")
+        return Summary(
+            presence=presence,
+            views=tuple(_view(each, presence.host, views, recordings) for each in members),
+            world_size=size if _is_count(size) and 0 < size <= MAX_RANK + 1 else None,
+        )
+
+    def _stack(self, stack: dict[str, Any]) -> WorkerView:
+        """Return a view of somebody who is there."""
+        text = json.dumps(stack)
+        if text not in self._stacks:
+            try:
+                safe = replaced(stack, str, printable)
+            except RecursionError:
+                raise RefusedError("out_of_range", "depth of a stack") from None
+            found = safe.pop("stack", None)
+            threads = [
+                each
+                for each in (found if isinstance(found, list) else ())
+                if isinstance(each, dict)
+            ]
+            safe["stack"] = [
+                {**each, "thread": _MAIN if each.get("thread") == 0 else _MOST_PID + position}
+                for position, each in enumerate(threads)
+            ]
+            self._stacks[text] = view_from({**safe, "worker_pid": _MAIN})
+        return self._stacks[text]
+
+    def _recorder(self, recorder: dict[str, Any]) -> Recording | None:
+        text = json.dumps(recorder)
+        if text not in self._recorders:
+            self._recorders[text] = from_plain(replaced(recorder, str, printable))
+        return self._recorders[text]
 
 
 def _objects(plain: dict[str, Any], name: str) -> list[dict[str, Any]]:
@@ -249,42 +299,69 @@ def _ranks_written(recorder: dict[str, Any]) -> int:
 def _view(
     member: dict[str, Any],
     host: str,
-    stacks: Sequence[dict[str, Any]],
-    recorders: Sequence[dict[str, Any]],
+    stacks: Sequence[WorkerView],
+    recordings: Sequence[Recording | None],
 ) -> WorkerView:
     rank, pid = member.get("rank"), member.get("pid")
     if rank is not None and not (_is_count(rank) and rank <= MAX_RANK):
         raise RefusedError("out_of_range", "a rank")
     if not (_is_count(pid) and pid < _MOST_PID) and not isinstance(pid, str):
         raise RefusedError("wrong_type", "a pid")
-    stack = _at(stacks, member.get("stack"), "stack") or {}
-    fields = {
-        **_renumbered(stack, member.get("children")),
-        "stack": _threads(stack.get("stack"), pid),
-        "thread": _thread_of(member, stack, pid),
-        "worker_pid": pid,
-        "rank": rank,
-        "local_rank": member.get("local_rank"),
-        "restart_count": member.get("restarts"),
-        "host": host,
-        "scope_id": member.get("scope"),
-        "expired": member.get("expired") is True,
-        "after_seconds": number(member.get("after")),
-        "elapsed_seconds": number(member.get("elapsed")),
-        "recorder": _at(recorders, member.get("recorder"), "recorder"),
-    }
-    try:
-        view = view_from(replaced(fields, str, printable))
-    except RecursionError:
-        raise RefusedError("out_of_range", "depth of a stack") from None
-    gone = member.get("gone")
-    if isinstance(gone, str) and gone:
-        unclean = member.get("unclean") is True
-        return replace(view, samples=(), gone=printable(gone[:_MOST_SCOPE]), unclean=unclean)
-    return view if stack else replace(view, samples=())
+    number_of = pid if isinstance(pid, int) else 0
+    there = _at(stacks, member.get("stack"), "stack")
+    scope, gone = _short(member.get("scope")), _short(member.get("gone"))
+    view = WorkerView(
+        worker=WorkerInfo(
+            pid=pid if isinstance(pid, int) else printable(pid[:_MOST_SCOPE]),
+            rank=rank,
+            local_rank=_count(member.get("local_rank")),
+            restart_count=_count(member.get("restarts")),
+        ),
+        host=host,
+        scope_id=scope,
+        expired=member.get("expired") is True,
+        after_seconds=number(member.get("after")),
+        elapsed_seconds=number(member.get("elapsed")),
+        recording=_at(recordings, member.get("recorder"), "recorder"),
+        gone=gone,
+        unclean=gone is not None and member.get("unclean") is True,
+    )
+    if there is None or there.dump is None or not there.dump.threads or gone is not None:
+        samples = there.samples if there is not None and gone is None else ()
+        return replace(view, samples=samples)
+    dump = replace(
+        there.dump,
+        pid=number_of,
+        threads=tuple(
+            replace(each, thread=number_of) if each.thread == _MAIN else each
+            for each in there.dump.threads
+        ),
+    )
+    return replace(
+        view,
+        samples=(Sample(dump=dump),),
+        thread=dump.threads[0].thread if member.get("threaded") is True else None,
+        pace=there.pace,
+        surroundings=there.surroundings,
+        descendants=tuple(_children(there.descendants, number_of, member.get("children"))),
+    )
 
 
-def _at(found: Sequence[dict[str, Any]], position: object, name: str) -> dict[str, Any] | None:
+def _children(found: Sequence[Descendant], parent: int, pids: object) -> Iterable[Descendant]:
+    """Give the child processes the numbers that they have; 0 to those that have none."""
+    known = [pid if _is_count(pid) else 0 for pid in pids] if isinstance(pids, list) else []
+    for child in found:
+        pid = known[child.pid - 1] if 0 < child.pid <= len(known) else 0
+        above = known[child.parent - 1] if 0 < child.parent <= len(known) else parent
+        [sample] = child.samples
+        threads = tuple(
+            replace(each, thread=pid) if each.thread == 0 else each for each in sample.dump.threads
+        )
+        dump = replace(sample.dump, pid=pid, threads=threads)
+        yield replace(child, pid=pid, parent=above, samples=(Sample(dump=dump),))
+
+
+def _at(found: Sequence[T], position: object, name: str) -> T | None:
     if position is None:
         return None
     if not _is_count(position) or position >= len(found):
@@ -292,40 +369,12 @@ def _at(found: Sequence[dict[str, Any]], position: object, name: str) -> dict[st
     return found[position]
 
 
-def _thread_of(member: dict[str, Any], stack: dict[str, Any], pid: object) -> object:
-    """Return the number of the thread that holds the timer: the first, where one is known to."""
-    threads = _threads(stack.get("stack"), pid)
-    return threads[0]["thread"] if threads and member.get("threaded") is True else None
+def _short(value: object) -> str | None:
+    return printable(value[:_MOST_SCOPE]) if isinstance(value, str) and value else None
 
 
-def _threads(threads: object, pid: object) -> list[dict[str, Any]]:
-    """Give the main thread the number that it has, and the others one that none has."""
-    return [
-        {**each, "thread": pid if each.get("thread") == 0 else _MOST_PID + position}
-        for position, each in enumerate(threads if isinstance(threads, list) else ())
-        if isinstance(each, dict)
-    ]
-
-
-def _renumbered(stack: dict[str, Any], pids: object) -> dict[str, Any]:
-    children = stack.get("children")
-    if not isinstance(children, list) or not isinstance(pids, list):
-        return {name: value for name, value in stack.items() if name != "children"}
-    known: dict[object, int] = {
-        position: pid for position, pid in enumerate(pids, 1) if _is_count(pid)
-    }
-    renumbered = [
-        {
-            **child,
-            **{
-                name: known.get(child[name], 0) if _is_count(child.get(name)) else 0
-                for name in ("pid", "parent")
-            },
-        }
-        for child in children
-        if isinstance(child, dict)
-    ]
-    return {**stack, "children": renumbered}
+def _count(value: object) -> int | None:
+    return value if _is_count(value) and value <= MAX_RANK else None
 
 
 def _is_count(value: object) -> TypeGuard[int]:

@@ -32,7 +32,7 @@ from ._messages import (
     text_of,
 )
 from ._reports import report_from, report_to
-from ._summary import from_text, to_text
+from ._summary import Reader, to_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -78,6 +78,9 @@ class Shared:
 @dataclass(slots=True)
 class _Parts:
     views: list[WorkerView] = field(default_factory=list)
+    ranks: set[int | None] = field(default_factory=set)
+    """Those of the views."""
+    reader: Reader = field(default_factory=Reader)
     given: dict[str, str] = field(default_factory=dict)
     """Which watchdogs have handed over, and their hosts."""
     sizes: set[int] = field(default_factory=set)
@@ -234,7 +237,7 @@ class Exchange:
         collect_until: float,
         until: float,
     ) -> Shared:
-        parts = _Parts(views=list(views))
+        parts = _Parts(views=list(views), ranks={view.worker.rank for view in views})
         parts.given[self.presence.watchdog] = self.presence.host
         if world_size is not None:
             parts.sizes.add(world_size)
@@ -248,7 +251,7 @@ class Exchange:
             time.sleep(min(_PAUSE_SECONDS, left(collect_until)))
         [size] = parts.sizes if len(parts.sizes) == 1 else [None]
         report = analyse(parts.views, world_size=size)
-        unheard = _unheard(parts, present, {view.worker.rank for view in parts.views})
+        unheard = _unheard(parts, present)
         report = with_unheard(report, unheard)
         host = report.suspects[0].host if report.suspects else ""
         counting = next((who for who, name in parts.given.items() if name == host), None)
@@ -288,7 +291,7 @@ class Exchange:
 
     def _take_part(self, parts: _Parts, text: str) -> None:
         try:
-            summary = from_text(text)
+            summary = parts.reader.read(text)
         except RefusedError as error:
             host = _host_of(text)
             if error.version is not None and host:
@@ -297,19 +300,19 @@ class Exchange:
             self._refuse(error.reason, f"the part of {host or 'a host'}: {error}")
             return
         who = summary.presence
-        known = {view.worker.rank for view in parts.views} - {None}
-        if who.watchdog in parts.given or any(v.worker.rank in known for v in summary.views):
+        ranks = {view.worker.rank for view in summary.views}
+        if who.watchdog in parts.given or parts.ranks & ranks - {None}:
             self._refuse("identity_mismatch", f"{who.host} speaks for the ranks of another host")
             return
         parts.given[who.watchdog] = who.host
         parts.views += summary.views
+        parts.ranks |= ranks
         if summary.world_size is not None:
             parts.sizes.add(summary.world_size)
 
     def _is_complete(self, parts: _Parts, present: Mapping[str, Presence]) -> bool:
         """Whether every rank of the job is there, or every host that takes part."""
-        ranks = {view.worker.rank for view in parts.views} - {None}
-        if len(parts.sizes) == 1 and len(ranks) >= max(parts.sizes):
+        if len(parts.sizes) == 1 and len(parts.ranks - {None}) >= max(parts.sizes):
             return True
         everybody = present.keys() <= parts.given.keys() | {
             who for who, each in present.items() if each.host in parts.others
@@ -331,13 +334,11 @@ class Exchange:
             time.sleep(min(_PAUSE_SECONDS, left(bound)))
 
 
-def _unheard(
-    parts: _Parts, present: Mapping[str, Presence], seen: set[int | None]
-) -> tuple[str, ...]:
+def _unheard(parts: _Parts, present: Mapping[str, Presence]) -> tuple[str, ...]:
     """Name the hosts that did not answer, and why; those whose ranks are elsewhere by now left."""
     found = [f"{host} {why}" for host, why in parts.others.items()]
     for who, each in present.items():
-        gone = each.ranks and seen.issuperset(each.ranks)
+        gone = each.ranks and parts.ranks.issuperset(each.ranks)
         if who in parts.given or each.host in parts.others or gone:
             continue
         which = f" (ranks {rank_ranges(each.ranks)})" if each.ranks else ""

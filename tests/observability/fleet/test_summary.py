@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hangs.simulated import IN_ALL_REDUCE, OUTER, looking, view
 from observability.fleet._messages import MAX_SUMMARY, Presence, RefusedError, packed
 from observability.fleet._reports import report_from, report_to
-from observability.fleet._summary import from_text, to_text
+from observability.fleet._summary import Reader, Summary, to_text
 from observability.hang.report import analyse
 from observability.recorder.types import GroupRecord, Operation, Progress, Recording
 from observability.samples.types import Descendant, Link, Sample, Surroundings, WorkerView
@@ -22,6 +22,10 @@ from timers.stacks.take import Frame, ThreadStack
 HOST = Presence(host="node0", watchdog="w0", ranks=tuple(range(8)))
 FETCHING = (Frame("fetch_shard", "/job/data.py", 88), *OUTER)
 PENDING = Operation(number=26, name="all_reduce", sizes=((8,),), dtype="Float")
+
+
+def from_text(text: str) -> Summary:
+    return Reader().read(text)
 
 
 def worker(rank: int, frames: tuple[Frame, ...] = IN_ALL_REDUCE, **more: Any) -> WorkerView:
@@ -54,6 +58,7 @@ def test_equal_stacks_and_recorders_travel_once() -> None:
     assert [each.worker.rank for each in found.views] == list(range(8))
     assert [each.worker.pid for each in found.views] == list(range(1000, 1008))
     assert found.views[3].recording == views[3].recording
+    assert Reader().read(text) == found
     here, there = analyse(views, world_size=8), analyse(found.views, world_size=8)
     assert there.sentence == here.sentence
     assert [suspect.rank for suspect in there.suspects] == [3]
