@@ -28,6 +28,7 @@ __all__ = [
     "RollCallSent",
     "packed",
     "parse",
+    "ranks_count",
     "ranks_from",
     "ranks_text",
     "text_of",
@@ -169,15 +170,30 @@ def ranks_from(value: object, *, most: int) -> tuple[int, ...]:
     :param most: how many ranks there may be.
     :raises RefusedError: it is something else, or there are more.
     """
+    ranges = _ranges(value)
+    if sum(last - first + 1 for first, last in ranges) > most:
+        raise RefusedError("out_of_range", "ranks")
+    return tuple(rank for first, last in ranges for rank in range(first, last + 1))
+
+
+def ranks_count(value: object) -> int:
+    """Return how many ranks a text stands for.
+
+    :raises RefusedError: it is none of :func:`ranks_text`.
+    """
+    return sum(last - first + 1 for first, last in _ranges(value))
+
+
+def _ranges(value: object) -> list[tuple[int, int]]:
     if not isinstance(value, str):
         raise RefusedError("wrong_type", "ranks are no text")
-    found: list[int] = []
+    found = []
     for word in filter(None, value.split(",")):
         pair = _RANGE.fullmatch(word)
         if pair is None:
             raise RefusedError("wrong_type", "ranks are no ranges")
         first, last = int(pair[1]), int(pair[2] or pair[1])
-        if not first <= last <= MAX_RANK or len(found) + last - first >= most:
+        if not first <= last <= MAX_RANK:
             raise RefusedError("out_of_range", "ranks")
-        found += range(first, last + 1)
-    return tuple(found)
+        found.append((first, last))
+    return found

@@ -26,6 +26,7 @@ from ._messages import (
     RefusedError,
     packed,
     parse,
+    ranks_count,
     ranks_from,
     text_of,
 )
@@ -285,15 +286,8 @@ def _objects(plain: dict[str, Any], name: str) -> list[dict[str, Any]]:
 
 def _ranks_written(recorder: dict[str, Any]) -> int:
     groups = recorder.get("groups")
-    count = 0
-    for group in groups if isinstance(groups, list) else ():
-        ranks = group.get("ranks") if isinstance(group, dict) else None
-        # In the order of the group, so that a range may come twice.
-        for word in ranks.split(",") if isinstance(ranks, str) else ():
-            count += len(ranks_from(word, most=_MOST_RANKS_WRITTEN))
-            if count > _MOST_RANKS_WRITTEN:
-                return count
-    return count
+    known = [each for each in groups if isinstance(each, dict)] if isinstance(groups, list) else []
+    return sum(ranks_count(each["ranks"]) for each in known if isinstance(each.get("ranks"), str))
 
 
 def _view(

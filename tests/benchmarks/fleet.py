@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import json
 import multiprocessing
 import os
 import resource
@@ -25,7 +26,7 @@ import psutil
 
 from observability.fleet import _c10d
 from observability.fleet._c10d import C10dStore
-from observability.fleet._messages import Presence
+from observability.fleet._messages import Presence, packed
 from observability.fleet._summary import to_text
 from observability.fleet.exchange import Exchange
 from observability.recorder.types import GroupRecord, Operation, Progress, Recording
@@ -92,7 +93,14 @@ def _views(host: int, size: int) -> list[WorkerView]:
 # -- the other processes -------------------------------------------------------------------------
 
 
+def _allow_descriptors() -> None:
+    """Have a connection for each host, as the store of a job of that size must have, too."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
 def _serve(connection: Any) -> None:
+    _allow_descriptors()
     distributed: Any = importlib.import_module("torch.distributed")
     store = distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     connection.send(store.port)
@@ -123,18 +131,33 @@ def _helper() -> Any:
     return module
 
 
+def _handed_over(host: int, size: int) -> dict[str, Any]:
+    who = Presence(host="", watchdog="", ranks=())
+    plain: dict[str, Any] = json.loads(to_text(who, _views(host, size), size))
+    return plain
+
+
+def _of_host(plain: dict[str, Any], host: int) -> tuple[Presence, str]:
+    """Make the part of a host of that of another one; to write each would take minutes."""
+    first = host * PER_HOST
+    who = Presence(
+        host=f"node{host}", watchdog=f"w{host}", ranks=tuple(range(first, first + PER_HOST))
+    )
+    members = [
+        {**each, "rank": first + local, "pid": 1000 + first + local}
+        for local, each in enumerate(plain["members"])
+    ]
+    return who, packed({**plain, **who.to_plain(), "members": members})
+
+
 def _crowd(connection: Any, port: int, hosts: range, size: int) -> None:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, hard), hard))
+    _allow_descriptors()
     threading.stack_size(256 << 10)
     helper = _helper()
     ready = threading.Barrier(len(hosts) + 1)
     done: list[float] = []
-    texts = {}
-    for host in hosts:
-        ranks = tuple(range(host * PER_HOST, (host + 1) * PER_HOST))
-        who = Presence(host=f"node{host}", watchdog=f"w{host}", ranks=ranks)
-        texts[host] = who, to_text(who, _views(host, size), size)
+    like = {stuck: _handed_over(STUCK // PER_HOST if stuck else 0, size) for stuck in (True, False)}
+    texts = {host: _of_host(like[host == STUCK // PER_HOST], host) for host in hosts}
 
     def live(host: int) -> None:
         who, text = texts[host]
