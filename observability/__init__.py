@@ -39,6 +39,7 @@ This package may import :mod:`timers`; never the other way round. The map::
     samples/              what the samples of one worker show
     recorder/             what PyTorch's flight recorder says
     hang/                 who waits for whom
+    fleet/                one job on many hosts
     explain/              timers explain
     stall/                notices when nothing of a job moves
     report/               timers report

@@ -63,6 +63,9 @@ class HangReported(Event):
     default_level: ClassVar[str] = "warning"
 
     report: HangReport
+    counts: bool = True
+    """Whether this host is the one that counts it, and notifies people: of a job of many hosts all
+    log the same report."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,6 +17,7 @@ from timers.stacks import take as stacks
 
 from . import open_pipeline
 from .events import Notice
+from .fleet.fleet import Fleet
 from .hang.roll_call import RollCall
 from .http.address import Address
 from .http.app import View, make_app
@@ -161,6 +162,7 @@ class Service:
         self._stall_watch = self._make_stall_watch(policy)
         if self._roll_call is not None:
             self._roll_call.attach(self.server)
+        self._fleet = self._make_fleet(policy)
         self.view = View(
             self.server,
             Metrics(self.pipeline),
@@ -232,6 +234,19 @@ class Service:
         self.pipeline.add(self._roll_call)
         return self._roll_call.before_kill
 
+    def _make_fleet(self, policy: ReapPolicy) -> Fleet | None:
+        if self._roll_call is None or not self.settings.fleet:
+            return None
+        fleet = Fleet(
+            host=this_host(),
+            seconds=policy.dump_timeout,
+            known_workers=self.server.known_workers,
+            refuse=self.server.reject,
+            say=self._note,
+        )
+        self._roll_call.join(fleet)
+        return fleet
+
     def _where(self) -> str:
         """Say where more than an event is to be found; empty when nowhere."""
         places = []
@@ -275,13 +290,11 @@ class Service:
             self._stall_watch.start()
         if self._learner is not None:
             self._learner.start(self.server.statistics)
+        if self._fleet is not None:
+            self._fleet.start()
 
-    def say(self, message: str, severity: str = "warning") -> None:
-        """Say something to people: as an event and, unless events are seen there, on stderr.
-
-        As an event alone when the events go to stderr, where each line is a JSON object then, or
-        when a terminal shows them.
-        """
+    def _note(self, message: str, severity: str) -> None:
+        """Say something in an event alone."""
         self.pipeline.emit(
             Notice(
                 timestamp=time.time(),
@@ -290,6 +303,14 @@ class Service:
                 severity=severity,
             )
         )
+
+    def say(self, message: str, severity: str = "warning") -> None:
+        """Say something to people: as an event and, unless events are seen there, on stderr.
+
+        As an event alone when the events go to stderr, where each line is a JSON object then, or
+        when a terminal shows them.
+        """
+        self._note(message, severity)
         if self.settings.events != "-" and not os.isatty(2):
             write_line(message)
 
@@ -299,6 +320,8 @@ class Service:
         if self._stall_watch is not None:
             self._stall_watch.stop()
         self.server.stop()
+        if self._fleet is not None:
+            self._fleet.stop()
         if not self._told_durations:
             self._told_durations = True
             for event in scope_durations(self.server.statistics, self.settings.run_id):

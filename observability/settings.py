@@ -43,6 +43,8 @@ class Settings:
     dump_dir: str | None = None
     hang_report: bool = True
     """Whether all workers are looked at when one expires."""
+    fleet: bool = True
+    """Whether to take part in roll calls over all hosts of a job."""
     spans: str = "all"
     """Which scopes become spans: all, slow or failed."""
     on_hang: str | None = None

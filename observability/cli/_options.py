@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import pwd
 import re
-import secrets
-import time
 from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -15,6 +13,7 @@ import click
 from click.core import ParameterSource
 
 from observability.duration import Seconds
+from observability.fleet.run_id import run_id_of
 from observability.http.address import Address
 from observability.settings import DEFAULT_ADDRESS, Settings
 from observability.untrusted import printable, this_host
@@ -37,8 +36,6 @@ __all__ = [
     "to_users",
 ]
 
-RUN_ID_VARIABLES = ("TORCHELASTIC_RUN_ID", "SLURM_JOB_ID")
-"""Where a launcher that runs us says what it calls the job."""
 MAX_TOKEN_BYTES = 4096
 _MOST_FILES = 100
 
@@ -184,6 +181,13 @@ _SERVICE_OPTIONS: tuple[Callable[[Any], Any], ...] = (
         help="When a worker expires, look at all workers and say which one holds up the others.",
     ),
     option(
+        "--fleet/--no-fleet",
+        default=True,
+        show_default=True,
+        help="Look at the workers of all hosts of a torchrun job, through its own store, and make"
+        " one report; a host that does not answer in time holds up nothing.",
+    ),
+    option(
         "--spans",
         type=click.Choice(("all", "slow", "failed")),
         default="all",
@@ -253,7 +257,8 @@ def make_settings(context: click.Context, *, own_file: bool = False) -> Settings
     inherited = source == ParameterSource.ENVIRONMENT and "TIMERS_FILE" in os.environ
     if given["tls_key"] and not given["tls_cert"]:
         raise click.UsageError("--tls-key needs --tls-cert")
-    run_id = printable(given["run_id"] or _run_id())  # the environment can hold any bytes
+    # The environment can hold any bytes.
+    run_id = printable(given["run_id"] or run_id_of(os.environ, given.get("command") or ()))
     events = given["events"]
     if events is None:
         events = _state_file(run_id) if own_file else "-"
@@ -274,6 +279,7 @@ def make_settings(context: click.Context, *, own_file: bool = False) -> Settings
         exclude=_names("--exclude", given["exclude"]),
         dump_dir=given["dump_dir"],
         hang_report=given["hang_report"],
+        fleet=given["fleet"],
         on_hang=given["on_hang"],
         spans=given["spans"],
         sample_at=given["sample_at"],
@@ -348,14 +354,6 @@ def read_token(path: str) -> str:
 
 def _token(path: str | None) -> str | None:
     return None if path is None else read_token(path)
-
-
-def _run_id() -> str:
-    for variable in RUN_ID_VARIABLES:
-        if os.environ.get(variable):
-            return os.environ[variable]
-    moment = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
-    return f"{moment}-{secrets.token_hex(3)}"
 
 
 def _state_directory() -> Path | None:

@@ -76,6 +76,8 @@ def place(case: Case, waiting_in: Mapping[int, str]) -> str:
 def state(case: Case, found: Collectives, cases: Sequence[Case]) -> str:
     """Say what one worker does, as words that follow its name: ``is stuck: it sleeps``."""
     reading = case.reading
+    if reading.condition is Condition.BLIND and not case.view.samples and case.view.scope_id:
+        return f"was inside scope {case.view.scope_id!r} when it was ended"
     if case.index in found.waiting_in and reading.condition is Condition.RUNNING:
         return f"waits in {found.waiting_in[case.index]}"
     if reading.child is not None and reading.child_reading is not None:

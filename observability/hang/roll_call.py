@@ -5,6 +5,9 @@ expire meanwhile wait for it, and nobody is signalled before it is over or its b
 As the sampler of its server it also samples workers while their timers still run, so that the
 report can tell a stuck worker from a slow one; as a sink it remembers who has left.
 
+With a fleet it is one roll call over all hosts of the job, and one report: each host samples its
+own workers, and goes on alone when the others do not answer in time.
+
 Ranks that never registered are part of the roll, too: the one that is stuck before its first timer
 is the one that all others wait for. A sample that comes when all sampling threads are busy and
 many wait is skipped: a late one says nothing.
@@ -23,6 +26,7 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
 from observability.events import HangReported
+from observability.fleet.exchange import Shared
 from observability.samples.types import WorkerView
 from observability.sampling.members import unregistered, world_size
 from observability.sampling.process_facts import add_open_files
@@ -37,12 +41,12 @@ from .report import analyse
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from observability.fleet.exchange import RollCall as FleetRollCall
+    from observability.fleet.fleet import Fleet
     from timers.events import Event
     from timers.server.server import WatchdogServer
     from timers.server.watchdog import RunningTimer
     from timers.stacks.take import StackDump
-
-    from .types import HangReport
 
 __all__ = ["RollCall"]
 
@@ -54,6 +58,8 @@ _SEARCH_SHARE = 0.1
 """Of the bound, for finding the ranks that never registered."""
 _ANALYSIS_SHARE = 0.1
 """Of the time until the kill, for the report and for handing it over."""
+_SHARED_SHARE = 0.45
+"""Of the time until the kill, for putting the parts of all hosts together."""
 _EPISODE_SECONDS = 1.0
 """Who expires this soon after a roll call is part of the same hang."""
 
@@ -91,6 +97,7 @@ class RollCall:
         self._sample_from = sample_from
         self._sampling = Sampling(host=host, native=native)
         self._server: WatchdogServer | None = None
+        self._fleet: Fleet | None = None
         self._lock = threading.Lock()
         self._gone: deque[WorkerView] = deque(maxlen=_KEPT_GONE)
         self._unregistered: list[WorkerInfo] = []
@@ -103,6 +110,11 @@ class RollCall:
         self._server = server
         if self._sample_at:
             server.sampler = self
+
+    def join(self, fleet: Fleet) -> None:
+        """Take part in the roll calls of many hosts; to be called before the server is started."""
+        self._fleet = fleet
+        fleet.answer = self.answer
 
     def __call__(self, event: Event) -> None:
         """Remember who has left: others may wait for it."""
@@ -168,7 +180,6 @@ class RollCall:
 
         :param until: the moment of time.monotonic() by which to be done.
         """
-        sample_until = until - _ANALYSIS_SHARE * left(until)
         with self._lock:
             episode = self._episode
             recent = time.monotonic() - self._episode_ended < _EPISODE_SECONDS
@@ -176,14 +187,7 @@ class RollCall:
             if calling or episode is None:
                 episode = self._episode = Future()
         if calling:
-            found: dict[int, StackDump] = {}
-            try:
-                found = self._call_the_roll(set(expired_timers), sample_until)
-            except Exception:  # each is sampled on its own then
-                _logger.exception("could not call the roll of the workers")
-            finally:
-                self._episode_ended = time.monotonic()
-                episode.set_result(found)  # those who wait must not wait for ever
+            self._run(episode, set(expired_timers), until)
         dumps = episode.result(left(until))
         return {
             # What a worker did before it expired need not be what it is stuck in.
@@ -191,14 +195,48 @@ class RollCall:
             for pid in expired_timers
         }
 
+    def answer(self, call: FleetRollCall, until: float) -> None:
+        """Sample all workers of this host for a roll call of another one, and report.
+
+        One that this host has begun by itself is the same, and goes on.
+        """
+        with self._lock:
+            if self._episode is not None and not self._episode.done():
+                return
+            episode = self._episode = Future()
+        self._run(episode, set(), until, call)
+
+    def _run(
+        self,
+        episode: Future[dict[int, StackDump]],
+        expired: set[int],
+        until: float,
+        call: FleetRollCall | None = None,
+    ) -> None:
+        found: dict[int, StackDump] = {}
+        try:
+            found = self._call_the_roll(expired, until, call)
+        except Exception:  # each is sampled on its own then
+            _logger.exception("could not call the roll of the workers")
+        finally:
+            self._episode_ended = time.monotonic()
+            episode.set_result(found)  # those who wait must not wait for ever
+
     def _sample_expired(self, pid: int, until: float) -> StackDump:
         worker = next((each for each in self._known_workers() if each.pid == pid), None)
         watched = Watched(worker=WorkerInfo(pid=pid) if worker is None else worker)
         dump = self._sampling.sample(watched, left(until)).dump
         return dataclasses.replace(add_open_files(dump), extras=(("expired", True),))
 
-    def _call_the_roll(self, expired: set[int], until: float) -> dict[int, StackDump]:
+    def _call_the_roll(
+        self, expired: set[int], kill_at: float, call: FleetRollCall | None
+    ) -> dict[int, StackDump]:
         """Sample all workers; return the stacks of those that had expired when it began."""
+        announced: Future[FleetRollCall | None] | FleetRollCall | None = call
+        if self._fleet is not None and self._fleet.is_joined and call is None:
+            announced = self._fleet.announce(kill_at)
+        share = _ANALYSIS_SHARE if announced is None else _SHARED_SHARE
+        until = kill_at - share * left(kill_at)
         known = self._known_workers()
         timers = _innermost([] if self._server is None else self._server.running_timers())
         # Under "timers run" the whole job descends from this process.
@@ -212,21 +250,24 @@ class RollCall:
             for worker in workers
         ]
         views = self._sampling.survey(watched, until)
-        report = None
+        size = world_size(workers)
+        shared = None
         try:
-            report = self._report(views, world_size(workers))
+            shared = self._agree(views, size, announced, kill_at)
         except Exception:  # the stacks are worth more than what is made of them
             _logger.exception("could not find out who holds up the others")
-        named = {each.pid for each in report.suspects} if report else set()
+        report = shared.report if shared else None
+        here = [each for each in report.suspects if each.host == self._host] if report else []
+        named = {each.pid for each in here}
         dumps = {}
         for view in views:
-            dump = _dump(view, innocent=bool(report) and view.worker.pid not in named)
+            dump = _dump(view, size, innocent=bool(report) and view.worker.pid not in named)
             if dump is not None and view.expired:
                 dumps[int(view.worker.pid)] = dump
             elif dump is not None:
                 self._emit_stack(view, timers.get(view.worker), dump)
-        if report is not None:
-            self._emit_report(report)
+        if shared is not None:
+            self._emit_report(shared)
         return dumps
 
     def _emit_stack(self, view: WorkerView, running: RunningTimer | None, dump: StackDump) -> None:
@@ -241,26 +282,46 @@ class RollCall:
             )
         )
 
-    def _report(self, views: Sequence[WorkerView], size: int | None) -> HangReport:
+    def _agree(
+        self,
+        views: Sequence[WorkerView],
+        size: int | None,
+        announced: Future[FleetRollCall | None] | FleetRollCall | None,
+        until: float,
+    ) -> Shared:
+        """Make the report of this host, or take that of all hosts."""
         here = {(view.worker.rank, view.worker.pid) for view in views}
         gone = [
             each for each in tuple(self._gone) if (each.worker.rank, each.worker.pid) not in here
         ]
-        return analyse([*views, *gone], world_size=size)
+        report = analyse([*views, *gone], world_size=size)
+        if self._fleet is None or announced is None:
+            return Shared(report, counts=True)
+        # What is left over is for handing the report on, before the kill.
+        until -= _ANALYSIS_SHARE * left(until)
+        return self._fleet.agree(announced, [*views, *gone], size, report, until)
 
-    def _emit_report(self, report: HangReport) -> None:
+    def _emit_report(self, shared: Shared) -> None:
+        report = shared.report
         if self._server is not None:
-            self._server.statistics.reported(report.verdict.value)
+            if shared.counts:
+                self._server.statistics.reported(report.verdict.value)
             for event in scope_durations(self._server.statistics, self._run_id):
                 self._emit(event)
-        self._emit(HangReported(timestamp=time.time(), run_id=self._run_id, report=report))
+        self._emit(
+            HangReported(
+                timestamp=time.time(), run_id=self._run_id, report=report, counts=shared.counts
+            )
+        )
 
 
-def _dump(view: WorkerView, *, innocent: bool) -> StackDump | None:
+def _dump(view: WorkerView, size: int | None, *, innocent: bool) -> StackDump | None:
     """Return the last stacks of a worker, with all that a report on another host needs to know."""
     if not view.samples:
         return None
     extras: dict[str, object] = {"expired": view.expired}
+    if size is not None:
+        extras["world_size"] = size
     try:
         extras |= extra_fields(view, innocent=innocent)
     except Exception:

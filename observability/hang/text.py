@@ -187,6 +187,8 @@ def render(report: HangReport, *, width: int = LONGEST) -> str:
     lines += _wrapped(f"because: {report.reason}{by}", width)
     if report.missing_ranks:
         lines.append(f"unknown: ranks {rank_ranges(report.missing_ranks)} were not seen")
+    if report.unheard:
+        lines += _wrapped(f"not heard: {listed(report.unheard)}", width)
     for title, suspects in (("suspect", report.suspects), ("held up by", report.lagging)):
         for suspect in suspects[:MAX_SUSPECTS]:
             lines += _wrapped(f"{title}: {_clause(suspect)}", width)

@@ -125,6 +125,8 @@ class HangReport:
     hosts: int = 0
     missing_ranks: tuple[int, ...] = ()
     """Ranks that must exist but were not seen."""
+    unheard: tuple[str, ...] = ()
+    """Hosts that did not answer a roll call, each with why: ``node3 (ranks 24-31) is silent``."""
 
     def to_dict(self, *, tree: bool = True) -> dict[str, Any]:
         """The report as plain data for JSON.
@@ -144,6 +146,7 @@ class HangReport:
             "hosts": self.hosts,
             "missing_ranks": list(self.missing_ranks[:MAX_LISTED]),
             "missing_ranks_count": len(self.missing_ranks),
+            "unheard": list(self.unheard[:MAX_LISTED]),
             "suspects": [_plain(suspect) for suspect in self.suspects[:MAX_LISTED]],
             "suspects_count": len(self.suspects),
             "lagging": [_plain(suspect) for suspect in self.lagging[:MAX_LISTED]],

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import sys
 import tempfile
 from array import array
-from collections import Counter
+from collections import Counter, defaultdict
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,10 @@ MAX_SHOWN_LINE = 80
 MAX_LINE_BYTES = 16 << 20
 """What is longer is no event: ours are a thousandth of it."""
 _FEW_EVENTS = 3
+_MADE_UP = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{6}")
+"""A name that a watchdog gave a run for want of a better one: it tells nothing apart."""
+_TOGETHER_SECONDS = 300.0
+"""Watchdogs of one job start within this time."""
 _NOISE = 10
 """With fewer events that say when they were, and so many times more other lines, a file is
 something else that has some in it: a document, say."""
@@ -63,6 +68,7 @@ class EventFiles(contextlib.ExitStack):
         """Where the first of them is, and how it begins."""
         self._wanted, self._run_id, self._each = wanted, run_id, each
         self._runs: Counter[str] = Counter()
+        self._hosts: defaultdict[str, set[str]] = defaultdict(set)
         self._count = self._dated = 0
         self._files: list[IO[bytes]] = []
         self._times = array("d")
@@ -127,6 +133,7 @@ class EventFiles(contextlib.ExitStack):
         self._dated += at is not None
         if event.get("run_id"):
             self._runs[str(event["run_id"])] += 1
+            self._hosts[str(event["run_id"])].add(str(event.get("host")))
         if self._run_id is not None and str(event.get("run_id", self._run_id)) != self._run_id:
             return
         self._each(event)
@@ -150,11 +157,20 @@ class EventFiles(contextlib.ExitStack):
             raise UnusableError(
                 f"no run {self._run_id!r} in the files; there is {_some([*self._runs]) or 'none'}"
             )
-        if self._run_id is None and len(self._runs) > 1:
+        if self._run_id is None and len(self._runs) > 1 and not self._are_one_job():
             raise UnusableError(
                 f"the files hold {len(self._runs)} runs ({_some([*self._runs])}): name one with"
                 " --run-id"
             )
+
+    def _are_one_job(self) -> bool:
+        """Whether the runs are those of several hosts that had no name for their common job."""
+        if not all(_MADE_UP.fullmatch(run) for run in self._runs):
+            return False
+        hosts = [host for run in self._runs for host in self._hosts[run]]
+        starts = [datetime.strptime(run[:16], "%Y%m%dT%H%M%SZ") for run in self._runs]  # noqa: DTZ007  # all are in UTC
+        apart = (max(starts) - min(starts)).total_seconds()
+        return len(set(hosts)) == len(hosts) and apart <= _TOGETHER_SECONDS
 
 
 def _event(line: bytes) -> dict[str, Any] | None:

@@ -57,7 +57,7 @@ class HangHook:
         :raises OSError: it could not be started, did not end in time, or failed: counted among the
             errors of this sink.
         """
-        if not isinstance(event, HangReported):
+        if not isinstance(event, HangReported) or not event.counts:
             return
         fields = to_fields(event, run_id=self._run_id, host=this_host())
         fields |= {"report": self._where()}

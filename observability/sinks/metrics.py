@@ -262,7 +262,7 @@ def _last_hang(pipeline: Pipeline) -> Metric:
         unit="seconds",
     )
     event = pipeline.stories.hang
-    if event is not None:
+    if event is not None and event.counts:
         report = event.report
         # The one that is named; of several the first one, whose scope and line help most.
         named = next(iter(report.suspects or report.lagging), None)

@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from dashboards.build import ALERTS, HERE, RECORDING
+from observability.fleet.run_id import run_id_of
 from support.monitoring import servers
 from support.monitoring.tools import require
 from support.waiting import eventually
@@ -87,6 +88,60 @@ OPERATOR = {
     ),
 }
 
+# What we use of JobSet's v1alpha2 and Kubeflow's v1 API (their documentation, "API reference").
+# What is Kubernetes's own in them, a Job and a pod, is validated as such.
+WORKLOADS = {
+    "JobSet": closed(
+        ["replicatedJobs"],
+        network=closed([], enableDNSHostnames={"type": "boolean"}),
+        failurePolicy=closed([], maxRestarts={"type": "integer", "minimum": 0}),
+        replicatedJobs={
+            "type": "array",
+            "minItems": 1,
+            "items": closed(
+                ["name", "template"],
+                name={"type": "string", "pattern": "^[a-z0-9-]+$"},
+                replicas={"type": "integer", "minimum": 1},
+                template={"type": "object"},
+            ),
+        },
+    ),
+    "PyTorchJob": closed(
+        ["pytorchReplicaSpecs"],
+        runPolicy=closed([], backoffLimit={"type": "integer"}),
+        nprocPerNode={"type": "string"},
+        elasticPolicy=closed(
+            [],
+            rdzvBackend={"enum": ["c10d", "etcd", "etcd-v2"]},
+            minReplicas={"type": "integer", "minimum": 1},
+            maxReplicas={"type": "integer", "minimum": 1},
+            maxRestarts={"type": "integer", "minimum": 0},
+        ),
+        pytorchReplicaSpecs=closed(
+            ["Worker"],
+            Worker=closed(
+                ["template"],
+                replicas={"type": "integer", "minimum": 1},
+                restartPolicy={"enum": ["Always", "OnFailure", "Never", "ExitCode"]},
+                template={"type": "object"},
+            ),
+        ),
+    ),
+}
+VERSIONS = {"JobSet": "jobset.x-k8s.io/v1alpha2", "PyTorchJob": "kubeflow.org/v1"}
+
+
+def parts(document: dict[str, Any]) -> list[dict[str, Any]]:
+    """The objects of Kubernetes itself that a job of another controller is made of."""
+    spec = document["spec"]
+    if document["kind"] == "JobSet":
+        found = [each["template"] for each in spec["replicatedJobs"]]
+        kind = {"apiVersion": "batch/v1", "kind": "Job"}
+    else:
+        found = [each["template"] for each in spec["pytorchReplicaSpecs"].values()]
+        kind = {"apiVersion": "v1", "kind": "Pod"}
+    return [kind | {"metadata": {"name": "part"}} | {"spec": each["spec"]} for each in found]
+
 
 def documents(path: Path) -> list[dict[str, Any]]:
     return list(yaml.safe_load_all(path.read_text()))
@@ -117,6 +172,11 @@ def test_a_manifest_is_valid(path: Path, tmp_path: Path) -> None:
         if document["apiVersion"] == "monitoring.coreos.com/v1":
             assert re.fullmatch(r"[a-z0-9.-]+", document["metadata"]["name"])
             jsonschema.validate(document["spec"], OPERATOR[document["kind"]])
+        elif document["kind"] in WORKLOADS:
+            assert document["apiVersion"] == VERSIONS[document["kind"]]
+            jsonschema.validate(document["spec"], WORKLOADS[document["kind"]])
+            for part in parts(document):
+                assert complaints(part, tmp_path / path.name) == ""
         else:
             assert complaints(document, tmp_path / path.name) == ""
 
@@ -129,6 +189,10 @@ def test_a_wrong_manifest_is_not_valid(tmp_path: Path) -> None:
     wrong["spec"]["podMetricsEndpoints"][0]["intervall"] = "15s"
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(wrong["spec"], OPERATOR["PodMonitor"])
+    wrong = manifest("jobset.yaml")
+    wrong["spec"]["replicatedJobs"][0]["template"]["spec"]["paralelism"] = 2
+    (part,) = parts(wrong)
+    assert "paralelism" in complaints(part, tmp_path / "wrong.yaml")
 
 
 def test_kubernetes_gets_the_very_rules() -> None:
@@ -156,11 +220,37 @@ def test_kubectl_makes_a_config_map_of_the_very_dashboards(tmp_path: Path) -> No
 
 
 def pod(name: str) -> dict[str, Any]:
-    template: dict[str, Any] = manifest(name)["spec"]["template"]
+    spec = manifest(name)["spec"]
+    if "replicatedJobs" in spec:
+        (job,) = spec["replicatedJobs"]
+        spec = job["template"]["spec"]
+    elif "pytorchReplicaSpecs" in spec:
+        (spec,) = spec["pytorchReplicaSpecs"].values()
+    template: dict[str, Any] = spec["template"]
     return template
 
 
-@pytest.mark.parametrize("name", ["in-pod.yaml", "sidecar.yaml"])
+@pytest.mark.parametrize("name", ["jobset.yaml", "pytorchjob.yaml"])
+def test_a_job_of_many_hosts_has_the_name_that_its_controller_gave_it(name: str) -> None:
+    (training,) = pod(name)["spec"]["containers"]
+    command = training["command"]
+    (variable,) = training["env"]
+    label = variable["valueFrom"]["fieldRef"]["fieldPath"]
+    assert label in (
+        "metadata.labels['jobset.sigs.k8s.io/jobset-name']",
+        "metadata.labels['training.kubeflow.org/job-name']",
+    )
+    given = f"$({variable['name']})"
+    named = next(each for each in command if each.endswith(f"-id={given}"))
+    # Of torchrun's option the watchdog takes it as of its own.
+    words = [each.replace(given, "job-7") for each in command[command.index("--") + 1 :]]
+    assert named.startswith("--run-id") or run_id_of({}, words) == "job-7"
+    assert {each.partition("=")[0] for each in command[: command.index("--")] if "--" in each} <= (
+        known_options("run")
+    )
+
+
+@pytest.mark.parametrize("name", ["in-pod.yaml", "sidecar.yaml", "jobset.yaml", "pytorchjob.yaml"])
 def test_the_pod_monitor_finds_the_pods(name: str) -> None:
     monitor = manifest("podmonitor.yaml")["spec"]
     assert monitor["selector"]["matchLabels"].items() <= pod(name)["metadata"]["labels"].items()

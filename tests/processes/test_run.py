@@ -542,7 +542,7 @@ def test_a_wrong_value_in_the_environment_is_said_to_come_from_there(cli: Cli) -
     assert "TIMERS_GRACE" in ran.stderr
 
 
-@pytest.mark.parametrize("variable", ["TORCHELASTIC_RUN_ID", "SLURM_JOB_ID"])
+@pytest.mark.parametrize("variable", ["TORCHELASTIC_RUN_ID", "JOBSET_NAME"])
 def test_the_launchers_name_for_the_job(cli: Cli, variable: str) -> None:
     ran = cli.run("run", *FREE, "sh", "-c", "echo $TIMERS_RUN_ID", env={variable: "job-1"})
     assert ran.stdout == "job-1\n"

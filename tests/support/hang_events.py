@@ -42,10 +42,15 @@ def hang(views: Iterable[WorkerView], *, run_id: str = "job-7", at: float = BEGI
     return lines
 
 
-def exited(view: WorkerView, *, at: float, inside: str | None = None) -> dict[str, Any]:
-    """The line for a worker that ended by itself."""
+def exited(
+    view: WorkerView, *, at: float, inside: str | None = None, since: float = 1.0
+) -> dict[str, Any]:
+    """The line for a worker that ended by itself.
+
+    :param since: for how many seconds it had been inside.
+    """
     timer = TimerInfo(scope_id=inside or "", expiration_time=at, after_seconds=60.0, signal=9)
-    timers = ((timer, 1.0),) if inside else ()
+    timers = ((timer, since),) if inside else ()
     event = WorkerExited(timestamp=at, run_id="job-7", worker=view.worker, timers=timers)
     return to_fields(event, host=view.host)
 

@@ -96,7 +96,7 @@ class Intake:
             return self._workers.identify(pid, start_time)
         return worker
 
-    def _apply(self, message: Message, now_ns: int) -> None:  # noqa: C901, PLR0911  # hot path
+    def _apply(self, message: Message, now_ns: int) -> None:  # noqa: C901  # hot path
         pid, scope_id = message.pid, message.scope_id
         worker = self.sender(pid, message.start_time)
         if worker is None:
@@ -114,16 +114,7 @@ class Intake:
         self._accepted += 1
         scope = self._statistics.scopes.get(scope_id) or self._statistics.scope(scope_id)
         if message.expiration_time < 0:
-            acquires, releases = message.missed or _ONE_RELEASE
-            released = self._table.release(worker, message.thread, scope_id)
-            if message.missed is not None:
-                self._statistics.lost(acquires, max(0, releases - (released is not None)))
-            if released is None:
-                scope.count(acquires, releases)
-                return
-            scope.count(acquires, releases, -1, -released.expired)
-            worker.outers -= released.depth
-            self._state.block_ended(released, scope, now_ns, message.error)
+            self._release(worker, scope, message, now_ns)
             return
         acquires, releases = message.missed or (_ONE_RELEASE if message.leave else _ONE_ACQUIRE)
         timer = self._timer(worker, scope, message, now_ns)
@@ -144,6 +135,20 @@ class Intake:
             return
         if replaced is None or message.missed is None:
             self._state.emit(TimerAcquired, worker=worker.info, timer=timer_info(timer))
+
+    def _release(
+        self, worker: Worker, scope: ScopeStatistics, message: Message, now_ns: int
+    ) -> None:
+        acquires, releases = message.missed or _ONE_RELEASE
+        released = self._table.release(worker, message.thread, message.scope_id)
+        if message.missed is not None:
+            self._statistics.lost(acquires, max(0, releases - (released is not None)))
+        if released is None:
+            scope.count(acquires, releases)
+            return
+        scope.count(acquires, releases, -1, -released.expired)
+        worker.outers -= released.depth
+        self._state.block_ended(released, scope, now_ns, message.error)
 
     def _report(self, worker: Worker, message: Message) -> None:
         """Emit what a worker says of a block that its board counts and keeps."""

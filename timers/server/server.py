@@ -18,7 +18,7 @@ from timers.clock import SYSTEM_CLOCK, Clock
 from timers.debug_info_logging import log_debug_info_for_expired_timers
 from timers.linux import procfs
 from timers.linux.process import require_linux
-from timers.transport.wire import Message
+from timers.transport.wire import Message, Rejection
 
 from .reaper import ReapPolicy, Step
 from .watchdog import RunningTimer, Sampler, Watchdog
@@ -145,6 +145,13 @@ class WatchdogServer(TimerServer):
     def register_timers(self, timer_requests: list[Any]) -> None:
         """Apply requests as if they had arrived now. Safe from any thread."""
         self._watchdog.apply([self._message(request) for request in timer_requests])
+
+    def reject(self, reason: str, detail: str) -> None:
+        """Count something that was sent and refused elsewhere. Safe from any thread.
+
+        :param reason: one of :data:`timers.server.statistics.REJECTION_REASONS`.
+        """
+        self._watchdog.apply((), [Rejection(reason, detail)])
 
     def clear_timers(self, worker_ids: set[int]) -> None:
         """Forget every timer of these pids. Safe from any thread."""

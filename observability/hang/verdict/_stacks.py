@@ -11,7 +11,9 @@ The rules, in this order; the first that applies decides:
    those elsewhere hold them up.
 4. All wait in such operations: the same one, or different ones.
 5. No such operation is known: most are in one place and few are elsewhere.
-6. Of those that are left, one is inside the same scope as the others but waits for nothing that
+6. All whose stacks are known wait, and one that ended before its stack was taken was in a scope
+   that none of them is in.
+7. Of those that are left, one is inside the same scope as the others but waits for nothing that
    another worker could give.
 
 Nobody is accused who moves, who may be waiting for another one that is accused, or when as many
@@ -309,6 +311,27 @@ def _majority(most: Sequence[Case], run: Run) -> bool:
 # -- rule 6 --------------------------------------------------------------------------------------
 
 
+def _in_another_scope(run: Run) -> Decision | None:
+    unseen = tuple(case for case in run.blind if not case.view.samples and case.view.scope_id)
+    waiting = tuple(case for case in run.alive if peers_of(case) >= Peers.BY_NAME)
+    if not unseen or len(waiting) < len(run.alive) or len(unseen) > len(waiting):
+        return None
+    scopes = {case.view.scope_id for case in waiting}
+    if any(case.view.scope_id in scopes for case in unseen):
+        return None
+    return Decision(
+        accusing(unseen),
+        Confidence.LOW,
+        "the others wait for each other, and it was in a scope that none of them is in; its stack"
+        " was never taken",
+        unseen,
+        waiting=waiting,
+    )
+
+
+# -- rule 7 --------------------------------------------------------------------------------------
+
+
 def _same_scope(run: Run) -> Decision | None:
     cases = run.alive
     waiting = tuple(case for case in cases if may_wait_for_others(case))
@@ -350,6 +373,7 @@ def _only_one_expired(run: Run) -> Decision | None:
 _RULES: tuple[Callable[[Run], Decision | None], ...] = (
     _alone,
     _held_up,
+    _in_another_scope,
     _all_in_operations,
     _odd_one_out,
     _same_scope,

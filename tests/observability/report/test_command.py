@@ -175,6 +175,70 @@ def test_ranks_that_nobody_saw_are_named_when_the_size_is_known(tmp_path: Path) 
     assert "ranks 1, 3 were not seen" in result.stdout
 
 
+def test_the_size_of_the_job_is_read_from_its_events(tmp_path: Path) -> None:
+    lines = [line | {"world_size": 4} for line in hang([worker(0), worker(2)])]
+    assert "ranks 1, 3 were not seen" in run(write(tmp_path / "events", lines)).stdout
+    lines[-1]["world_size"] = 2  # who says nonsense is not believed
+    assert "not seen" not in run(write(tmp_path / "events", lines)).stdout
+
+
+def test_one_that_was_ended_before_its_stack_was_taken_is_known_by_its_scope(
+    tmp_path: Path,
+) -> None:
+    """With one rank on each node: the launcher ends the others when the first one is killed."""
+    elsewhere = replace(worker(1), host="node1")
+    ended = exited(elsewhere, at=BEGIN + 3, inside="fetch_shard", since=70.0)
+    files = (write(tmp_path / "0", hang([worker(0)])), write(tmp_path / "1", [ended]))
+    result = run("--json", *files)
+    (found,) = json.loads(result.stdout)["hangs"]
+    assert [suspect["rank"] for suspect in found["suspects"]] == [1]
+    assert found["confidence"] == "low"
+    assert "was inside scope 'fetch_shard'" in found["sentence"]
+
+
+@pytest.mark.parametrize(
+    ("inside", "since"),
+    [("step", 70.0), ("fetch_shard", 1.0), (None, 70.0)],
+    ids=["where the others are", "entered later", "in no scope"],
+)
+def test_one_that_was_ended_then_is_not_accused_for_that(
+    tmp_path: Path, inside: str | None, since: float
+) -> None:
+    elsewhere = replace(worker(1), host="node1")
+    ended = exited(elsewhere, at=BEGIN + 30, inside=inside, since=since)
+    files = (write(tmp_path / "0", hang([worker(0)])), write(tmp_path / "1", [ended]))
+    assert run(*files).exit_code == NOBODY
+
+
+@pytest.mark.parametrize("off", [-86_400.0, 86_400.0])
+def test_a_clock_that_is_a_day_off_accuses_nobody_who_has_finished(
+    tmp_path: Path, off: float
+) -> None:
+    finished = [exited(replace(worker(rank), host="node1"), at=BEGIN + off) for rank in (2, 3)]
+    files = (
+        write(tmp_path / "0", hang([worker(0), worker(1)])),
+        write(tmp_path / "1", finished),
+    )
+    assert run(*files).exit_code == NOBODY
+    # On the same clock one that left early is missed.
+    left = exited(replace(worker(2), host="node1"), at=BEGIN - 70)
+    assert run(files[0], write(tmp_path / "2", [left])).exit_code == SUSPECT
+
+
+def test_runs_that_were_named_for_want_of_a_name_are_one_job_on_two_hosts(tmp_path: Path) -> None:
+    first, second = "20260731T120000Z-0a1b2c", "20260731T120003Z-3d4e5f"
+    views = [worker(0), replace(worker(1, READING), host="node1")]
+    files = [
+        write(tmp_path / run_id, hang([each], run_id=run_id))
+        for run_id, each in zip((first, second), views, strict=True)
+    ]
+    assert run(*files).exit_code == SUSPECT
+    same_host = write(tmp_path / "same", hang([worker(1, READING)], run_id=second))
+    assert run(files[0], same_host).exit_code == UNUSABLE
+    later = write(tmp_path / "later", hang([views[1]], run_id="20260801T120003Z-3d4e5f"))
+    assert run(files[0], later).exit_code == UNUSABLE
+
+
 def test_files_without_an_expiry_have_nothing_to_report(tmp_path: Path) -> None:
     line = exited(worker(0), at=BEGIN)
     result = run(write(tmp_path / "events", [line]))
