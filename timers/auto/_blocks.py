@@ -61,6 +61,8 @@ class Hook:
     def __init__(self, kind: str) -> None:
         self.kind = kind
         self.is_off = False
+        self._clients: dict[bool, TimerClient | None] = {}
+        """For blocks with a deadline, and for those without."""
 
     def begin(self, scope: str, *, timed: bool = True) -> expires | None:
         """Open a block and return it; None when this kind is off.
@@ -70,7 +72,9 @@ class Hook:
         if self.is_off:
             return None
         try:
-            client = _client(_signal() if timed else 0)
+            if timed not in self._clients:
+                self._clients[timed] = _client(_signal() if timed else 0)
+            client = self._clients[timed]
             if client is None or not _is_apart(client, scope):
                 self.is_off = True
                 return None

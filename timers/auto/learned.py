@@ -74,16 +74,16 @@ class _File:
 _file = _File()
 
 
-def learned_seconds(scope: str, *, shortest: float = SHORTEST_SECONDS) -> Learned:
+def learned_seconds(scope: str, *, shortest: float = SHORTEST_SECONDS) -> float:
     """Return the deadline of ``scope``; see :data:`LEARNED`. From any thread.
 
     :param shortest: seconds; it is never less.
     """
     longest = _file.longest(scope)
     if longest is None:
-        return Learned(max(UNKNOWN_SECONDS, shortest))
+        return max(UNKNOWN_SECONDS, shortest)
     wanted = max(min(MARGIN * longest, UNKNOWN_SECONDS), _LEAST_MARGIN * longest)
-    return Learned(max(wanted, shortest))
+    return max(wanted, shortest)
 
 
 def _read(text: bytes) -> dict[str, float]:

@@ -132,7 +132,7 @@ class expires:  # noqa: N801  # torch's name; used like a function
         if after.__class__ is not int and after.__class__ is not float:
             if after.__class__ is Learned:
                 scope = scope or _place(sys._getframe(1))
-                after = learned_seconds(scope)
+                after = Learned(learned_seconds(scope))
             else:
                 after = _number(after)
         if not 0 <= after <= _LONGEST_SECONDS:

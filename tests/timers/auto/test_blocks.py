@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+HOOK = Hook("checkpoint")
+
+
 class Client(timers.TimerClient):
     """Notes what is asked of it, or fails."""
 
@@ -41,6 +44,7 @@ class Client(timers.TimerClient):
 def client(monkeypatch: pytest.MonkeyPatch) -> Client:
     made = Client()
     monkeypatch.setattr(_blocks, "_client", lambda _: made)
+    HOOK._clients.clear()
     return made
 
 
@@ -52,7 +56,7 @@ def double(number: int) -> int:
 
 
 plain_double = double
-globals()["double"] = wrapped(plain_double, Hook("checkpoint"), "save")
+globals()["double"] = wrapped(plain_double, HOOK, "save")
 
 
 def test_a_call_is_a_block_and_returns_what_it_does(client: Client) -> None:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import timers
-from timers.auto import learned
+from timers.auto import _blocks, learned
 from timers.auto.learned import LEARNED, learned_seconds
 from timers.testing import RecordingClient
 
@@ -30,22 +30,18 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
-def seconds(scope: str, **bounds: float) -> float:
-    return learned_seconds(scope, **bounds)
-
-
 def write(path: Path, **longest: float) -> None:
     scopes = {scope: {"uses": 20, "longest_seconds": value} for scope, value in longest.items()}
     path.write_text(json.dumps({"version": 1, "scopes": scopes}))
 
 
 def test_half_an_hour_where_nothing_is_known(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert seconds("step") == 1800
+    assert learned_seconds("step") == 1800
     write(file, other=1)
-    assert seconds("step") == 1800
-    assert seconds("other") == 60
+    assert learned_seconds("step") == 1800
+    assert learned_seconds("other") == 60
     monkeypatch.delenv("TIMERS_LEARNED")
-    assert seconds("step") == 1800
+    assert learned_seconds("step") == 1800
 
 
 @pytest.mark.parametrize(
@@ -54,28 +50,28 @@ def test_half_an_hour_where_nothing_is_known(file: Path, monkeypatch: pytest.Mon
 )
 def test_ten_times_the_longest_within_bounds(file: Path, longest: float, after: float) -> None:
     write(file, step=longest)
-    assert seconds("step") == after
+    assert learned_seconds("step") == after
 
 
 def test_it_may_have_a_larger_bound(file: Path) -> None:
     write(file, step=1)
-    assert seconds("step", shortest=600) == 600
-    assert seconds("other", shortest=3600) == 3600
+    assert learned_seconds("step", shortest=600) == 600
+    assert learned_seconds("other", shortest=3600) == 3600
 
 
 def test_a_file_that_changes_is_read_again(file: Path) -> None:
     write(file, step=10)
-    assert seconds("step") == 100
+    assert learned_seconds("step") == 100
     write(file, step=20)
     os.utime(file, ns=(1, 1))
-    assert seconds("step") == 200
+    assert learned_seconds("step") == 200
     file.unlink()
-    assert seconds("step") == 200
+    assert learned_seconds("step") == 200
 
 
 def test_few_uses_are_too_few(file: Path) -> None:
     file.write_text(json.dumps({"scopes": {"step": {"uses": 19, "longest_seconds": 10}}}))
-    assert seconds("step") == 1800
+    assert learned_seconds("step") == 1800
 
 
 json_values: Any = st.recursive(
@@ -99,7 +95,7 @@ def test_any_other_file_is_none(value: Any) -> None:
 @pytest.mark.parametrize("text", ["", "{", "[]", "\xff", '{"scopes": {"step": 1}}'])
 def test_a_file_that_is_none_is_as_none(file: Path, text: str) -> None:
     file.write_bytes(text.encode("latin-1"))
-    assert seconds("step") == 1800
+    assert learned_seconds("step") == 1800
 
 
 def test_a_block_of_ones_own_takes_it(file: Path) -> None:
@@ -118,6 +114,16 @@ def test_a_block_of_ones_own_takes_it(file: Path) -> None:
     assert len(client.calls) == 2
     assert after_of(block._copy()) == 200
     assert after_of(timers.expires(after=LEARNED, client=client)) == 1800
+
+
+def test_an_automatic_block_has_ten_minutes_at_least(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(file, save=1, load=100)
+    monkeypatch.setattr(_blocks, "_client", lambda _: RecordingClient())
+    hook = _blocks.Hook("checkpoint")
+    opened = [hook.begin(scope) for scope in ("save", "load", "unknown")]
+    assert [after_of(block) for block in opened if block is not None] == [600, 1000, 1800]
 
 
 def after_of(block: expires) -> float:
