@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import gc
 import signal
+import subprocess
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import hypothesis
 import pytest
@@ -68,6 +69,21 @@ def there_before(request: pytest.FixtureRequest) -> None:
     """Take down what there is, once the fixtures of wider scope have started what is theirs."""
     is_unit = request.node.get_closest_marker("unit") is not None
     request.node.stash[_BEFORE] = Leftovers(descendants=not is_unit)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def end_what_a_failed_test_started() -> Generator[None]:
+    """End a program whose ``with`` block is left by an error: it would be waited for, for ever."""
+    leave = subprocess.Popen.__exit__
+
+    def end(process: subprocess.Popen[Any], kind: Any, value: Any, traceback: Any) -> None:
+        if kind is not None:
+            process.kill()
+        leave(process, kind, value, traceback)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(subprocess.Popen, "__exit__", end)
+        yield
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

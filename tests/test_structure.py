@@ -16,25 +16,11 @@ PACKAGES = ("timers", "observability")
 ROOMS = sorted(path.parent for package in PACKAGES for path in (TOP / package).rglob("__init__.py"))
 ABOUT_A_DOZEN = 13
 
-# Imports that are still to be turned round; empty when the move into rooms is complete.
-STILL_CIRCULAR: set[tuple[str, str]] = set()
-# Rooms that are still to be thinned out.
-STILL_CROWDED: set[str] = set()
-# Modules of one room only that are still to be named as such.
-STILL_PUBLIC: set[str] = set()
-
 
 @cache
 def graph() -> grimp.ImportGraph:
     """Every import, those for type checking and those within functions included."""
     return grimp.build_graph(*PACKAGES, cache_dir=None)
-
-
-def without_known_circles() -> grimp.ImportGraph:
-    turned = grimp.build_graph(*PACKAGES, cache_dir=None)
-    for importer, imported in STILL_CIRCULAR:
-        turned.remove_import(importer=importer, imported=imported)
-    return turned
 
 
 def room(module: str) -> str:
@@ -48,16 +34,10 @@ def is_private(module: str) -> bool:
 
 
 def test_no_import_goes_in_a_circle() -> None:
-    turned = without_known_circles()
-    edges = {module: turned.find_modules_directly_imported_by(module) for module in turned.modules}
+    edges = {
+        module: graph().find_modules_directly_imported_by(module) for module in graph().modules
+    }
     graphlib.TopologicalSorter(edges).prepare()  # raises CycleError, which names them
-
-
-@pytest.mark.parametrize("edge", sorted(STILL_CIRCULAR), ids=" imports ".join)
-def test_each_known_circle_is_still_there(edge: tuple[str, str]) -> None:
-    importer, imported = edge
-    assert graph().direct_import_exists(importer=importer, imported=imported)
-    assert graph().chain_exists(importer=imported, imported=importer)
 
 
 def test_timers_does_not_know_observability() -> None:
@@ -67,9 +47,8 @@ def test_timers_does_not_know_observability() -> None:
 
 @pytest.mark.parametrize("server", ["timers.server", "timers.stacks", "timers.events"])
 def test_what_a_worker_loads_does_not_know_the_server(server: str) -> None:
-    turned = without_known_circles()
-    assert turned.find_shortest_chain("timers.worker", "timers.transport.wire", as_packages=True)
-    assert not turned.find_shortest_chain("timers.worker", server, as_packages=True)
+    assert graph().find_shortest_chain("timers.worker", "timers.transport.wire", as_packages=True)
+    assert not graph().find_shortest_chain("timers.worker", server, as_packages=True)
 
 
 def test_a_private_module_is_imported_by_its_own_room_only() -> None:
@@ -95,7 +74,7 @@ def test_a_module_that_only_its_own_room_imports_is_private() -> None:
         and {room(user) for user in graph().find_modules_that_directly_import(module)}
         == {room(module)}
     }
-    assert inner == STILL_PUBLIC
+    assert inner == set()
 
 
 @pytest.mark.parametrize("folder", ROOMS, ids=lambda path: str(path.relative_to(TOP)))
@@ -116,4 +95,4 @@ def test_no_room_is_crowded() -> None:
         for folder in ROOMS
         if len(list(folder.glob("[!_]*.py")) + list(folder.glob("_[!_]*.py"))) > ABOUT_A_DOZEN
     }
-    assert crowded == STILL_CROWDED
+    assert crowded == set()

@@ -42,7 +42,7 @@ def unjustified(path: Path) -> list[str]:
 
 def test_every_suppression_names_its_rule_and_its_reason() -> None:
     assert len(FILES) > 100
-    suppressed = [path for path in FILES if any(SUPPRESSION.search(t) for _, t in comments(path))]
+    suppressed = [path for path in FILES if SUPPRESSION.search(path.read_text("utf-8"))]
     assert suppressed
     assert [complaint for path in suppressed for complaint in unjustified(path)] == []
 

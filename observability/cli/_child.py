@@ -19,12 +19,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-__all__ = ["CannotStart", "Child", "came_from_terminal", "orphans"]
+__all__ = ["CannotStart", "Child", "came_from_terminal", "is_of_kernel", "orphans"]
 
 NOT_FOUND = 127
 NOT_EXECUTABLE = 126
 _SI_KERNEL = 0x80
 """sigaction(2): the signal was sent by the kernel; the terminal driver is part of it."""
+_OF_TERMINALS = (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGWINCH)
 _WNOTHREAD = 0x20000000
 """wait(2), __WNOTHREAD: only children of the calling thread."""
 
@@ -125,4 +126,9 @@ def came_from_terminal(info: signal.struct_siginfo) -> bool:
 
     Then every process of the foreground group, the child included, got one of its own.
     """
+    return info.si_signo in _OF_TERMINALS and is_of_kernel(info)
+
+
+def is_of_kernel(info: signal.struct_siginfo) -> bool:
+    """Whether no process sent it."""
     return info.si_code == _SI_KERNEL

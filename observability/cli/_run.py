@@ -193,7 +193,7 @@ def _finish(service: Service, code: int, elapsed: float) -> None:
     )
 
 
-def _stay_until_scraped(service: Service, signals: set[signal.Signals]) -> None:
+def _stay_until_scraped(service: Service, signals: set[signal.Signals | int]) -> None:
     """Let who scrapes see the last reap; a request to end, or its bound, ends that."""
     seconds = service.unseen()
     if seconds <= 0:

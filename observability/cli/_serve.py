@@ -23,6 +23,14 @@ if TYPE_CHECKING:
 __all__ = ["default_timer_file", "default_timer_socket", "serve"]
 
 _SIGNALS = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
+_IGNORED = frozenset(
+    {
+        *(signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM, signal.SIGVTALRM, signal.SIGPROF),
+        *(signal.SIGIO, signal.SIGPWR, signal.SIGXCPU),
+        *(number for number in signal.valid_signals() if number >= signal.SIGRTMIN),
+    }
+)
+"""Held back for ever."""
 _DIRECTORY_VARIABLES = ("RUNTIME_DIRECTORY", "XDG_RUNTIME_DIR")
 """systemd.exec(5), RuntimeDirectory=; and that of the logged-in user."""
 
@@ -51,6 +59,10 @@ def serve(
 ) -> None:
     """Serve until SIGTERM or SIGINT. SIGHUP reopens the events file; without one it ends, too.
 
+    Other signals that end a process which knows nothing of them, as SIGALRM and SIGUSR1, are
+    ignored: there is no command here that they could be for. SIGQUIT and SIGABRT, which a service
+    manager sends to have a core dump, do what they always do.
+
     Must be called in the main thread, before any other is started; the signals stay blocked when
     it returns.
 
@@ -59,7 +71,7 @@ def serve(
     :raises SettingsError: something that was asked for is not possible.
     """
     waited_for = {number for number in _SIGNALS if signal.getsignal(number) != signal.SIG_IGN}
-    signal.pthread_sigmask(signal.SIG_BLOCK, waited_for)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {*waited_for, *_IGNORED})
     devote_process()
     service = Service(timer_file, settings, policy, _socket(timer_file, timer_socket))
     try:

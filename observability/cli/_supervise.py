@@ -1,14 +1,19 @@
 """Run a command to its end: pass signals on, collect orphans, insist when asked repeatedly.
 
-What happens to a signal that somebody sends to this process:
+The rule for signals: what is sent to this process is meant for the command, and passed on, as if
+the command had been started without us. The exceptions:
 
-- SIGINT, SIGTERM: passed on. A second one gives the command the grace period to end, after which
-  it is killed with all that it started; a third kills at once.
-- SIGHUP: handled by the caller, if it wants to (log rotation), else passed on.
-- SIGQUIT, SIGUSR1, SIGUSR2, SIGCONT, SIGWINCH: passed on.
+- SIGKILL and SIGSTOP, which nobody can catch; SIGTSTP, SIGTTIN and SIGTTOU, which stop this process
+  (at a terminal they are sent to the command as well); SIGCHLD, which is about our own children.
+- What the terminal sends, it sends to the command as well: that is not passed on.
+- SIGINT, SIGTERM: a second one gives the command the grace period to end, after which it is killed
+  with all that it started; a third kills at once.
+- SIGHUP: handled by the caller, if it wants to (log rotation).
+- SIGXCPU of the kernel, which is about the time that this process has used: ignored.
+- Signals that were ignored when we were started (nohup) stay ignored, here and in the command. So
+  do SIGPIPE and SIGXFSZ here, which Python ignores, and whose errors it raises.
 
-What the terminal sends, it sends to the command as well, so that is not passed on. Signals that
-were ignored when we were started (nohup) stay ignored, here and in the command.
+An alarm that was set before we were started (alarm(2) outlives exec) is passed on when it comes.
 
 What the command leaves running when it ends is left alone, as without us, unless we were asked to
 end: then nothing is to be left behind, so it gets SIGTERM and, after the grace period, SIGKILL.
@@ -27,7 +32,7 @@ from timers.linux.process import Process
 from timers.server.process_tree import ProcessTree
 from timers.server.reaper import terminate
 
-from ._child import Child, came_from_terminal, orphans
+from ._child import Child, came_from_terminal, is_of_kernel, orphans
 from ._end_requests import EndRequests
 
 if TYPE_CHECKING:
@@ -36,15 +41,11 @@ if TYPE_CHECKING:
 __all__ = ["Supervisor", "become_subreaper", "block_signals"]
 
 END_REQUESTS = (signal.SIGINT, signal.SIGTERM)
-PASSED_ON = (
-    *END_REQUESTS,
-    signal.SIGHUP,
-    signal.SIGQUIT,
-    signal.SIGUSR1,
-    signal.SIGUSR2,
-    signal.SIGCONT,
-    signal.SIGWINCH,
-)
+NOT_PASSED_ON = {
+    *(signal.SIGKILL, signal.SIGSTOP),
+    *(signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU),
+    signal.SIGCHLD,
+}
 _KILL_SECONDS = 2.0
 _PR_SET_CHILD_SUBREAPER = 36
 
@@ -59,7 +60,7 @@ def become_subreaper() -> None:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER) failed")
 
 
-def block_signals() -> tuple[set[signal.Signals], set[signal.Signals | int]]:
+def block_signals() -> tuple[set[signal.Signals | int], set[signal.Signals | int]]:
     """Hold back what a :class:`Supervisor` deals with; return it and the mask before.
 
     To be called in the main thread before any other is started: threads inherit the mask, and a
@@ -67,7 +68,10 @@ def block_signals() -> tuple[set[signal.Signals], set[signal.Signals | int]]:
     """
     # Otherwise children vanish when they end, and so does how they ended.
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    wanted = {number for number in PASSED_ON if signal.getsignal(number) != signal.SIG_IGN}
+    passed_on = signal.valid_signals() - NOT_PASSED_ON
+    wanted: set[signal.Signals | int] = {
+        number for number in passed_on if signal.getsignal(number) != signal.SIG_IGN
+    }
     wanted.add(signal.SIGCHLD)
     return wanted, signal.pthread_sigmask(signal.SIG_BLOCK, wanted)
 
@@ -85,7 +89,7 @@ class Supervisor:
     def __init__(
         self,
         child: Child,
-        signals: set[signal.Signals],
+        signals: set[signal.Signals | int],
         *,
         grace: float,
         tell: Callable[[str], None],
@@ -146,7 +150,9 @@ class Supervisor:
             self._tell("Ctrl-C once more kills the command and all that it started")
         if from_terminal and self._child.is_in_our_group():
             return
-        if info.si_signo == signal.SIGHUP and self._hangup is not None:
+        if info.si_signo == signal.SIGXCPU and is_of_kernel(info):
+            self._tell("ignores SIGXCPU: its own limit of CPU time (RLIMIT_CPU) is reached")
+        elif info.si_signo == signal.SIGHUP and self._hangup is not None:
             self._hangup()
         else:
             self._child.send(info.si_signo)

@@ -212,6 +212,15 @@ def _server_metrics(statistics: Sequence[Statistics]) -> Iterator[Metric]:
         rejected.add_metric([reason], sum(each.rejected.get(reason, 0) for each in statistics))
     yield rejected
 
+    lost = CounterMetricFamily(
+        "timers_request_events_lost",
+        "Acquires and releases that are counted, and whose event or duration was not sent.",
+        labels=["event"],
+    )
+    lost.add_metric(["timer acquired"], sum(each.lost_acquires for each in statistics))
+    lost.add_metric(["timer released"], sum(each.lost_releases for each in statistics))
+    yield lost
+
     hangs = CounterMetricFamily(
         "timers_hang_reports", "Hangs that were looked into, by what was found.", labels=["verdict"]
     )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import tempfile
 from typing import NamedTuple
+from unittest import mock
 
 import timers
 from timers.transport.fifo_reader import FifoReader
@@ -35,7 +37,7 @@ class over_pipe:  # noqa: N801  # used like a function
 
 
 class over_socket:  # noqa: N801  # used like a function
-    """The same for the packets of the socket pair."""
+    """The same for the packets of the socket pair, which a block without a board sends."""
 
     def __init__(self, after: float, scope: str) -> None:
         self._directory = tempfile.TemporaryDirectory()
@@ -43,7 +45,9 @@ class over_socket:  # noqa: N801  # used like a function
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         listener.bind(path)
         listener.listen()
-        self._block = timers.expires(after, scope, client=timers.SocketTimerClient(path))
+        with mock.patch.dict(os.environ, TIMERS_BOARD="off"):
+            client = timers.SocketTimerClient(path)
+        self._block = timers.expires(after, scope, client=client)
         with self._block:
             pass
         self._connection = listener.accept()[0]

@@ -96,7 +96,7 @@ class NoCollector(Fault):
 
     def relieve(self, stage: Stage) -> None:
         # Each span has been tried by then.
-        stage.wait(lambda: self._lost(stage) >= _spans(stage.seen))
+        stage.wait(lambda: self._lost(stage) == _spans(stage.seen))
 
     def _lost(self, stage: Stage) -> float:
         stage.seen.metrics = stage.metrics()
@@ -105,13 +105,15 @@ class NoCollector(Fault):
     def _told(self, seen: Observation) -> None:
         told_in_the_log(seen)
         lost = seen.count("timers_events_dropped_total", sink="spans")
-        assert lost >= _spans(seen)
+        assert lost == _spans(seen)
         assert seen.count("timers_events_dropped_total") == lost
         assert seen.count("timers_sink_errors_total") == 0
 
 
 def _spans(seen: Observation) -> int:
-    return seen.bystander.blocks + len((seen.first, seen.second))
+    """Return how many there are: one of each block, and one of each worker, which do not trace."""
+    stuck = len((seen.first, seen.second))
+    return seen.bystander.blocks + stuck + len((seen.first, seen.second, seen.bystander))
 
 
 class HangingCollector(NoCollector):

@@ -7,6 +7,7 @@ import socket
 import stat
 import subprocess
 import sys
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -205,14 +206,54 @@ def _variable(pid: int, name: str) -> str:
         )
 
 
-@pytest.mark.parametrize("name", ["HUP", "INT", "QUIT", "USR1", "USR2", "TERM", "CONT", "WINCH"])
-def test_signals_are_passed_on(cli: Cli, name: str) -> None:
+@pytest.mark.parametrize("name", ["INT", "TERM"])
+def test_requests_to_end_are_passed_on(cli: Cli, name: str) -> None:
     with cli.start("run", *FREE, "--", *SUPERVISED, "catch") as process:
         assert words(process)[0] == "ready"
         process.send_signal(getattr(signal, f"SIG{name}"))
         assert words(process) == ["got", name]
         assert end(process) == 0
     cli.assert_nothing_left()
+
+
+def test_every_other_signal_that_can_be_is_passed_on(cli: Cli) -> None:
+    names = {number: number.name.removeprefix("SIG") for number in signal.Signals}
+    ours = {signal.SIGCHLD, signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGTERM}
+    stopping = {signal.SIGKILL, signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU}
+    with cli.start("run", *FREE, "--", *SUPERVISED, "catch") as process:
+        assert words(process)[0] == "ready"
+        for number in sorted(signal.valid_signals() - ours - stopping):
+            process.send_signal(number)
+            assert words(process) == ["got", str(names.get(number, number))]
+        assert end(process) == 0
+    cli.assert_nothing_left()
+
+
+def test_an_alarm_from_before_is_that_of_the_command(cli: Cli) -> None:
+    # As "perl -e 'alarm 60; exec @ARGV' COMMAND" bounds the time of a command. One that comes while
+    # either of them still starts ends that, as it would end any program.
+    for seconds in (1, 4, 16, 64):
+        alarm = partial(signal.setitimer, signal.ITIMER_REAL, seconds)
+        with cli.start("run", *FREE, "--", *SUPERVISED, "catch", preexec_fn=alarm) as process:
+            if words(process)[:1] == ["ready"]:
+                assert words(process) == ["got", "ALRM"]
+                assert end(process) == 0
+                return
+            assert process.wait(60) in {-signal.SIGALRM, 128 + signal.SIGALRM}
+    pytest.fail("it never started in time")
+
+
+def test_its_own_limit_of_processor_time_ends_neither(cli: Cli) -> None:
+    with cli.start("run", *FREE, "--", *SUPERVISED, "catch", stderr=subprocess.PIPE) as process:
+        assert words(process)[0] == "ready"
+        _, hard = resource.getrlimit(resource.RLIMIT_CPU)
+        resource.prlimit(process.pid, resource.RLIMIT_CPU, (0, hard))
+        assert process.stderr is not None
+        while "RLIMIT_CPU" not in process.stderr.readline():
+            pass
+        process.send_signal(signal.SIGXCPU)
+        assert words(process) == ["got", "XCPU"]
+        assert end(process) == 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

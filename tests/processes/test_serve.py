@@ -168,3 +168,17 @@ def test_it_is_a_module_too(cli: Cli) -> None:
         env=cli.environment, capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert "Usage: timers" in ran.stdout
+
+
+def test_signals_that_mean_nothing_here_are_ignored(
+    cli: Cli, tmp_path: Path, plain_systemd: Systemd
+) -> None:
+    arguments = ("serve", *FREE, "--timer-file", tmp_path / "pipe", "--events", tmp_path / "events")
+    with cli.start(*arguments, env=plain_systemd.environment) as process:
+        assert plain_systemd.next() == "READY=1"
+        for name in ("USR1", "USR2", "ALRM", "VTALRM", "PROF", "IO", "PWR", "RTMIN", "RTMAX"):
+            process.send_signal(getattr(signal, f"SIG{name}"))
+        process.send_signal(signal.SIGTERM)
+        assert plain_systemd.next() == "STOPPING=1"
+        assert process.wait(60) == 0
+    cli.assert_nothing_left()

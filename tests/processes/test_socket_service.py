@@ -8,12 +8,13 @@ import socket
 import subprocess
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from support.command import SUPERVISED, TIMERS, Cli, json_lines
+from support.command import SUPERVISED, TIMERS, Cli, get, json_lines
 from support.log_lines import read
 from support.processes import VICTIMS
 from support.service import running
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 FREE = ("--http", "off")
+RELEASED = 'timers_releases_total{scope="block"} 1.0\n'
 BOTH = [sys.executable, str(VICTIMS / "both_pairs.py")]
 
 
@@ -132,6 +134,10 @@ def activated(cli: Cli, listener: socket.socket, *arguments: object) -> subproce
     )
 
 
+def counts(address: str, line: str) -> bool:
+    return line in get(address, "/metrics")[1]
+
+
 def test_a_service_that_systemd_restarts_takes_over_without_a_gap(
     cli: Cli, directory: Path
 ) -> None:
@@ -139,36 +145,33 @@ def test_a_service_that_systemd_restarts_takes_over_without_a_gap(
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
         listener.bind(str(path))
         listener.listen()
-        arguments = ("serve", *FREE, "--timer-file", directory / "pipe", "--level", "debug")
+        arguments = ("serve", "--http", "127.0.0.1:0", "--timer-file", directory / "pipe")
         environment = {**os.environ, "TIMERS_SOCKET": str(path)}
         # Nobody serves yet: who connects waits in the queue of the socket.
-        worker = subprocess.Popen(
+        with subprocess.Popen(
             [*SUPERVISED, "unwatched"],
             env=environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-        )
-        assert worker.stdin is not None
-        assert worker.stdout is not None
-        assert worker.stdout.readline().startswith("ready")
-        said = ""
-        for _ in range(2):
-            worker.stdin.write("\n")
-            worker.stdin.flush()
-            assert worker.stdout.readline() == "ran\n"
-            with activated(cli, listener, *arguments) as service:
-                assert service.stderr is not None
-                while '"timer released"' not in said.partition("stopped")[0]:
-                    said = service.stderr.readline()
-                assert json_lines([said])[0]["worker_pid"] == worker.pid
-                said = ""
-                service.terminate()
-                assert service.wait(60) == 0
-            assert path.is_socket()  # it is not the service's
-        worker.stdin.close()
-        worker.stdout.close()
-        assert worker.wait(60) == 0
+        ) as worker:
+            assert worker.stdin is not None
+            assert worker.stdout is not None
+            assert worker.stdout.readline().startswith("ready")
+            for _ in range(2):
+                worker.stdin.write("\n")
+                worker.stdin.flush()
+                assert worker.stdout.readline() == "ran\n"
+                with activated(cli, listener, *arguments) as service:
+                    assert service.stderr is not None
+                    address = json_lines([service.stderr.readline()])[0]["url"].split("/")[2]
+                    # The block that ran while nobody served, and no other.
+                    eventually(partial(counts, address, RELEASED), RELEASED)
+                    service.terminate()
+                    assert service.wait(60) == 0
+                assert path.is_socket()  # it is not the service's
+            worker.stdin.close()
+            assert worker.wait(60) == 0
 
 
 def test_a_socket_of_another_kind_is_a_wrong_usage(cli: Cli, directory: Path) -> None:

@@ -167,7 +167,9 @@ class NoTimers:
 
 
 @pytest.mark.parametrize("what", [("pool", "idle"), ("notebook",), ("working",)], ids="-".join)
-def test_what_is_idle_or_only_computes_is_examined_and_left_alone(what: tuple[str, ...]) -> None:
+def test_what_is_idle_or_only_computes_is_examined_and_left_alone(
+    what: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
     events: list[Event] = []
     with subprocess.Popen(
         [*VICTIM, *what], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -177,6 +179,8 @@ def test_what_is_idle_or_only_computes_is_examined_and_left_alone(what: tuple[st
         watch = StallWatch(
             NoTimers(), events.append, after=0.3, run_id="run", host="here", own_children=True
         )
+        # This process may have other children, which fixtures of other tests have started.
+        monkeypatch.setattr(watch, "roots", lambda: [process.pid])
         watch.start()
         try:
             eventually(lambda: watch._watching._patience > 2, "it is examined", timeout=90)

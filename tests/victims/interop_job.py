@@ -11,6 +11,7 @@ import ctypes
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 
 import timers
@@ -27,8 +28,11 @@ def main() -> None:
     for _ in range(int(pairs)):
         with timers.expires(after=3600, scope="step"):
             pass
-    (Path(directory) / f"{rank}.{attempt}").touch()
+    marks = Path(directory)
+    (marks / f"{rank}.{attempt}").touch()
     if mode == "stuck" and attempt == "0":
+        while len(list(marks.iterdir())) < int(os.environ["WORLD_SIZE"]):
+            time.sleep(0.01)  # for who is started last is ended with the first one
         # The others wait for rank 0, as they would in a collective operation.
         with timers.expires(after=0.2 if rank == "0" else 3600, scope="all_reduce"):
             while True:

@@ -45,6 +45,7 @@ class Intake:
         self._workers = workers
         self._by_pid = workers.by_pid
         self._table = state.table
+        self._with_boards = state.boards.of
         self._statistics = state.statistics
         self._moments: Callable[[float], tuple[float, ...]] | None = None
         self._offsets: dict[int, tuple[int, ...]] = {}
@@ -95,7 +96,7 @@ class Intake:
             return self._workers.identify(pid, start_time)
         return worker
 
-    def _apply(self, message: Message, now_ns: int) -> None:  # noqa: PLR0911  # hot path
+    def _apply(self, message: Message, now_ns: int) -> None:  # noqa: C901, PLR0911  # hot path
         pid, scope_id = message.pid, message.scope_id
         worker = self.sender(pid, message.start_time)
         if worker is None:
@@ -104,6 +105,9 @@ class Intake:
             return
         if worker.refusal is not None and self._refuses(worker):
             return
+        if worker in self._with_boards:
+            # It may have been sent, or be here, in place of a wake-up that there was no room for.
+            self._state.boards.wake(worker)
         if message.board:
             self._report(worker, message)
             return
@@ -112,6 +116,8 @@ class Intake:
         if message.expiration_time < 0:
             acquires, releases = message.missed or _ONE_RELEASE
             released = self._table.release(worker, message.thread, scope_id)
+            if message.missed is not None:
+                self._statistics.lost(acquires, max(0, releases - (released is not None)))
             if released is None:
                 scope.count(acquires, releases)
                 return
@@ -123,6 +129,8 @@ class Intake:
         timer = self._timer(worker, scope, message, now_ns)
         try:
             replaced = self._table.acquire(timer)
+            if message.missed is not None:
+                self._statistics.lost(max(0, acquires - (replaced is None)), releases)
         except TooManyTimersError:
             scope.count(acquires, releases)
             self._reject("too_many", f"process {pid} has too many open timers", pid)
@@ -139,6 +147,8 @@ class Intake:
 
     def _report(self, worker: Worker, message: Message) -> None:
         """Emit what a worker says of a block that its board counts and keeps."""
+        if not self._state.observer.wants_requests:
+            return  # it was wanted by the server before
         span = message.traceparent, message.span_id
         info = TimerInfo(
             scope_id=message.scope_id,

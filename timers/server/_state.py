@@ -98,7 +98,10 @@ class Deadlines(Protocol):
         ...
 
     def rebuild(self) -> None:
-        """Be consistent again, after a call that was cut short by an error."""
+        """Be consistent again, after a call that was cut short by an error.
+
+        By then what is active and overdue in :attr:`State.table` is counted, and nothing else.
+        """
         ...
 
 
@@ -129,7 +132,7 @@ class State:
         self.observer = observer
         self.max_timers = max_timers
         self.table: TimerTable[Worker] = TimerTable(max_timers)
-        self.boards = Boards(clock, statistics)
+        self.boards = Boards(clock, statistics, max_timers)
         self.deadlines: list[Deadlines] = [self.table, self.boards]
         """Everywhere that timers are kept."""
         self.lock = threading.RLock()

@@ -176,8 +176,10 @@ class Statistics:
         """Whoever counts elsewhere, to be added here by :meth:`collect`."""
         self.scopes: dict[str, ScopeStatistics] = {}
         self.requests = 0
-        """Every valid request, whether or not it changed anything."""
+        """Every valid request, whether or not it changed anything; and what boards have counted."""
         self.rejected = dict.fromkeys(REJECTION_REASONS, 0)
+        self.lost_acquires = self.lost_releases = 0
+        """How many are counted and nothing else is known of, no event and no duration."""
         self.hang_reports: dict[str, int] = {}
         """By verdict, for whoever makes reports."""
         self.stalls = 0
@@ -198,6 +200,11 @@ class Statistics:
     def requested(self, count: int) -> None:
         """Count valid requests."""
         self.requests += count
+
+    def lost(self, acquires: int, releases: int) -> None:
+        """Count what is known by its count alone."""
+        self.lost_acquires += acquires
+        self.lost_releases += releases
 
     def rejected_for(self, reason: str) -> None:
         """Count a request that was refused."""

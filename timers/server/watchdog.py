@@ -290,8 +290,6 @@ class Watchdog:
         if not self._count_boards():
             time.sleep(MOMENT_NS / NS)
             self._count_boards()
-        for _ in range(self.state.boards.take_absurd()):
-            self.statistics.rejected_for("out_of_range")
 
     def _count_boards(self) -> bool:
         """Count; return false when another count, a moment later, would add more."""
@@ -299,7 +297,10 @@ class Watchdog:
         if not self.lock.acquire(timeout=_COUNT_SECONDS):
             return True
         try:
-            return self.state.boards.count()
+            is_settled = self.state.boards.count()
+            for reason in self.state.boards.take_refused():
+                self.statistics.rejected_for(reason)
+            return is_settled
         finally:
             self.lock.release()
 
@@ -323,9 +324,10 @@ class Watchdog:
                 if timer.expired and worker not in self._reaping and worker not in self._retries:
                     timer.expired = False  # for the next sweep, which emits, counts and reaps
                     worker.pending = []
+            table = self.state.table
+            self.statistics.recount((timer.scope_id, timer.expired) for timer in table)
             for deadlines in self.state.deadlines:
                 deadlines.rebuild()
-            self.statistics.recount((timer.scope_id, timer.expired) for timer in timers)
             self.statistics.watching(self.workers.watched)
 
     # -- exits --------------------------------------------------------------------------------
@@ -346,7 +348,7 @@ class Watchdog:
             self._conclude(reap)
             return
         timers = self.state.clear(worker)
-        if worker.refusal is None:
+        if worker.refusal is None and (timers or not worker.concluded):
             fields = worker.exit_fields()
             self.state.emit(WorkerExited, worker=worker.info, timers=timers, **fields)
         self.workers.forget(worker)
@@ -459,6 +461,7 @@ class Watchdog:
             return
         timers = self.state.clear(worker)
         worker.pending = []
+        worker.concluded = True
         self.state.emit_timer(
             WorkerKilled,
             reap.timer,
@@ -467,7 +470,8 @@ class Watchdog:
             timers=timers,
             descendants=tuple(reap.descendants),
         )
-        self.workers.forget(worker)
+        if worker.has_ended or not self.state.boards.has(worker):
+            self.workers.forget(worker)
 
     def wait_for_reaps(self, timeout: float) -> bool:
         """Wait until no reap is under way and take the results; false when time ran out.

@@ -43,6 +43,7 @@ class Worker:
         "_uses",
         "attempts",
         "clock_skew_ns",
+        "concluded",
         "forgotten",
         "info",
         "is_certain",
@@ -78,6 +79,8 @@ class Worker:
         self.outers = 0
         """How many timers are kept of blocks around its open ones, of the same scope."""
         self.attempts = 0
+        self.concluded = False
+        """Whether its reap has been reported, be it that somebody's own lets it live."""
         self.forgotten = False
         """Whether its end has been handled."""
         self._uses: dict[str, int] = {}

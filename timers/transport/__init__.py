@@ -11,5 +11,6 @@ The map::
     socket_path.py    the path of a Unix socket: who may create it, and who is behind it
     seqpacket.py      the Unix socket: the server's end (the worker's is in timers.worker)
     mp_queue.py       a multiprocessing queue: the server's end
+    _elsewhere.py     what may never answer, asked by a thread of its own
     _packets.py       many packets with one system call, with the pid of each one's sender
 """

@@ -34,6 +34,11 @@ aarch64 does not, and both let a store wait a moment (in the store buffer) behin
   while the server, which is just about to publish a later one, does not see the new deadline yet.
   Therefore the server looks once more, a moment after it has published a later time; a store from
   before the worker's load has arrived by then. A worker that loads later sees the new word.
+* *A wake-up that is not sent again*: one that the server has not acted on will do for later
+  deadlines too, so that a server that is stopped costs nothing. Whether it has is not to be seen
+  from the time of its next look, which may be the same as before. So the server counts its looks
+  (:data:`LOOKED`), before it looks, and a worker sends another wake-up when that has changed. Both
+  may pass each other here as well: the server looks once more, a moment after each wake-up.
 
 The server trusts nothing: it checks seals and size before it maps a board, so that no later
 truncation can cost it a SIGBUS (memfd_create(2), F_ADD_SEALS), and every value that it reads.
@@ -48,6 +53,7 @@ __all__ = [
     "AFTER",
     "CAPACITY",
     "CLOSED",
+    "COUNTED_LOST",
     "COUNTED_RELEASES",
     "COUNTED_STATE",
     "COUNTED_WORDS",
@@ -65,12 +71,16 @@ __all__ = [
     "LONGEST_STEADY",
     "LONGEST_WARM_UP",
     "LOOK",
+    "LOOKED",
     "LOST",
+    "LOST_RELEASES",
     "MAGIC",
     "MAGIC_WORD",
     "MAX_DEPTH",
     "MOMENT_NS",
     "MONOTONIC",
+    "MOVED",
+    "MOVED_FROM",
     "NAME_AT",
     "NAME_BYTES",
     "NAME_LENGTH",
@@ -115,13 +125,19 @@ MOMENT_NS = 500_000
 
 # -- the header: words of the worker, then, on another page, those of the server -------------------
 MAGIC_WORD = int.from_bytes(b"timers\x00\x01", "little")
-MAGIC, VERSION_WORD, SLOTS, USED, LOST, CLOSED, MONOTONIC, WALL, EPOCH = range(9)
+MAGIC, VERSION_WORD, SLOTS, USED, LOST, LOST_RELEASES, CLOSED, MONOTONIC, WALL = range(9)
+EPOCH, MOVED_FROM = range(WALL + 1, WALL + 3)
 """What it is, which version, how many slots there are, how many are in use (published after
-their names), how many events that the server wanted were not sent, whether the client is no more,
+their names), how many acquires and how many releases were not sent to a server that wanted their
+events, whether the client is no more,
 and what two clocks showed when the board was handed over (CLOCK_MONOTONIC and CLOCK_REALTIME, ns):
 in a time namespace of its own a worker has another monotonic clock (time_namespaces(7)). And by how
 much the second was ahead of the first when the board was made, so that a deadline on the wall stays
-what it was whoever reads it."""
+what it was whoever reads it. Last, which memory (its inode) everything was moved here from, by a
+worker that lost every descriptor of that one and cannot hand it to anybody any more."""
+MOVED = 2
+"""What stands in ``CLOSED`` of a board that everything was moved from, before it is: nothing there
+expires any more. The server goes on with the new one, slot by slot, from what it has counted."""
 VERSION = 1
 _PAGE_WORDS = mmap.PAGESIZE // 8
 LOOK = _PAGE_WORDS
@@ -135,6 +151,10 @@ SAMPLE_FROM_NS = LOOK + 3
 """Blocks with at least this deadline are sampled ..."""
 SAMPLE_SHARE = LOOK + 4
 """... first after this many thousandths of it."""
+LOOKED = LOOK + 5
+"""How often the server has looked, or begun to."""
+COUNTED_LOST = LOOK + 6
+"""How many of ``LOST`` a server has counted, and, in the next word, of ``LOST_RELEASES``."""
 HEADER_WORDS = 2 * _PAGE_WORDS
 
 # -- of each slot: what describes its block --------------------------------------------------------

@@ -12,6 +12,7 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Any, cast
 
+from ._elsewhere import Elsewhere
 from .source import RequestQueue
 from .wire import Message, Rejection, writable
 
@@ -159,6 +160,9 @@ class QueueSource:
     def __init__(self, queue: MultiprocessingRequestQueue) -> None:
         self._queue = queue
         self._fd = queue.fileno()
+        self._elsewhere = Elsewhere(self._read) if self._fd is None else None
+        """A manager's queue is asked by messages, which a manager that is stopped does not answer;
+        no deadline may wait for that."""
         self._torn = (0, math.inf)
         """How much of a message there was, and when to report it."""
 
@@ -167,14 +171,25 @@ class QueueSource:
         return self._fd
 
     def close(self) -> None:
-        """Do nothing: the queue is its maker's."""
+        """Read no more. The queue is its maker's."""
+        if self._elsewhere is not None:
+            self._elsewhere.close()
 
     def read(
         self, timeout: float, pids: Collection[int] = ()
     ) -> tuple[Sequence[Message], Sequence[Rejection]]:
         """Return the requests in the queue; waits only where it has no descriptor."""
         del pids  # everything is read in any case
-        wait = 0.0 if self._fd is not None else min(timeout, _BLIND_WAIT_SECONDS)
+        if self._elsewhere is None:
+            return self._read(0.0)
+        was_stuck = self._elsewhere.is_stuck
+        found = self._elsewhere.within(min(timeout, _BLIND_WAIT_SECONDS))
+        if found is not None:
+            return found
+        detail = "the process of the queue does not answer, timers that run are still kept"
+        return [], [] if was_stuck else [Rejection("internal_error", detail)]
+
+    def _read(self, wait: float) -> tuple[list[Message], list[Rejection]]:
         messages: list[Message] = []
         rejections: list[Rejection] = []
         try:

@@ -115,8 +115,8 @@ class SocketChannel(Channel):
         self._kept: socket.socket | None = None
         """The connection whose end the thread waits for, and which it closes therefore."""
         self._served = 0
-        self._woken: tuple[int, int] = (0, 0)
-        """The server's next look when it was last woken, and what for."""
+        self._woken: tuple[int, int] = (-1, 0)
+        """How often the server had looked when it was last woken, and what for."""
         self._waited = False
         self._away_since: float | None = None
         self._away_said = False
@@ -196,7 +196,7 @@ class SocketChannel(Channel):
         words = self.board.words
         served = words[board.SERVED]
         if served != self._served:
-            self._served, self._woken = served, (0, 0)
+            self._served, self._woken = served, (-1, 0)
             self.wants = bool(words[board.WANTS])
             for slot in list(self.board_slots):
                 slot.after = None  # its lead may be another
@@ -214,13 +214,16 @@ class SocketChannel(Channel):
     def wake(self, due_ns: int) -> None:
         """Have the server look at the board now, because something is due at ``due_ns``."""
         assert self.board is not None  # noqa: S101  # there are slots of it
-        look_ns = self.board.words[board.LOOK]
+        looked = self.board.words[board.LOOKED]
         woken_at, woken_for = self._woken
-        if look_ns == woken_at and due_ns >= woken_for:
+        if looked == woken_at and due_ns >= woken_for:
             return  # it has been woken, and has not looked since
-        self._woken = (look_ns, due_ns)
-        # Where there is no room for it, other messages wait, and wake the server as well.
-        if not self._send_now(WAKE):
+        # Not noted before it is sent: another thread, with a block that is due later, would rely on
+        # it, and may keep this one from going on.
+        if self._send_now(WAKE):
+            self._woken = (looked, due_ns)
+        else:
+            # Where there is no room for it, other messages wait, and have the server look as well.
             self._connect_again()
 
     def send_event(self, request: Request, elapsed_ns: int | None) -> None:
@@ -230,7 +233,7 @@ class SocketChannel(Channel):
         """
         assert self.board is not None  # noqa: S101  # there are slots of it
         if not self._send_now(self.lines.event(request, elapsed_ns)):
-            self.board.words[board.LOST] += 1
+            self.board.words[board.LOST if elapsed_ns is None else board.LOST_RELEASES] += 1
 
     def _send_now(
         self, line: bytes, receipt: Receipt | None = None, totals: tuple[int, int] = (0, 0)
@@ -335,8 +338,11 @@ class SocketChannel(Channel):
         """Give the server the board; False when it cannot be given."""
         if self.board is None:
             return True
-        if not self.board.owns_descriptor():
-            self._move_board()
+        try:
+            if not self.board.owns_descriptor():
+                self._move_board(self.board)
+        except OSError:  # there is no descriptor, or no memory, for another one
+            return False
         words = self.board.words
         words[board.MONOTONIC], words[board.WALL] = time.monotonic_ns(), time.time_ns()
         rights = array("i", [self.board.fd])
@@ -347,13 +353,13 @@ class SocketChannel(Channel):
             return False
         return True
 
-    def _move_board(self) -> None:
+    def _move_board(self, old: Board) -> None:
         """Move all slots to a new board: somebody closed the descriptor of the old one."""
-        old, new = self.board, Board(board.Layout())
+        self.board = new = Board(old.layout, old)
+        old.words[board.CLOSED] = board.MOVED
         for slot in list(self.board_slots):
             if slot.board is old:
                 slot.move(new)
-        self.board = new
 
     def _try_later(self, now: float, error: OSError) -> None:
         self._retry_at = now + self._retry_seconds

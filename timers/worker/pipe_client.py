@@ -172,10 +172,16 @@ class _PipeChannel(Channel):
     def acquire_line(
         self, slot: MessageSlot, after: float, wall_ns: int, deadline_ns: int
     ) -> bytes:
+        self._check()
         return self.lines.acquire(slot.thread, slot.scope, after, wall_ns, deadline_ns)
 
     def release_line(self, slot: MessageSlot) -> bytes:
+        self._check()
         return self.lines.release(slot.thread, slot.scope)
+
+    def _check(self) -> None:
+        if not self.writer.check():
+            self.raw = None
 
     def wait_for_room(self, seconds: float) -> bool:
         return self.writer.wait_for_room(seconds)

@@ -86,6 +86,7 @@ def test_every_chain_ends_somewhere_whatever_the_order(
     assert sum(map(len, inside)) == len(set().union(*inside))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [16_000])
 def test_a_chain_may_be_long(size: int) -> None:
     [end] = WaitGraph([edge(index, index + 1) for index in range(size)]).ends()

@@ -63,8 +63,10 @@ def test_a_rank_that_did_not_answer_says_so() -> None:
 
 PLAIN = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
-    lambda inner: st.lists(inner, max_size=6) | st.dictionaries(st.text(max_size=8), inner),
-    max_leaves=20,
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4)
+    ),
+    max_leaves=8,
 )
 NAMED = st.dictionaries(
     st.sampled_from(["name", "ranks", "last", "collectives", "transfers", "backend"]), PLAIN

@@ -154,13 +154,18 @@ def test_any_bytes_are_read_or_refused(data: bytes) -> None:
 
 PLAIN = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=20), inner),
-    max_leaves=30,
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3)
+    ),
+    max_leaves=6,
 )
 NAMES = st.sampled_from(sorted(gloo(1, "x", retired=False)))
 
 
-@given(st.lists(st.dictionaries(NAMES, PLAIN)), st.dictionaries(st.text(max_size=3), PLAIN))
+@given(
+    st.lists(st.dictionaries(NAMES, PLAIN, max_size=4), max_size=4),
+    st.dictionaries(st.text(max_size=3), PLAIN, max_size=3),
+)
 def test_any_values_are_understood_or_left_out(
     entries: list[dict[str, Any]], config: dict[str, Any]
 ) -> None:

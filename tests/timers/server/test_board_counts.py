@@ -95,3 +95,15 @@ def test_counts_that_cannot_be_are_noted_and_harm_nobody(written: Written) -> No
     written.counts.count(final=True)
     assert written.seen() == (1, 0, 0)
     assert written.counts.absurd > 0
+
+
+def test_events_that_were_not_sent_are_counted_once_by_whichever_server(written: Written) -> None:
+    written.words[board.LOST] += 3
+    written.words[board.LOST_RELEASES] += 2
+    written.counts.count()
+    written.words[board.LOST_RELEASES] += 1
+    BoardCounts(written.board, written.statistics).count()
+    assert (written.statistics.lost_acquires, written.statistics.lost_releases) == (3, 3)
+    written.words[board.LOST] = -5
+    written.counts.count()
+    assert (written.statistics.lost_acquires, written.counts.absurd) == (3, 1)

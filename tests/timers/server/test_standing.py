@@ -8,7 +8,7 @@ import pytest
 
 from support.children import waiting
 from support.rig import Rig
-from timers.events import TimerAcquired, TimerExpired
+from timers.events import TimerAcquired, TimerExpired, TimerReleased
 from timers.transport.wire import Decoder, Message
 
 if TYPE_CHECKING:
@@ -105,6 +105,16 @@ def test_blocks_in_blocks_are_built_up_again(rig: Rig, pid: int) -> None:
     assert running.age_seconds == pytest.approx(6.0)  # of the outer block
     rig.release(pid, "x")
     assert rig.watchdog.running() == []
+
+
+def test_what_is_known_by_its_count_alone_is_counted_as_lost(rig: Rig, pid: int) -> None:
+    entered = again(rig, pid, 4.0)
+    rig.watchdog.apply([entered._replace(missed=(7, 6))])  # the last one is open
+    rig.watchdog.apply([entered._replace(missed=(3, 4), expiration_time=-1.0)])
+    counts = rig.watchdog.statistics
+    assert (counts.scopes["x"].acquires, counts.scopes["x"].releases) == (10, 10)
+    assert [type(event) for event in rig.observer.events] == [TimerAcquired, TimerReleased]
+    assert (counts.lost_acquires, counts.lost_releases) == (9, 9)
 
 
 @pytest.mark.parametrize(

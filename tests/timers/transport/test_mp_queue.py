@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing as mp
 import os
 import pickle
+import signal
 import struct
 import threading
 import time
@@ -127,18 +129,47 @@ def test_a_manager_that_is_gone_costs_no_deadline() -> None:
     requests = manager.Queue()
     recorder = RecordingObserver()
     server = LocalTimerServer(requests, observer=recorder, before_kill=lambda *_: None)
-    with waiting() as pid, waiting() as other:
+    with contextlib.ExitStack() as ends:
+        pid, other = (ends.enter_context(waiting()) for _ in range(2))
         server.start()
-        requests.put(TimerRequest(other, "released", time.time() + 0.4))
-        requests.put(TimerRequest(pid, "stuck", time.time() + 0.5))
+        ends.callback(server.stop)
+        now = time.time()
+        requests.put(TimerRequest(other, "released", now + 1.5))
         requests.put(TimerRequest(other, "released", -1))
+        requests.put(TimerRequest(pid, "stuck", now + 1.6))
         eventually(lambda: server.statistics.requests == 3)
         manager.shutdown()
         eventually(lambda: not alive(pid), "its timer is kept although no request can be read")
         assert alive(other)
         eventually(lambda: server.statistics.rejected["internal_error"] > 0)
         assert server.statistics.rejected["internal_error"] < 20  # it does not spin
-        server.stop()
+    assert [event.timer.scope_id for event in recorder.of(TimerExpired)] == ["stuck"]
+
+
+def test_a_manager_that_is_stopped_costs_no_deadline_and_no_request() -> None:
+    manager = mp.get_context("spawn").Manager()
+    requests = manager.Queue()
+    recorder = RecordingObserver()
+    server = LocalTimerServer(requests, observer=recorder, before_kill=lambda *_: None)
+    [its_process] = mp.active_children()
+    its_pid = its_process.pid
+    assert its_pid is not None
+    with contextlib.ExitStack() as ends:
+        ends.callback(manager.shutdown)
+        ends.callback(os.kill, its_pid, signal.SIGCONT)
+        pid, other = (ends.enter_context(waiting()) for _ in range(2))
+        server.start()
+        ends.callback(server.stop)
+        requests.put(TimerRequest(pid, "stuck", time.time() + 0.5))
+        eventually(lambda: server.statistics.requests == 1)
+        os.kill(its_pid, signal.SIGSTOP)
+        eventually(lambda: not alive(pid), "its timer is kept although no request can be read")
+        eventually(lambda: server.statistics.rejected["internal_error"] == 1)
+        os.kill(its_pid, signal.SIGCONT)
+        requests.put(TimerRequest(other, "released", time.time() + 60))
+        requests.put(TimerRequest(other, "released", -1))
+        eventually(lambda: server.statistics.requests == 3)
+        assert alive(other)
     assert [event.timer.scope_id for event in recorder.of(TimerExpired)] == ["stuck"]
 
 

@@ -319,6 +319,29 @@ def test_scopes_without_end_cost_a_stopped_server_counts_and_no_memory(
     assert decoded(reader.read())[-1].expiration_time == -1
 
 
+@pytest.mark.parametrize("enters", [False, True])
+def test_nothing_is_written_to_what_has_the_number_of_the_pipe_by_now(
+    reader: FifoReader, path: str, tmp_path: Path, *, enters: bool
+) -> None:
+    client = client_of(path)
+    blocks(client, "before")
+    block = timers.expires(60, "open", client)
+    block.__enter__()
+    mine = tmp_path / "mine"
+    number = client._channel.writer._fd
+    with open(mine, "wb") as file:
+        os.dup2(file.fileno(), number)  # as a program does that became a daemon
+    if enters:
+        blocks(client, "after")
+    block.__exit__(None, None, None)
+    assert mine.read_bytes() == b""
+    os.close(number)
+    account = Account()
+    account.take(decoded(reader.read()))
+    assert account.open_scopes == []
+    assert (account.acquires["open"], account.releases["open"]) == (1, 1)
+
+
 # -- fork, threads and the end --------------------------------------------------------------------
 
 

@@ -72,6 +72,10 @@ class Board:
             os.close(fd)
         self.words = memoryview(self._memory).cast("q")
         self.layout = _layout(self.words)
+        self.limit = self.layout.slots
+        """How many slots the server is willing to read."""
+        self.ignored: dict[int, int] = {}
+        """By number: the state of slots whose open block somebody has cleared."""
         self.expired: dict[int, int] = {}
         """By number: the state of slots whose block has expired and is open still."""
         self._due: dict[int, tuple[int, int, int]] = {}
@@ -83,12 +87,31 @@ class Board:
     @property
     def used(self) -> int:
         """How many slots there are to look at."""
-        return max(0, min(self.words[board.USED], self.layout.slots))
+        return max(0, min(self.words[board.USED], self.layout.slots, self.limit))
+
+    def replaces(self, other: Board) -> bool:
+        """Whether the worker has moved everything here from ``other``."""
+        file = other.file
+        is_same = file is not None and file[1] == self.words[board.MOVED_FROM]
+        return is_same and self.layout.slots == other.layout.slots
+
+    def move_to(self, new: Board) -> None:
+        """Go on with what the worker has moved to, from what is counted here."""
+        at = self.layout.counted
+        end = at + self.used * board.COUNTED_WORDS
+        new.words[at:end] = self.words[at:end]
+        self._memory, self.words, self.file = new._memory, new.words, new.file
+
+    @property
+    def has_moved(self) -> bool:
+        """Whether the worker goes on elsewhere, and has not handed that over yet."""
+        return bool(self.words[board.CLOSED] == board.MOVED)
 
     @property
     def is_over(self) -> bool:
         """Whether its client is no more, and no block of it is open."""
-        return bool(self.words[board.CLOSED]) and not any(self.open_slots())
+        is_closed = self.words[board.CLOSED] and not self.has_moved
+        return bool(is_closed) and not any(self.open_slots())
 
     # -- what is due --------------------------------------------------------------------------
 
@@ -110,6 +133,12 @@ class Board:
         first = layout.infos + board.AFTER
         afters = words[first : first + used * board.INFO_WORDS : board.INFO_WORDS]
         return min(map(sub, afters, words[layout.leads : layout.leads + used]), default=NONE)
+
+    def extras(self) -> bytes:
+        """Return what is released beyond what the states say, to be compared likewise."""
+        first = self.layout.infos + board.EXTRA
+        end = first + self.used * board.INFO_WORDS
+        return self.words[first : end : board.INFO_WORDS].tobytes()
 
     def states(self) -> bytes:
         """Return all states, to be compared with those of another look."""
@@ -194,13 +223,14 @@ class Board:
 
     def is_open(self, number: int, state: int) -> bool:
         """Whether the block that made ``state`` is open, and has not been restarted."""
-        return bool(self.words[self.layout.states + number] == state and state & DEPTH)
+        is_same = self.words[self.layout.states + number] == state
+        return is_same and bool(state & DEPTH) and self.ignored.get(number) != state
 
     def slot(self, number: int) -> Slot | None:
         """Return the open block of a slot; None when there is none, or nothing that can be one."""
         words, layout = self.words, self.layout
         state = words[layout.states + number]
-        if not state & DEPTH or state < 0:
+        if not state & DEPTH or state < 0 or self.ignored.get(number) == state:
             return None
         info = self.row(layout.infos, number, board.INFO_WORDS)
         deadline_ns = words[layout.deadlines + number]

@@ -6,16 +6,17 @@ server that follows goes on from there.
 
 from __future__ import annotations
 
+import time
 from array import array
 from typing import TYPE_CHECKING
 
 from timers.transport import board
-from timers.transport.board import DEPTH, DEPTH_BITS, DURATIONS, RATIOS, WARM_UPS
+from timers.transport.board import DEPTH, DEPTH_BITS, DURATIONS, MOMENT_NS, RATIOS, WARM_UPS
 
 if TYPE_CHECKING:
     from timers.server.statistics import Statistics
 
-    from ._board import Board
+    from ._board import Board, Slot
 
 __all__ = ["BoardCounts"]
 
@@ -42,12 +43,14 @@ class BoardCounts:
     def __init__(self, own: Board, statistics: Statistics) -> None:
         self._board = own
         self._statistics = statistics
-        self._states = b""
+        self._states = self._extras = b""
         """Of the last count."""
         self._open: set[int] = set()
         """Numbers of the slots that are counted as active."""
         self._overdue: dict[int, int] = {}
         """By number: the state of slots that are counted as overdue."""
+        self._counted_ns = 0
+        """When that was (CLOCK_MONOTONIC)."""
         self._unsettled: set[int] = set()
         """Numbers of those whose durations may be stored a moment after their state."""
         self.absurd = 0
@@ -63,18 +66,35 @@ class BoardCounts:
 
         :param final: whether the worker is no more, so that nothing is on its way.
         """
-        states = self._board.states()
-        if states == self._states and not self._unsettled and not final:
+        self._count_lost()
+        states, extras = self._board.states(), self._board.extras()
+        is_same = states == self._states and extras == self._extras
+        if is_same and not self._unsettled and not final:
             return
-        before = memoryview(self._states).cast("q")
-        now = memoryview(states).cast("q")
-        self._states = states
+        now_ns = time.monotonic_ns()
+        is_later = now_ns - self._counted_ns >= MOMENT_NS
+        self._counted_ns = now_ns
+        before, extras_before = _words(self._states), _words(self._extras)
+        now, extras_now = _words(states), _words(extras)
+        self._states, self._extras = states, extras
         unsettled, self._unsettled = self._unsettled, set()
         for number, state in enumerate(now):
             same = number < len(before) and before[number] == state
+            # Only a release of nothing leaves a state as it was.
+            same = same and extras_before[number] == extras_now[number]
             if same and number not in unsettled and not final:
                 continue
-            self._count(number, state, settled=same or final or bool(state & DEPTH))
+            is_settled = (same and is_later) or final or bool(state & DEPTH)
+            self._count(number, state, settled=is_settled)
+
+    def _count_lost(self) -> None:
+        words = self._board.words
+        lost = [0, 0]
+        for index in range(2):
+            now = words[board.LOST + index]
+            lost[index] = self._more(now, words[board.COUNTED_LOST + index])
+            words[board.COUNTED_LOST + index] = now
+        self._statistics.lost(*lost)
 
     def _count(self, number: int, state: int, *, settled: bool) -> None:
         own, layout = self._board, self._board.layout
@@ -89,7 +109,7 @@ class BoardCounts:
         releases, known[board.COUNTED_RELEASES] = self._beyond(
             released, known[board.COUNTED_RELEASES]
         )
-        is_open = bool(state & DEPTH)
+        is_open = bool(state & DEPTH) and own.ignored.get(number) != state
         active = is_open - (number in self._open)
         (self._open.add if is_open else self._open.discard)(number)
         overdue = -(self._overdue.get(number, state) != state)
@@ -161,10 +181,19 @@ class BoardCounts:
         """Note that the scope of a slot has been counted as overdue."""
         self._overdue[number] = state
 
-    def forget_active(self) -> None:
-        """Have what is open counted as active anew: somebody has counted all of it."""
-        self._open = {
-            number
-            for number, state in enumerate(memoryview(self._states).cast("q"))
-            if state & DEPTH
-        }
+    def drop(self, slot: Slot) -> None:
+        """Have an open block be none any more: it is ignored, and counted off, by the caller."""
+        number = slot.number
+        overdue = self._overdue.pop(number, slot.state) != slot.state
+        self._statistics.scope(slot.scope).count(0, 0, number not in self._open, -overdue)
+        self._open.discard(number)
+
+    def count_active_anew(self) -> None:
+        """Count what is open as active again: somebody has set these counts to 0."""
+        self._open, self._overdue = set(), {}
+        self._states = b""
+        self.count()
+
+
+def _words(data: bytes) -> memoryview:
+    return memoryview(data).cast("q")

@@ -65,8 +65,10 @@ class _Watched:
         "confirms",
         "counts",
         "expired",
+        "is_woken",
         "look_ns",
         "published_ns",
+        "refused",
         "skew_ns",
         "states",
         "worker",
@@ -82,12 +84,17 @@ class _Watched:
         """When it is to be looked at next."""
         self.published_ns = 0
         """What the worker knows of that, by its own clock."""
+        self.is_woken = False
+        """Whether the worker has sent a wake-up since the last look."""
         self.confirms = False
-        """Whether the next look is the second one, a moment after a later time was published."""
+        """Whether the next look is the second one, a moment after a wake-up, or after a later time
+        was published."""
         self.states = b""
         """Of the last look."""
-        self.expired: dict[int, Timer[Worker]] = {}
+        self.expired: dict[int, _BoardTimer] = {}
         """By number: blocks that have expired."""
+        self.refused = 0
+        """How many slots there were more than are read."""
 
 
 class Boards:
@@ -95,14 +102,19 @@ class Boards:
 
     :param clock: where the time comes from.
     :param statistics: where it is counted what they count.
+    :param most: how many slots of one worker are read; blocks in further ones are not watched.
 
     Under the server's lock, but for the time when it is made.
     """
 
-    def __init__(self, clock: Clock, statistics: Statistics) -> None:
+    def __init__(self, clock: Clock, statistics: Statistics, most: int = 10_000) -> None:
         self._clock = clock
         self._statistics = statistics
+        self._most = most
+        self.of: dict[Worker, list[_Watched]] = {}
+        """By worker; to be read only."""
         self._watched: list[_Watched] = []
+        """All of these."""
         self._reached: list[Timer[Worker]] = []
         self._offsets: dict[int, tuple[int, ...]] = {}
         self.moments: Callable[[float], tuple[float, ...]] = lambda _: ()
@@ -122,12 +134,16 @@ class Boards:
         :raises BadBoardError: it is none, or one too many.
         """
         own = Board(fd)
-        known = [each for each in self._watched if each.worker is worker]
-        for watched in known:
+        known = self.of.setdefault(worker, [])
+        for watched in list(known):
             if watched.board.is_over:  # of a client made for a few blocks and forgotten
                 watched.counts.count(final=True)
-                self._watched.remove(watched)
+                self._remove(watched)
         same = [watched for watched in known if watched.board.file == own.file]
+        for watched in [] if same else [each for each in known if own.replaces(each.board)]:
+            watched.counts.count()
+            watched.board.move_to(own)
+            same = [watched]
         if not same and len(known) >= _MOST_BOARDS:
             raise BadBoardError(f"the process has {len(known)} already; one client is enough")
         watched = same[0] if same else _Watched(worker, own, self._statistics)
@@ -142,7 +158,25 @@ class Boards:
         words[board.WANTS] = int(self.wants_requests)
         words[board.SERVED] = time.time_ns()
         if not same:
+            known.append(watched)
             self._watched.append(watched)
+        self._share(known)
+
+    def _remove(self, watched: _Watched) -> None:
+        self._watched.remove(watched)
+        self.of[watched.worker].remove(watched)
+
+    def has(self, worker: Worker) -> bool:
+        """Whether ``worker`` has handed over a board."""
+        return bool(self.of.get(worker))
+
+    def _share(self, known: list[_Watched]) -> None:
+        """Read no more slots of one worker than it may have, those of its first boards first."""
+        left = self._most
+        for watched in known:
+            own = watched.board
+            own.limit = left
+            left -= own.used
 
     def _skew_ns(self, worker: Worker, own: Board) -> int:
         """By how much the monotonic clock of ``worker`` is ahead of ours."""
@@ -155,9 +189,9 @@ class Boards:
 
     def wake(self, worker: Worker) -> None:
         """Look at the boards of ``worker`` now, which says that something is due early."""
-        for watched in self._watched:
-            if watched.worker is worker:
-                watched.look_ns = 0
+        for watched in self.of.get(worker, ()):
+            watched.look_ns = 0
+            watched.is_woken = True
 
     # -- deadlines ----------------------------------------------------------------------------
 
@@ -183,14 +217,20 @@ class Boards:
 
     def _look(self, watched: _Watched, now_ns: int) -> list[Timer[Worker]]:
         own = watched.board
+        if own.has_moved:
+            watched.look_ns = _FOREVER
+            return []
+        if len(known := self.of[watched.worker]) > 1:
+            self._share(known)
         now_ns += watched.skew_ns
+        own.words[board.LOOKED] += 1
         soonest, slots, reached = own.look(now_ns, self._offsets_of)
         self._publish(watched, now_ns, soonest)
         for slot, warns in reached:
             timer = self._timer(watched, slot)
             timer.warn_ns = 0 if warns else None
             self._reached.append(timer)
-        found = []
+        found: list[Timer[Worker]] = []
         if watched.expired:
             watched.expired = {
                 number: timer for number, timer in watched.expired.items() if timer.live
@@ -214,7 +254,8 @@ class Boards:
         look_ns = min(soonest, _FOREVER)
         if watched.confirms:
             look_ns = min(look_ns, watched.published_ns)
-        watched.confirms = look_ns > watched.published_ns
+        watched.confirms = look_ns > watched.published_ns or watched.is_woken
+        watched.is_woken = False
         if look_ns != watched.published_ns:
             watched.published_ns = look_ns
             own.words[board.LOOK] = NONE if self.wants_requests else look_ns
@@ -238,7 +279,7 @@ class Boards:
         reached, self._reached = self._reached, []
         return [timer for timer in reached if timer.live]
 
-    def _timer(self, watched: _Watched, slot: Slot) -> Timer[Worker]:
+    def _timer(self, watched: _Watched, slot: Slot) -> _BoardTimer:
         skew_ns = watched.skew_ns
         deadline_ns = slot.deadline_ns - skew_ns
         wall_ns = slot.deadline_ns + watched.board.words[board.EPOCH]
@@ -259,32 +300,45 @@ class Boards:
     def __iter__(self) -> Iterator[Timer[Worker]]:
         for watched in self._watched:
             for slot in watched.board.open_slots():
-                known = watched.expired.get(slot.number)
-                if known is not None and known.live:
-                    yield known
-                else:
-                    yield self._timer(watched, slot)
+                yield self._known(watched, slot)
+
+    def _known(self, watched: _Watched, slot: Slot) -> Timer[Worker]:
+        known = watched.expired.get(slot.number)
+        is_same = known is not None and known.state == slot.state
+        return known if known is not None and is_same else self._timer(watched, slot)
 
     def remove_worker(self, worker: Worker) -> list[Timer[Worker]]:
-        """Count the boards of ``worker`` for the last time; return what is open on them."""
+        """Count the boards of ``worker`` once more; return what is open on them.
+
+        While it lives its boards stay, and what is open now is ignored from now on.
+        """
+        has_ended = worker.has_ended
         found: list[Timer[Worker]] = []
         self.spans = {key: span for key, span in self.spans.items() if key[0] is not worker}
-        for watched in [each for each in self._watched if each.worker is worker]:
-            watched.counts.count(final=True)
-            found += [
-                watched.expired.get(slot.number) or self._timer(watched, slot)
-                for slot in watched.board.open_slots()
-            ]
-            self._watched.remove(watched)
+        for watched in list(self.of.get(worker, ())):
+            watched.counts.count(final=has_ended)
+            for slot in watched.board.open_slots():
+                found.append(self._known(watched, slot))
+                if not has_ended:
+                    watched.counts.drop(slot)
+                    watched.board.ignored[slot.number] = slot.state
+            watched.expired = {}
+            if has_ended:
+                self._remove(watched)
+        if not self.has(worker):
+            self.of.pop(worker, None)
         return sorted(found, key=lambda timer: timer.acquired_ns)
 
     def rebuild(self) -> None:
         """Look at everything again, after a call that was cut short by an error."""
         for watched in self._watched:
             watched.look_ns = 0
-            watched.counts.forget_active()
+            watched.counts.count_active_anew()
             for number, timer in list(watched.expired.items()):
-                if not timer.expired:
+                if timer.expired and timer.live:
+                    self._statistics.scope(timer.scope_id).count(0, 0, 0, 1)
+                    watched.counts.expired(number, timer.state)
+                else:
                     del watched.expired[number]
                     watched.board.expired.pop(number, None)
 
@@ -296,9 +350,17 @@ class Boards:
             watched.counts.count()
         return all(watched.counts.is_settled for watched in self._watched)
 
-    def take_absurd(self) -> int:
-        """Return how many counts were found since that no worker can have counted."""
-        found = sum(watched.counts.absurd for watched in self._watched)
+    def take_refused(self) -> list[str]:
+        """Return for what reason each slot was refused since the last call.
+
+        Because it says what no worker can have counted, or because it is one too many.
+        """
+        found: list[str] = []
         for watched in self._watched:
-            watched.counts.absurd = 0
+            own, counts = watched.board, watched.counts
+            found += ["out_of_range"] * counts.absurd
+            counts.absurd = 0
+            there = max(0, min(own.words[board.USED], own.layout.slots))
+            found += ["too_many"] * (there - own.used - watched.refused)
+            watched.refused = max(watched.refused, there - own.used)
         return found

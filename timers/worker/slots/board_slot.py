@@ -239,27 +239,18 @@ class BoardSlot(Slot):
         return state >> 16, board.releases(state, self.view[self.at_info + board.EXTRA])
 
     def move(self, new: Board) -> None:
-        """Move to another board, as it stands, when the server can no longer be given this one."""
-        number = new.take(self.scope, self.thread, self.view[self.at_info + board.SIGNAL])
-        if number is None:
+        """Move to the board that takes the place of this one, as it stands, under its number."""
+        old, words = self.view, new.words
+        info, counts = self.at_info, self.at_counts
+        info_end, counts_end = info + board.INFO_WORDS, counts + board.COUNT_WORDS
+        at, deadline, lead = self.at_state, self.at_deadline, self.at_lead
+        if self.board is new:  # one step from here
             return
-        old, counts, info = self.view, self.at_counts, self.at_info
-        at_counts = new.layout.counts + number * board.COUNT_WORDS
-        new.words[at_counts : at_counts + board.COUNT_WORDS] = old[
-            counts : counts + board.COUNT_WORDS
-        ]
-        at_info = new.layout.infos + number * board.INFO_WORDS
-        for word in (board.AFTER, board.STARTED, board.WARN, board.EXTRA, board.SHORT_AFTER):
-            new.words[at_info + word] = old[info + word]
-        at_state, at_deadline = new.layout.states + number, new.layout.deadlines + number
-        words, at_lead = new.words, new.layout.leads + number
-        words[at_lead] = old[self.at_lead]
-        words[at_deadline] = old[self.at_deadline]  # one step from here
-        words[at_state] = old[self.at_state]
-        self.at_state, self.at_deadline, self.at_lead = at_state, at_deadline, at_lead
-        self.at_info = at_info
-        self.at_counts, self.at_short = at_counts, at_counts + board.SHORT_NS
-        self.view, self.board, self.number = words, new, number
+        words[info:info_end] = old[info:info_end]
+        words[counts:counts_end] = old[counts:counts_end]
+        words[lead], words[deadline] = old[lead], old[deadline]
+        words[at], self.view, self.board = old[at], words, new
+        new.add(self.scope, self.number)
 
     def forget(self) -> None:
         """Have the blocks of the parent's process do nothing in a forked child."""

@@ -172,14 +172,15 @@ class MessageSlot(Slot):
     def leave(self, ticket: int, error: str | None) -> bool:
         """Close a block, as :meth:`Slot.leave` does."""
         channel, view, sent = self.channel, self.view, self.sent
-        raw = channel.raw
-        if error is None and raw is not None and not channel.unsent and self.top is None:
+        if error is None and channel.raw is not None and not channel.unsent and self.top is None:
             line = channel.release_line(self)
+            raw = channel.raw
             acquires, releases = sent
             now_sent = acquires, releases + 1
             state = view[0]  # one step from here
             was_sent = state >> 16 == acquires and releases == acquires - 1 + view[_INFO + EXTRA]
-            if state == -ticket and self.top is None and was_sent and self.sent is sent:
+            is_as_before = state == -ticket and self.top is None and self.sent is sent
+            if is_as_before and was_sent and raw is not None:
                 view[0], self.guard = state - 1, None
                 view[1] = NONE
                 try:
@@ -292,11 +293,11 @@ class Channel(abc.ABC):
     def acquire_line(
         self, slot: MessageSlot, after: float, wall_ns: int, deadline_ns: int
     ) -> bytes:
-        """Return what says that a plain block was entered, for :attr:`raw`."""
+        """Return what says that a plain block was entered, for :attr:`raw`, which it may unset."""
         raise NotImplementedError
 
     def release_line(self, slot: MessageSlot) -> bytes:
-        """Return what says that it was left, for :attr:`raw`."""
+        """Return what says that it was left, for :attr:`raw`, which it may unset."""
         raise NotImplementedError
 
     def wait_for_room(self, seconds: float) -> bool:
