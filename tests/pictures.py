@@ -29,9 +29,11 @@ from support.waiting import eventually
 
 PICTURES = HERE.parent / ".github" / "pictures"
 FLEET = HERE.parent / "dashboards" / "timers-fleet.json"
+RULES = HERE.parent / "dashboards" / "timers-recording.yml"
 RUNS_FOR_SECONDS = 150
 CONFIG = """
 global: {{scrape_interval: 1s, evaluation_interval: 1s}}
+rule_files: ["{rules}"]
 scrape_configs:
   - job_name: timers
     static_configs:
@@ -95,7 +97,7 @@ def dashboard(picture: Path, place: Path) -> None:
     """Take the fleet's dashboard after some minutes of several runs."""
     with scenario.trouble(place) as seen:
         config = place / "prometheus.yml"
-        config.write_text(CONFIG.format(targets=seen.scrape_config()))
+        config.write_text(CONFIG.format(targets=seen.scrape_config(), rules=RULES))
         with servers.prometheus(config, place / "data") as prometheus:
             print(f"running for {RUNS_FOR_SECONDS} s", flush=True)
             time.sleep(RUNS_FOR_SECONDS)

@@ -62,7 +62,12 @@ def _ask(pid: int, until: float) -> list[Any]:
     data = b""
     with socket.socket(socket.AF_UNIX) as asked:
         asked.settimeout(max(0.01, left(until)))
-        asked.connect(os.path.join(directory, f"{pid}.tasks"))
+        # By its descriptor: the path of a socket is at most 107 bytes long (unix(7)).
+        opened = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            asked.connect(f"/proc/self/fd/{opened}/{pid}.tasks")
+        finally:
+            os.close(opened)
         peer = asked.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
         if _CREDENTIALS.unpack(peer)[0] != pid:
             return []  # A child has the socket of its parent, and does not answer.

@@ -74,10 +74,15 @@ def _serve(directory: str) -> None:
     if _listener is not None:
         _listener.close()  # that of the process that this one was forked from
     listener = socket(AF_UNIX)
-    path = os.path.join(directory, f"{os.getpid()}.tasks")
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(path)  # of a process that had this pid before
-    listener.bind(path)
+    # By its descriptor: the path of a socket is at most 107 bytes long (unix(7)).
+    opened = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        path = f"/proc/self/fd/{opened}/{os.getpid()}.tasks"
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)  # of a process that had this pid before
+        listener.bind(path)
+    finally:
+        os.close(opened)
     listener.listen()
     _listener = listener
     threading.Thread(target=_answer, args=(listener,), name="timers-tasks", daemon=True).start()
