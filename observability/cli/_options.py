@@ -37,6 +37,8 @@ __all__ = [
 
 MAX_TOKEN_BYTES = 4096
 _MOST_FILES = 100
+_SPARE_SECONDS = 30.0
+"""For the launcher to end those that wait, once the one that holds them up has been killed."""
 MAX_SECONDS = 7 * 24 * 3600
 """A week is more than anybody means."""
 
@@ -218,6 +220,14 @@ _SERVICE_OPTIONS: tuple[Callable[[Any], Any], ...] = (
         " one report; a host that does not answer in time holds up nothing.",
     ),
     option(
+        "--kill",
+        type=click.Choice(("expired", "culprit")),
+        default="expired",
+        show_default=True,
+        help="Which workers are ended: each whose timer has expired, or at first only the one that"
+        " holds the others up, where one is named; the launcher has 30 s to end those then.",
+    ),
+    option(
         "--spans",
         type=click.Choice(("all", "slow", "failed")),
         default="all",
@@ -309,6 +319,7 @@ def make_settings(context: click.Context, *, own_file: bool = False) -> Settings
         dump_dir=given["dump_dir"],
         hang_report=given["hang_report"],
         fleet=given["fleet"],
+        spare_seconds=_spare(given),
         on_hang=given["on_hang"],
         spans=given["spans"],
         sample_at=given["sample_at"],
@@ -324,11 +335,15 @@ def make_policy(context: click.Context, *, descendants_of: int | None = None) ->
     """How stuck workers are ended, as the options of ``context`` say."""
     given = context.params
     return ReapPolicy(
-        dump_timeout=given["dump_timeout"],
+        dump_timeout=given["dump_timeout"] + _spare(given),
         grace=given["grace"],
         kill_tree=given["kill_tree"],
         descendants_of=descendants_of,
     )
+
+
+def _spare(given: dict[str, Any]) -> float:
+    return _SPARE_SECONDS if given["kill"] == "culprit" and given["hang_report"] else 0.0
 
 
 def to_users(names: Iterable[str]) -> frozenset[int]:
