@@ -154,6 +154,7 @@ def _crowd(connection: Any, port: int, hosts: range, size: int) -> None:
     _allow_descriptors()
     threading.stack_size(256 << 10)
     helper = _helper()
+    importlib.import_module("torch.distributed")  # by one thread, before a thousand want it
     ready = threading.Barrier(len(hosts) + 1)
     done: list[float] = []
     like = {stuck: _handed_over(STUCK // PER_HOST if stuck else 0, size) for stuck in (True, False)}
