@@ -18,7 +18,7 @@ from timers.stacks import take as stacks
 from . import open_pipeline
 from .events import Notice
 from .fleet.fleet import Fleet
-from .hang.roll_call import RollCall
+from .hang.roll_call import CULPRIT_SCOPE, RollCall
 from .http.address import Address
 from .http.app import View, make_app
 from .http.server import HttpServer, tls_context
@@ -213,8 +213,14 @@ class Service:
         )
 
     def _expire_now(self, pid: int) -> None:
+        self._expire(pid, STALLED_SCOPE)
+
+    def _end_culprit(self, pid: int) -> None:
+        self._expire(pid, CULPRIT_SCOPE)
+
+    def _expire(self, pid: int, scope: str) -> None:
         """Have the watchdog end a process that has no timer, by all that it does at an expiry."""
-        request = FileTimerRequest(pid, STALLED_SCOPE, time.time(), int(signal.SIGKILL))
+        request = FileTimerRequest(pid, scope, time.time(), int(signal.SIGKILL))
         self.server.register_timers([request])
 
     def _before_kill(self, policy: ReapPolicy) -> BeforeKill:
@@ -226,7 +232,8 @@ class Service:
             self.pipeline.emit,
             run_id=settings.run_id,
             host=this_host(),
-            timeout=policy.dump_timeout,
+            timeout=policy.dump_timeout - settings.spare_seconds,
+            end=self._end_culprit if settings.spare_seconds else None,
             sample_at=settings.sample_at,
             sample_from=settings.sample_from,
             native=settings.native,
@@ -239,7 +246,7 @@ class Service:
             return None
         fleet = Fleet(
             host=this_host(),
-            seconds=policy.dump_timeout,
+            seconds=policy.dump_timeout - self.settings.spare_seconds,
             known_workers=self.server.known_workers,
             refuse=self.server.reject,
             say=self._note,

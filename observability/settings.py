@@ -43,6 +43,8 @@ class Settings:
     dump_dir: str | None = None
     hang_report: bool = True
     """Whether all workers are looked at when one expires."""
+    spare_seconds: float = 0.0
+    """For how long a worker that only waits for a suspect is spared after its deadline."""
     fleet: bool = True
     """Whether to take part in roll calls over all hosts of a job."""
     spans: str = "all"

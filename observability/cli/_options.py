@@ -38,6 +38,8 @@ __all__ = [
 
 MAX_TOKEN_BYTES = 4096
 _MOST_FILES = 100
+_SPARE_SECONDS = 30.0
+"""For the launcher to end those that wait, once the one that holds them up has been killed."""
 
 
 def to_address(_context: click.Context, _option: click.Parameter, text: str) -> Address | None:
@@ -188,6 +190,14 @@ _SERVICE_OPTIONS: tuple[Callable[[Any], Any], ...] = (
         " one report; a host that does not answer in time holds up nothing.",
     ),
     option(
+        "--kill",
+        type=click.Choice(("expired", "culprit")),
+        default="expired",
+        show_default=True,
+        help="Which workers are ended: each whose timer has expired, or at first only the one that"
+        " holds the others up, where one is named; the launcher has 30 s to end those then.",
+    ),
+    option(
         "--spans",
         type=click.Choice(("all", "slow", "failed")),
         default="all",
@@ -280,6 +290,7 @@ def make_settings(context: click.Context, *, own_file: bool = False) -> Settings
         dump_dir=given["dump_dir"],
         hang_report=given["hang_report"],
         fleet=given["fleet"],
+        spare_seconds=_spare(given),
         on_hang=given["on_hang"],
         spans=given["spans"],
         sample_at=given["sample_at"],
@@ -297,7 +308,7 @@ def make_policy(context: click.Context, *, descendants_of: int | None = None) ->
     """How stuck workers are ended, as the options of ``context`` say."""
     given = context.params
     return ReapPolicy(
-        dump_timeout=given["dump_timeout"],
+        dump_timeout=given["dump_timeout"] + _spare(given),
         grace=given["grace"],
         kill_tree=given["kill_tree"],
         descendants_of=descendants_of,
@@ -318,6 +329,10 @@ def to_kinds(_context: click.Context, _option: click.Parameter, text: str) -> st
             f"{(unknown or [text])[0]!r}: 'all', 'off', or some of {', '.join(KINDS)}"
         )
     return ",".join(kinds)
+
+
+def _spare(given: dict[str, Any]) -> float:
+    return _SPARE_SECONDS if given["kill"] == "culprit" and given["hang_report"] else 0.0
 
 
 def to_users(names: Iterable[str]) -> frozenset[int]:

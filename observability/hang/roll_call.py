@@ -15,10 +15,12 @@ many wait is skipped: a late one says nothing.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import math
 import os
+import select
 import threading
 import time
 from collections import deque
@@ -37,9 +39,10 @@ from timers.events import StackDumped, WorkerExited, WorkerInfo
 
 from .json import extra_fields
 from .report import analyse
+from .types import Confidence
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from observability.fleet.exchange import RollCall as FleetRollCall
     from observability.fleet.fleet import Fleet
@@ -48,10 +51,14 @@ if TYPE_CHECKING:
     from timers.server.watchdog import RunningTimer
     from timers.stacks.take import StackDump
 
-__all__ = ["RollCall"]
+    from .types import HangReport
+
+__all__ = ["CULPRIT_SCOPE", "RollCall"]
 
 _logger = logging.getLogger(__name__)
 
+CULPRIT_SCOPE = "holds up the others"
+"""In place of a timer, of one that is ended for those that wait for it."""
 _MOST_WAITING = 64
 _KEPT_GONE = 256
 _SEARCH_SHARE = 0.1
@@ -74,6 +81,8 @@ class RollCall:
     :param sample_at: shares of a timer's ``after`` at which to sample its worker beforehand.
     :param sample_from: seconds; timers shorter than this are not sampled. 0 turns sampling off.
     :param native: whether stacks have C frames, too.
+    :param end: when given, those that expired and only wait for a suspect are spared until the
+        bound of the kill has passed, and a suspect of this host without a timer is ended by it.
     """
 
     name = "roll_call"
@@ -88,8 +97,12 @@ class RollCall:
         sample_at: Sequence[float] = (0.5, 0.9),
         sample_from: float = 10.0,
         native: bool = False,
+        end: Callable[[int], None] | None = None,
     ) -> None:
         self._emit = emit
+        self._end = end
+        self._shared: Shared | None = None
+        """The last report."""
         self._run_id = run_id
         self._host = host
         self._timeout = timeout
@@ -180,6 +193,7 @@ class RollCall:
 
         :param until: the moment of time.monotonic() by which to be done.
         """
+        kill_at, until = until, min(until, time.monotonic() + self._timeout)
         with self._lock:
             episode = self._episode
             recent = time.monotonic() - self._episode_ended < _EPISODE_SECONDS
@@ -189,11 +203,22 @@ class RollCall:
         if calling:
             self._run(episode, set(expired_timers), until)
         dumps = episode.result(left(until))
-        return {
+        found = {
             # What a worker did before it expired need not be what it is stuck in.
             pid: dumps[pid] if pid in dumps else self._sample_expired(pid, until)
             for pid in expired_timers
         }
+        if self._end is not None and not self._is_accused(expired_timers):
+            _wait_for_the_end(expired_timers, kill_at)
+        return found
+
+    def _is_accused(self, pids: Iterable[int]) -> bool:
+        """Whether one of them is to be ended; true of all where nobody is named for sure."""
+        report = self._shared.report if self._shared else None
+        if report is None or not report.suspects or report.confidence is Confidence.LOW:
+            return True
+        here = {each.pid for each in report.suspects if each.host == self._host}
+        return bool(here & set(pids))
 
     def answer(self, call: FleetRollCall, until: float) -> None:
         """Sample all workers of this host for a roll call of another one, and report.
@@ -256,6 +281,7 @@ class RollCall:
             shared = self._agree(views, size, announced, kill_at)
         except Exception:  # the stacks are worth more than what is made of them
             _logger.exception("could not find out who holds up the others")
+        self._shared = shared
         report = shared.report if shared else None
         here = [each for each in report.suspects if each.host == self._host] if report else []
         named = {each.pid for each in here}
@@ -295,11 +321,25 @@ class RollCall:
             each for each in tuple(self._gone) if (each.worker.rank, each.worker.pid) not in here
         ]
         report = analyse([*views, *gone], world_size=size)
+        self._end_culprits(report, views)
         if self._fleet is None or announced is None:
             return Shared(report, counts=True)
         # What is left over is for handing the report on, before the kill.
         until -= _ANALYSIS_SHARE * left(until)
         return self._fleet.agree(announced, [*views, *gone], size, report, until)
+
+    def _end_culprits(self, report: HangReport, views: Sequence[WorkerView]) -> None:
+        """End the suspects that have no deadline, for those of this host that have passed theirs.
+
+        By what this host knows itself: the report of all hosts is what they say.
+        """
+        expired = {view.worker.pid for view in views if view.expired}
+        if self._end is None or not expired or report.confidence is Confidence.LOW:
+            return
+        there = {view.worker.pid for view in views if view.gone is None}
+        for each in report.suspects:
+            if each.pid in there - expired and isinstance(each.pid, int):
+                self._end(each.pid)
 
     def _emit_report(self, shared: Shared) -> None:
         report = shared.report
@@ -313,6 +353,19 @@ class RollCall:
                 timestamp=time.time(), run_id=self._run_id, report=report, counts=shared.counts
             )
         )
+
+
+def _wait_for_the_end(pids: Iterable[int], until: float) -> None:
+    """Wait until these processes have ended, or until the bound has passed."""
+    for pid in pids:
+        with contextlib.suppress(OSError):  # it has ended
+            fd = os.pidfd_open(pid)
+            try:
+                poll = select.poll()
+                poll.register(fd, select.POLLIN)
+                poll.poll(left(until) * 1000)
+            finally:
+                os.close(fd)
 
 
 def _dump(view: WorkerView, size: int | None, *, innocent: bool) -> StackDump | None:

@@ -154,14 +154,18 @@ def _crowd(connection: Any, port: int, hosts: range, size: int) -> None:
     _allow_descriptors()
     threading.stack_size(256 << 10)
     helper = _helper()
+    importlib.import_module("torch.distributed")  # by one thread, before a thousand want it
     ready = threading.Barrier(len(hosts) + 1)
     done: list[float] = []
     like = {stuck: _handed_over(STUCK // PER_HOST if stuck else 0, size) for stuck in (True, False)}
     texts = {host: _of_host(like[host == STUCK // PER_HOST], host) for host in hosts}
 
+    # One after the other: what a job's hosts do within minutes, this process would do at once.
+    connections = {host: helper.Connection("127.0.0.1", port, LONG) for host in hosts}
+
     def live(host: int) -> None:
         who, text = texts[host]
-        store = _Direct(helper.Connection("127.0.0.1", port, LONG))
+        store = _Direct(connections[host])
         exchange = Exchange(store, host=who.host, ranks=who.ranks, watchdog=who.watchdog)
         exchange.join()
         ready.wait()

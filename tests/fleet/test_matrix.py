@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 pytestmark = [
     pytest.mark.process,
-    pytest.mark.timeout(400),
+    pytest.mark.timeout(900),
     pytest.mark.skipif(
         "TIMERS_FLEET_MATRIX" not in os.environ, reason="takes minutes: python -m tests.fleet"
     ),
@@ -141,7 +141,8 @@ def test_the_ranks_of_a_node_without_a_watchdog_are_said_to_be_unknown(tmp_path:
 def test_a_store_that_stops_in_the_middle_holds_up_nothing(tmp_path: Path) -> None:
     with network(2) as net:
         nodes = Nodes(net, tmp_path)
-        with nodes.running(culprit=1, step_after=6.0, fetch_after=6.0, restarts=0):
+        options = {"step_after": 6.0, "fetch_after": 6.0, "restarts": 0}
+        with nodes.running(culprit=1, store_in_agent=True, **options):
             nodes.wait_until_joined(0, 1)
             agents = [agent_of(nodes, node) for node in (0, 1)]
             nodes.get_stuck()

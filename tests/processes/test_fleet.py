@@ -19,7 +19,7 @@ require_torch()
 if TYPE_CHECKING:
     from pathlib import Path
 
-pytestmark = [pytest.mark.process, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.process, pytest.mark.timeout(600)]
 
 
 def test_the_rank_that_is_stuck_on_another_node_is_named_on_both_before_the_first_kill(

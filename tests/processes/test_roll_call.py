@@ -135,6 +135,19 @@ def test_the_bound_holds_when_no_stack_can_be_had(tmp_path: Path) -> None:
         assert all(report["suspects_count"] == 0 for report in seen.named("hang report"))
 
 
+def test_by_kill_culprit_the_one_without_a_deadline_is_ended_for_those_that_wait(
+    tmp_path: Path,
+) -> None:
+    """The deadline of the odd one is far away; the launcher is the one that ends the others."""
+    with hung(tmp_path, "silent", 600, "--kill", "culprit", patience=0.005) as seen:
+        kills = {line["rank"]: line["outcome"] for line in seen.named("kill worker process")}
+        assert kills[ODD] == "killed"
+        assert {line["rank"] for line in seen.named("timer expired")} == set(range(RANKS))
+        assert {outcome for rank, outcome in kills.items() if rank != ODD} <= {"already_gone"}
+        (first, *_) = seen.named("hang report")
+        assert [each["rank"] for each in first["suspects"]] == [ODD]
+
+
 WARNED = """
 import sys, threading, timers
 

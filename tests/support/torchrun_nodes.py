@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["TRAIN", "Nodes"]
 
 TRAIN = VICTIMS / "fleet_train.py"
-SECONDS = 90.0
+SECONDS = 240.0
 
 
 class Nodes:
@@ -56,8 +56,13 @@ class Nodes:
         options: tuple[str, ...] = (),
         without_watchdog: tuple[int, ...] = (),
         restarts: int = 1,
+        store_in_agent: bool = False,
     ) -> None:
-        """Start all nodes."""
+        """Start all nodes.
+
+        :param store_in_agent: whether torchrun serves the store of the workers itself, as it does
+            by default; then none of them can be restarted with gloo, see below.
+        """
         count = len(self.network.nodes)
         train = (str(culprit), str(self.stuck), str(step_after), str(fetch_after))
         for node in range(count):
@@ -84,7 +89,7 @@ class Nodes:
                             "OMP_NUM_THREADS": "1",
                             # Else one store is kept for all attempts, and gloo finds in it the
                             # addresses of the last one.
-                            "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
+                            "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": str(int(not store_in_agent)),
                         },
                         stdin=subprocess.DEVNULL,
                         stdout=output,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import queue
+import subprocess
 import threading
 import time
 from typing import TYPE_CHECKING, Any, cast
@@ -172,9 +173,10 @@ class Server:
 
     def __init__(self) -> None:
         self.statistics = Statistics()
+        self.pid = NOBODY
 
     def known_workers(self) -> list[WorkerInfo]:
-        return [WorkerInfo(pid=NOBODY, rank=0)]
+        return [WorkerInfo(pid=self.pid, rank=0)]
 
     def running_timers(self) -> list[Any]:
         return []
@@ -200,11 +202,11 @@ class Host:
         self.roll_call.attach(cast("WatchdogServer", self.server))
         self.roll_call.join(rig.fleet)
 
-    def expire(self, seconds: float) -> float:
+    def expire(self, seconds: float, pid: int = NOBODY) -> float:
         """Return after how many seconds the kill may come."""
         began = time.monotonic()
-        dumps = self.roll_call.before_kill("r", {NOBODY: ["{}"]}, until=began + seconds)
-        assert dumps[NOBODY].threads
+        dumps = self.roll_call.before_kill("r", {pid: ["{}"]}, until=began + seconds)
+        assert dumps[pid].threads
         return time.monotonic() - began
 
     @property
@@ -229,28 +231,65 @@ def test_the_report_is_about_all_hosts_and_counted_by_that_of_the_suspect(
     rig: Rig, host: Host
 ) -> None:
     rig.start()
-    other = other_host(rig.store)
-    answered = other.wait_for_call(LONG)
-
-    def answer() -> None:
-        assert answered.result(LONG)
-        call = other.take_call()
-        assert call is not None
-        other.share(call, [stuck(1)], 2, collect_until=0.0, until=time.monotonic() + LONG)
-
-    answering = threading.Thread(target=answer)
-    answering.start()
+    other = answering(rig)
     host.expire(LONG)
-    answering.join(LONG)
+    other.join(LONG)
     [event] = host.reports
     assert [suspect.host for suspect in event.report.suspects] == ["node1"]
     assert not event.counts
     assert sum(host.server.statistics.hang_reports.values()) == 0
 
 
+def answering(rig: Rig) -> threading.Thread:
+    """Another host, whose rank is stuck; it answers one roll call."""
+    other = other_host(rig.store)
+    called = other.wait_for_call(LONG)
+
+    def answer() -> None:
+        assert called.result(LONG)
+        call = other.take_call()
+        assert call is not None
+        other.share(call, [stuck(1)], 2, collect_until=0.0, until=time.monotonic() + LONG)
+
+    thread = threading.Thread(target=answer)
+    thread.start()
+    return thread
+
+
+def test_by_kill_culprit_who_waits_is_spared_until_its_launcher_ends_it(
+    rig: Rig, host: Host
+) -> None:
+    rig.start()
+    host.roll_call._end = lambda pid: pytest.fail(f"{pid} is ended")
+    with subprocess.Popen(["sleep", "1000"]) as worker:
+        host.server.pid = worker.pid
+        other = answering(rig)
+        expiring = threading.Thread(target=host.expire, args=(LONG, worker.pid))
+        expiring.start()
+        eventually(lambda: host.reports, "the report")
+        other.join(LONG)
+        assert expiring.is_alive()
+        worker.kill()
+        expiring.join(LONG)
+        assert not expiring.is_alive()
+
+
+def test_by_kill_culprit_nobody_is_spared_beyond_the_bound(rig: Rig, host: Host) -> None:
+    rig.start()
+    host.roll_call._end = lambda pid: pytest.fail(f"{pid} is ended")
+    with subprocess.Popen(["sleep", "1000"]) as worker:
+        host.server.pid = worker.pid
+        other = answering(rig)
+        assert 2.0 <= host.expire(2.0, worker.pid) < LONG
+        other.join(LONG)
+        worker.kill()
+    assert [suspect.rank for suspect in host.reports[0].report.suspects] == [1]
+
+
 def test_a_report_that_accuses_somebody_ends_nobody(rig: Rig, host: Host) -> None:
     """Of a host whose timers still run: there is no step of a kill that it could be part of."""
     rig.start()
+    host.roll_call._end = lambda pid: pytest.fail(f"{pid} is ended")  # by --kill culprit neither
     liar = other_host(rig.store)
     forged = analyse([view(0, *stuck(0).samples, host="node0", pid=NOBODY), stuck(1)])
     report = report_to(forged) | {"sentence": "rank 0 is to be ended"}
