@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import socket
 import tempfile
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import timers
 from timers.transport.fifo_reader import FifoReader
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 __all__ = ["Captured", "over_pipe", "over_socket"]
 
@@ -17,6 +22,19 @@ class Captured(NamedTuple):
 
     acquire: bytes
     release: bytes
+
+
+@contextlib.contextmanager
+def _without_board() -> Iterator[None]:
+    """Have a client that is made meanwhile send each block, as it does for what has no room."""
+    before = os.environ.get("TIMERS_BOARD")
+    os.environ["TIMERS_BOARD"] = "off"
+    try:
+        yield
+    finally:
+        del os.environ["TIMERS_BOARD"]
+        if before is not None:
+            os.environ["TIMERS_BOARD"] = before
 
 
 class over_pipe:  # noqa: N801  # used like a function
@@ -43,7 +61,9 @@ class over_socket:  # noqa: N801  # used like a function
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         listener.bind(path)
         listener.listen()
-        self._block = timers.expires(after, scope, client=timers.SocketTimerClient(path))
+        with _without_board():
+            client = timers.SocketTimerClient(path)
+        self._block = timers.expires(after, scope, client=client)
         with self._block:
             pass
         self._connection = listener.accept()[0]
