@@ -332,6 +332,8 @@ def by_thread() -> Iterator[Ticks]:
         sys.setswitchinterval(interval)
 
 
+# One that is raised into a finalizer ends there, whoever wrote that: it is printed, and that is all.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.timeout(120 + BLOCKS // 100)
 @pytest.mark.parametrize("source", [by_signal, by_thread])
 def test_exceptions_at_random_leave_nothing_armed(
