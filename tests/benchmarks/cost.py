@@ -42,7 +42,8 @@ def rows(effort: Effort) -> Iterator[Row]:
 def _base(name: str) -> str:
     if name.startswith(ours.ALONE):
         return ours.ALONE + ours.FLOOR
-    return ours.SOCKET_FLOOR if name.startswith(("Socket", ours.SOCKET_FLOOR)) else ours.FLOOR
+    of_socket = ("Socket", ours.SOCKET_FLOOR, ours.STOPPED)
+    return ours.SOCKET_FLOOR if name.startswith(of_socket) else ours.FLOOR
 
 
 def _measure(effort: Effort, *, torch: bool) -> dict[str, Cost]:

@@ -8,6 +8,7 @@ import importlib.util
 import json
 import os
 import socket
+import tempfile
 import time
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,7 @@ __all__ = [
     "FLOOR_UNREAD",
     "LEAST",
     "SOCKET_FLOOR",
+    "STOPPED",
     "TRACED",
     "blocks",
     "file_pair",
@@ -44,6 +46,8 @@ SOCKET_FLOOR = "two bare sends of the same bytes, same server reading"
 LEAST = "the least a Python block can do: clock, one f-string, write"
 ALONE = "server asleep: "
 """What the names begin with of what is done once in a while, as between steps of training."""
+STOPPED = "server stopped: "
+"""The same of blocks whose server does nothing at all."""
 TRACED = "File, named scope, inside a span"
 _SCOPE = "all_reduce"
 _AFTER = 600.0
@@ -118,8 +122,26 @@ def socket_pair(path: str) -> Iterator[Contender]:
     capture = over_socket(_AFTER, _SCOPE)
     floor = partial(_two, lambda _, line: connection.send(line), 0, capture)
     yield Contender(SOCKET_FLOOR, floor, _SOCKET_BURST, _pause)
-    for contender in blocks("Socket", timers.expires, timers.SocketTimerClient(path)):
+    client = timers.SocketTimerClient(path)
+    for contender in blocks("Socket", timers.expires, client):
         yield contender._replace(burst=_SOCKET_BURST, settle=_pause)
+    named = next(blocks("Socket", timers.expires, client))
+    yield named._replace(name=ALONE + named.name, burst=_ALONE_BURST, pause=_ALONE_SECONDS)
+    named = next(blocks("Socket", timers.expires, _of_stopped_server()))
+    yield named._replace(name=STOPPED + named.name, burst=_SOCKET_BURST, settle=_pause)
+
+
+def _of_stopped_server() -> timers.SocketTimerClient:
+    """Return a client whose server never does anything: to it, one that was stopped at once."""
+    path = f"{tempfile.mkdtemp()}/socket"
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    listener.bind(path)
+    listener.listen()
+    _stopped.append(listener)
+    return timers.SocketTimerClient(path)
+
+
+_stopped: list[socket.socket] = []
 
 
 def queue_pair(queue: Any) -> Iterator[Contender]:

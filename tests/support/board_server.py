@@ -93,7 +93,8 @@ class BoardServer:
         found: dict[str, tuple[int, int]] = {}
         for number in range(own.used):
             scope = own.scope(number)
-            assert scope is not None
+            if scope is None:  # an interrupt came while it was made
+                continue
             state = own.words[own.layout.states + number]
             extra = own.row(own.layout.infos, number, board.INFO_WORDS)[board.EXTRA]
             acquires, releases = found.get(scope, (0, 0))

@@ -83,9 +83,10 @@ class FifoWriter:
                 receipt.sent = totals; os.write(self._fd, line)  # noqa: E702  # one step
             # fmt: on
             except OSError as error:
+                receipt.sent = before  # one step from the call: what interrupts finds it so
                 if not is_of_system(error):
+                    receipt.sent = totals
                     raise
-                receipt.sent = before
                 # That server is gone; there may be another one at the path by now.
                 if error.errno not in (errno.EPIPE, errno.EBADF):
                     raise
@@ -121,10 +122,12 @@ class FifoWriter:
             if (capacity := _capacity_to_keep(fd)) is not None:
                 self._keep(fd, capacity)
                 fd = -1
-        except BlockingIOError:
-            raise
         except OSError as error:
+            receipt.sent = receipt.before  # likewise
             if not is_of_system(error):
+                receipt.sent = totals
+                raise
+            if isinstance(error, BlockingIOError):
                 raise
             raise NoServerError(
                 error.errno, f"the timer server at {self.path} went away: {error.strerror}"

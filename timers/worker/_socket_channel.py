@@ -254,9 +254,10 @@ class SocketChannel(Channel):
             receipt.sent = totals; connection.send(line, _FLAGS)  # noqa: E702  # one step
         # fmt: on
         except OSError as error:
+            receipt.sent = before  # one step from the call: what interrupts finds it so
             if not is_of_system(error):
+                receipt.sent = totals
                 raise
-            receipt.sent = before
             if error.errno not in _FULL:
                 self.lost(connection)
             return False

@@ -152,9 +152,10 @@ class MessageSlot(Slot):
             self.sent = now_sent; raw(line)  # noqa: E702  # one line: see .slot
         # fmt: on
         except OSError as error:
+            self.sent = sent  # one step from the call: what interrupts finds it as it was
             if not is_of_system(error):
+                self.sent = now_sent
                 raise
-            self.sent = sent
             self._open_again()
 
     def _open_again(self) -> None:
@@ -188,9 +189,10 @@ class MessageSlot(Slot):
                     self.sent = now_sent; raw(line)  # noqa: E702  # one line
                 # fmt: on
                 except OSError as failure:
+                    self.sent = sent  # likewise
                     if not is_of_system(failure):
+                        self.sent = now_sent
                         raise
-                    self.sent = sent
                     self.closed(None, 0, 0, None)
                 return True
         if super().leave(ticket, error):
