@@ -461,7 +461,6 @@ class Watchdog:
             return
         timers = self.state.clear(worker)
         worker.pending = []
-        worker.concluded = True
         self.state.emit_timer(
             WorkerKilled,
             reap.timer,
@@ -470,6 +469,7 @@ class Watchdog:
             timers=timers,
             descendants=tuple(reap.descendants),
         )
+        worker.concluded = True  # only now: should that have failed, its exit is reported
         if worker.has_ended or not self.state.boards.has(worker):
             self.workers.forget(worker)
 
