@@ -297,6 +297,7 @@ class Workers:
             worker.process.close()
         self._unlist(worker)
         worker.forgotten = True
+        worker.pending = []  # each holds its worker, and the memory of a board with its descriptor
 
     def _unlist(self, worker: Worker) -> None:
         """Make room for another process with the same pid."""
