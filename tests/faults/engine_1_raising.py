@@ -44,7 +44,7 @@ class Raises(Fault):
         stage.seen.notes["raised"] = raised.read_text().splitlines()
 
     def first(self, stage: Stage) -> WorkerSeen:
-        return stuck_and_then(stage, lambda _: stage.service.send_signal(signal.SIGUSR1))
+        return stuck_and_then(stage, lambda _: stage.service.send_signal(signal.SIGURG))
 
     def _reaped(self, seen: Observation) -> None:
         REAPED.check(seen)

@@ -1,8 +1,8 @@
 """The ``timers`` command, with a timer server in which one call after the other raises, once each.
 
-From SIGUSR1 on: on the server's thread every fifth of the calls that the engine's own files make
-for the first time, and on a reaping thread the first that sends a signal. Says at its end, in the
-file that ``TIMERS_TEST_RAISED`` names, where that was.
+From SIGURG on, which the command leaves alone: on the server's thread every fifth of the calls that
+the engine's own files make for the first time, and on a reaping thread the first that sends a
+signal. Says at its end, in the file that ``TIMERS_TEST_RAISED`` names, where that was.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def run() -> None:
 
     setattr(WatchdogServer, "_run_watchdog", run_watchdog)  # noqa: B010  # mypy refuses the other
     threading.setprofile(saboteur)
-    signal.signal(signal.SIGUSR1, saboteur.arm)
+    signal.signal(signal.SIGURG, saboteur.arm)
     try:
         main(prog_name="timers")
     finally:
