@@ -212,7 +212,10 @@ def learned_path(directory: os.PathLike[str], command: Sequence[str]) -> str:
 
     Another directory or other arguments make another job.
     """
-    what = json.dumps([os.getcwd(), *command])
+    where = ""
+    with contextlib.suppress(OSError):  # the directory was deleted
+        where = os.getcwd()
+    what = json.dumps([where, *command])
     name = hashlib.sha256(what.encode("utf-8", "surrogateescape")).hexdigest()[:16]
     return os.path.join(directory, "learned", f"{name}.json")
 
