@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from support.command import Cli
+from support.log_lines import of, read_so_far
 from support.processes import VICTIMS
 from support.torch import require_torch
 from support.waiting import eventually
@@ -32,14 +33,6 @@ def cli(tmp_path: Path) -> Cli:
     return Cli(tmp_path)
 
 
-def read(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text("utf-8").splitlines() if line]
-
-
-def of(path: Path, name: str) -> list[dict[str, Any]]:
-    return [event for event in read(path) if event["event"] == name] if path.exists() else []
-
-
 def counts(path: Path) -> dict[str, int]:
     """By scope, how many blocks there were."""
     entries = [entry for event in of(path, "scope durations") for entry in event["scopes"]]
@@ -53,7 +46,7 @@ def test_a_job_that_works_is_timed_and_nothing_is_reported(cli: Cli, tmp_path: P
     command = [*DDP, "-1", "5", tmp_path / "model"]
     ran = cli.run("run", *FREE, "--events", events, "--", *command)
     assert ran.returncode == 0, ran.stderr
-    assert [event["message"] for event in read(events) if event["level"] != "info"] == []
+    assert [event["message"] for event in read_so_far(events) if event["level"] != "info"] == []
     assert counts(events) == {
         "init_process_group": 2,
         "next_batch": 2 * 2 * 6,  # of each epoch one more, which ends it

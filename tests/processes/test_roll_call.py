@@ -9,6 +9,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from support.command import TIMERS, Cli, get, json_lines
+from support.log_lines import of
 from support.processes import VICTIMS
 from support.waiting import eventually
 
@@ -161,12 +162,7 @@ def test_a_block_that_takes_longer_than_expected_is_warned_of(tmp_path: Path) ->
     events = tmp_path / "events.jsonl"
     arguments = ["run", "--events", events, "--http", "off", "--", sys.executable, "-c", WARNED]
     with Cli(tmp_path / "cli").start(*arguments) as process:
-
-        def warned() -> list[dict[str, Any]]:
-            lines = json_lines(events.read_text().splitlines()) if events.exists() else []
-            return [line for line in lines if line["event"] == "timer warning"]
-
-        (warning,) = eventually(warned, "the warning")
+        (warning,) = eventually(lambda: of(events, "timer warning"), "the warning")
         process.communicate(timeout=60)
     assert process.returncode == 0
     assert (warning["scope_id"], warning["after_seconds"]) == ("step", 600)

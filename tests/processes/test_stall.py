@@ -18,6 +18,7 @@ from observability.events import Notice
 from observability.stall import watch as watch_module
 from observability.stall.watch import StallWatch
 from support.command import Cli, get
+from support.log_lines import of, read_so_far
 from support.processes import VICTIMS, victim
 from support.waiting import eventually
 from timers.server.statistics import Statistics
@@ -37,14 +38,6 @@ SOON = ("--stall-after", "1")
 @pytest.fixture
 def cli(tmp_path: Path) -> Cli:
     return Cli(tmp_path)
-
-
-def read(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text("utf-8").splitlines() if line]
-
-
-def of(path: Path, name: str) -> list[dict[str, Any]]:
-    return [event for event in read(path) if event["event"] == name] if path.exists() else []
 
 
 def stalled(path: Path) -> dict[str, Any]:
@@ -149,7 +142,7 @@ def test_a_job_that_computes_to_its_end_is_left_alone(cli: Cli, tmp_path: Path) 
     events = tmp_path / "events.jsonl"
     with running(cli, events, "finishing", options=("--stall-after", "0.2")) as process:
         assert process.wait(110) == 0
-    assert [event["event"] for event in read(events) if event["level"] != "info"] == []
+    assert [event["event"] for event in read_so_far(events) if event["level"] != "info"] == []
 
 
 class NoTimers:

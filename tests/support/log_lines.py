@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["parse", "read"]
+__all__ = ["of", "parse", "read", "read_so_far"]
 
 
 def parse(data: bytes) -> list[dict[str, Any]]:
@@ -22,6 +22,17 @@ def parse(data: bytes) -> list[dict[str, Any]]:
 
 def read(path: Path) -> list[dict[str, Any]]:
     return parse(path.read_bytes())
+
+
+def read_so_far(path: Path) -> list[dict[str, Any]]:
+    """The same of a file that is written meanwhile, or is not there yet: its whole lines."""
+    data = path.read_bytes() if path.exists() else b""
+    return parse(data[: data.rfind(b"\n") + 1])
+
+
+def of(path: Path, name: str) -> list[dict[str, Any]]:
+    """Of these, the events of one name."""
+    return [event for event in read_so_far(path) if event["event"] == name]
 
 
 def _refuse(constant: str) -> None:
