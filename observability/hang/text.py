@@ -55,7 +55,19 @@ def listed(words: Sequence[str], most: int = MAX_SUSPECTS) -> str:
 
 def sentence(report: HangReport) -> str:
     """Say it in one sentence, which names whose timer expired, whatever the verdict."""
-    return _finish(_verdict(report) + _expired(report))
+    return _finish(_alone(report) or _verdict(report) + _expired(report))
+
+
+def _alone(report: HangReport) -> str:
+    """Say all there is to say of a worker that nobody can be compared with."""
+    if report.suspects or report.lagging or report.workers != 1:
+        return ""
+    if len(report.groups) != 1 or len(report.expired) != 1:
+        return ""
+    (group,), (expired,) = report.groups, report.expired
+    scope = f" in scope {expired.scope_id!r}" if expired.scope_id else ""
+    at = f" at {group.frame}" if group.frame else ""
+    return f"{name(expired)} overran its deadline{scope}: it is {group.what}{at}; {report.reason}"
 
 
 def _expired(report: HangReport) -> str:

@@ -136,7 +136,7 @@ def _others(hang: HangReport | None, room: int) -> str:
     if hang is None:
         return "the other workers were not looked at (--no-hang-report)"
     others = [group for group in hang.groups if not group.suspected]
-    if not others:
+    if not others or hang.workers == 1:
         return "no other worker of the run was seen"
     total = sum(group.size for group in others)
     return _of_group(others[0], total, room)

@@ -307,6 +307,15 @@ def test_workers_that_finished_are_not_missed_by_one_that_hangs_alone() -> None:
     assert accused(report) == [7]
 
 
+def test_one_that_nobody_can_be_compared_with_is_said_once() -> None:
+    report = analyse([waiting(3)])
+    assert report.sentence == (
+        "Rank 3 (pid 1003 on node0) overran its deadline in scope 'step': it is waiting in "
+        f"all_reduce at {report.groups[0].frame}; {report.reason}."
+    )
+    assert "no other worker" in report.reason
+
+
 def test_a_job_that_is_suspended_as_a_whole_has_no_culprit() -> None:
     report = analyse(
         [view(rank, looking(1000 + rank, READING, state="stopped")) for rank in range(4)]

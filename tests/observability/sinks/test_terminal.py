@@ -106,6 +106,9 @@ def test_without_a_report_or_a_stack_that_is_said() -> None:
     alone = replace(REPORT, groups=(STUCK,))
     said = Watching().see(expired(), reported(alone), killed()).splitlines()
     assert said[2] == "  while   no other worker of the run was seen"
+    alone = replace(REPORT, suspects=(), groups=(replace(STUCK, suspected=False),), workers=1)
+    said = Watching().see(expired(), reported(alone), killed()).splitlines()
+    assert said[2] == "  while   no other worker of the run was seen"
 
 
 def test_a_worker_that_is_only_observed_has_its_story_too() -> None:
