@@ -77,8 +77,15 @@ class Observation:
         return sum(found)
 
     def told(self, pid: int) -> list[dict[str, Any]]:
-        """The events of one worker, in order."""
-        return [line for line in self.events if line.get("worker_pid") == pid]
+        """The events of one worker, in order.
+
+        Where pids are recycled by the thousand, a later process may have had its pid as well.
+        """
+        return [
+            line
+            for line in self.events
+            if line.get("worker_pid") == pid and line.get("scope_id") != "recycled"
+        ]
 
     def named(self, name: str, pid: int | None = None) -> list[dict[str, Any]]:
         """The events of one name, of one worker or of all."""

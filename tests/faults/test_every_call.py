@@ -24,7 +24,7 @@ from timers.events import ReapFailed, TimerExpired, WorkerExited, WorkerKilled
 from timers.transport.wire import Message
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 pytestmark = [
     # A thread that fails has to say so: it does to threading.excepthook, and is made up for.
@@ -221,6 +221,8 @@ def two_refusals() -> Callable[..., bool]:
 
 
 PROMPT = ReapPolicy(grace=0.0)
+LONG = bool(os.environ.get("TIMERS_LONG_TESTS"))
+MAIN = ("killed", "exited", "released")
 SCENARIOS: dict[str, tuple[Callable[[Bench], None], Callable[[], dict[str, Any]], tuple[int, ...]]]
 SCENARIOS = {
     "killed": (killed, dict, ()),
@@ -255,11 +257,16 @@ def failures(scenario: str, error: Callable[[], BaseException], *, after: bool) 
     return wrong
 
 
-@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
-@pytest.mark.parametrize(
-    ("scenario", "error"),
-    [*((name, InjectedError) for name in SCENARIOS), ("together", MemoryError)],
-)
+def cases() -> Iterator[Any]:
+    """Every scenario before each call; after it, where nothing else is asked for, the main ones."""
+    for name in SCENARIOS:
+        yield pytest.param(name, InjectedError, False, id=f"{name}-InjectedError-before")
+        if LONG or name in MAIN:
+            yield pytest.param(name, InjectedError, True, id=f"{name}-InjectedError-after")
+    yield pytest.param("together", MemoryError, False, id="together-MemoryError-before")
+
+
+@pytest.mark.parametrize(("scenario", "error", "after"), cases())
 def test_whichever_call_raises(
     scenario: str, error: Callable[[], BaseException], after: bool
 ) -> None:

@@ -70,14 +70,7 @@ def play(fault: Fault) -> Observation | str:
 
 @pytest.mark.timeout(SCENARIO_SECONDS)
 @pytest.mark.parametrize("promise", PROMISES, ids=lambda promise: promise.name)
-@pytest.mark.parametrize(
-    "fault",
-    # One process plays a scenario and judges all of it; others would only wait for that.
-    [
-        pytest.param(fault, id=fault.name, marks=pytest.mark.xdist_group(fault.name))
-        for fault in FAULTS
-    ],
-)
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
 def test_promise(fault: Fault, promise: Promise, results: Path) -> None:
     reason = fault.unavailable()
     if reason is not None:
