@@ -266,7 +266,7 @@ def cases() -> Iterator[Any]:
     yield pytest.param("together", MemoryError, False, id="together-MemoryError-before")
 
 
-@pytest.mark.parametrize(("scenario", "error", "after"), cases())
+@pytest.mark.parametrize(("scenario", "error", "after"), list(cases()))
 def test_whichever_call_raises(
     scenario: str, error: Callable[[], BaseException], after: bool
 ) -> None:
