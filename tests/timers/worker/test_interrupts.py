@@ -284,7 +284,7 @@ class FromThread(Ticks):
 
     def __init__(self) -> None:
         super().__init__()
-        self._wanted = threading.Event()
+        self._wanted = threading.Semaphore(0)  # an event could be cleared after the next one is set
         self._ends = False
         self._seconds = 0.0
         self._target = threading.get_ident()
@@ -295,7 +295,7 @@ class FromThread(Ticks):
     def arm(self, chance: random.Random) -> None:
         self._seconds = chance.uniform(1e-6, 60e-6)
         self.armed = True
-        self._wanted.set()
+        self._wanted.release()
 
     def disarm(self) -> None:
         with self._lock:
@@ -305,8 +305,7 @@ class FromThread(Ticks):
 
     def _run(self) -> None:
         set_exception = ctypes.pythonapi.PyThreadState_SetAsyncExc
-        while self._wanted.wait() and not self._ends:
-            self._wanted.clear()
+        while self._wanted.acquire() and not self._ends:
             time.sleep(self._seconds)
             with self._lock:
                 if self.armed:
@@ -316,7 +315,7 @@ class FromThread(Ticks):
 
     def end(self) -> None:
         self._ends = True
-        self._wanted.set()
+        self._wanted.release()
         self._thread.join()
 
 
