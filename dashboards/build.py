@@ -33,10 +33,9 @@ def dashboards() -> dict[str, str]:
 
     :raises ModuleNotFoundError: without grafana-foundation-sdk.
     """
-    # The links of the alerts can be set without it.
-    from grafana_foundation_sdk.cog.encoder import JSONEncoder  # noqa: PLC0415  # as said
+    from grafana_foundation_sdk.cog.encoder import JSONEncoder  # noqa: PLC0415  # links are set without
 
-    from . import fleet, reaps_in_the_logs, run  # noqa: PLC0415  # these need it, too
+    from . import fleet, reaps_in_the_logs, run  # noqa: PLC0415  # all of them import that SDK
 
     built = {module.UID: module.build() for module in (fleet, run, reaps_in_the_logs)}
     return {

@@ -146,7 +146,7 @@ def _log_record_sink(
     if not logs_wanted(os.environ):
         return None
     try:
-        from .sinks.filters import EventFilter  # noqa: PLC0415 - for this sink alone
+        from .sinks.filters import EventFilter  # noqa: PLC0415 - only for those who export logs
         from .sinks.otlp.logs import LogRecordSink, log_exporter_from_environment  # noqa: PLC0415 - an extra
 
         exporter = log_exporter_from_environment()

@@ -33,7 +33,7 @@ def main() -> None:
         json.dumps([alert]).encode(),
         {"Content-Type": "application/json"},
     )
-    with urllib.request.urlopen(request, timeout=SECONDS):  # noqa: S310  # as above
+    with urllib.request.urlopen(request, timeout=SECONDS):  # noqa: S310  # the user's address
         pass
 
 

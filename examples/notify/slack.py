@@ -22,7 +22,7 @@ def main() -> None:
         json.dumps({"text": text}).encode(),
         {"Content-Type": "application/json"},
     )
-    with urllib.request.urlopen(request, timeout=SECONDS):  # noqa: S310  # as above
+    with urllib.request.urlopen(request, timeout=SECONDS):  # noqa: S310  # the user's address
         pass
 
 

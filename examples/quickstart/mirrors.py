@@ -17,7 +17,7 @@ class Mirror(SimpleHTTPRequestHandler):
     """Serves the library, and does not log that it does."""
 
     def __init__(self, *args: object) -> None:
-        super().__init__(*args, directory=str(LIBRARY))  # type: ignore[arg-type]  # passed through
+        super().__init__(*args, directory=str(LIBRARY))  # type: ignore[arg-type]  # the server's own
 
     def log_message(self, *_args: object) -> None:
         """Say nothing."""

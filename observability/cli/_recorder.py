@@ -21,7 +21,7 @@ _SIZES = ("TORCH_FR_BUFFER_SIZE", "TORCH_NCCL_TRACE_BUFFER_SIZE")
 """The name since torch 2.9, and the one before; some versions keep no entries by default."""
 _ENTRIES = "2000"
 _TIMING = "TORCH_NCCL_ENABLE_TIMING"
-_PIPES = "/tmp"  # noqa: S108  # see below
+_PIPES = "/tmp"  # noqa: S108  # every host has it, and only requests go there
 
 
 @contextlib.contextmanager

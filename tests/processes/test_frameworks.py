@@ -6,7 +6,6 @@ They are not among what the CI installs: ``pip install -e '.[frameworks]'``.
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
 import shutil
 import subprocess
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from support.command import Cli
+from support.log_lines import read_so_far
 from support.processes import VICTIMS
 from support.waiting import eventually
 
@@ -32,18 +32,12 @@ def require(package: str) -> None:
         pytest.skip(f"{package} is not installed; it comes with pip install -e '.[frameworks]'")
 
 
-def events_in(path: Path) -> list[dict[str, Any]]:
-    if not path.exists():
-        return []
-    return [json.loads(line) for line in path.read_text("utf-8").splitlines() if line]
-
-
 def run(tmp_path: Path, job: list[str]) -> tuple[int, list[dict[str, Any]]]:
     """Run it to its end; return how it ended, and the events."""
     cli, events = Cli(tmp_path), tmp_path / "events.jsonl"
     with cli.start("run", *FREE, "--events", events, "--", *job, stderr=subprocess.DEVNULL) as done:
         done.communicate(timeout=500)
-    return done.returncode, events_in(events)
+    return done.returncode, read_so_far(events)
 
 
 def command(framework: str, stuck: int, callback: str, directory: Path) -> list[str]:
@@ -118,7 +112,7 @@ def assert_named(tmp_path: Path, job: list[str], rank: int | None) -> None:
     cli, events = Cli(tmp_path), tmp_path / "events.jsonl"
 
     def named() -> list[dict[str, Any]]:
-        found = events_in(events)
+        found = read_so_far(events)
         return [e for e in found if e["event"] == "job stalled" and "read_shard" in e["sentence"]]
 
     options = (*FREE, "--stall-after", "2", "--events", events)
