@@ -2,7 +2,8 @@
 
 A reap is played on a bench as often as ``timers`` makes calls in it. Each time another call raises,
 once: on the server's thread, which goes on as its loop does, on the thread of the reap, or on that
-of the dump.
+of the dump. Of each place in the code that calls something the first and the last call raise; with
+``TIMERS_LONG_TESTS`` every one.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from support.children import alive, dropped
-from support.raising import Raising
+from support.raising import Call, Raising
 from support.rig import Rig
 from timers import ReapPolicy
 from timers.events import ReapFailed, TimerExpired, WorkerExited, WorkerKilled
@@ -235,25 +236,36 @@ SCENARIOS = {
 }
 
 
+def numbers(calls: list[Call]) -> list[int]:
+    """Which of these calls are to raise, counted from 1."""
+    if LONG:
+        return list(range(1, len(calls) + 1))
+    last = {call: number for number, call in enumerate(calls, 1)}
+    first = {call: len(calls) - number for number, call in enumerate(reversed(calls))}
+    return sorted({*first.values(), *last.values()})
+
+
 def failures(scenario: str, error: Callable[[], BaseException], *, after: bool) -> list[str]:
     """Play it once for each call of each thread; say what came out wrong, and where."""
     play, options, ignored = SCENARIOS[scenario]
     wrong = []
+
+    def run(raising: Raising) -> None:
+        bench = Bench(raising, options(), ignored)
+        try:
+            play(bench)
+            bench.assert_goes_on()
+        except AssertionError as found:
+            wrong.append(f"{raising.raised}: {str(found).partition(chr(10))[0]}")
+        finally:
+            bench.close()
+
     for role in ("server", "reap", "dump"):
-        raising = Raising(role, 0, error)
-        number = 0
-        while number == 0 or raising.raised is not None:
-            number += 1
-            raising = Raising(role, number, error, after=after, spared=SPARED)
-            bench = Bench(raising, options(), ignored)
-            try:
-                play(bench)
-                bench.assert_goes_on()
-            except AssertionError as found:
-                wrong.append(f"{raising.raised}: {str(found).partition(chr(10))[0]}")
-            finally:
-                bench.close()
-        assert number > 2 or scenario == "exited", f"no calls on the thread of the {role}"
+        counting = Raising(role, 0, error, after=after, spared=SPARED)
+        run(counting)
+        assert counting.calls or scenario == "exited", f"no calls on the thread of the {role}"
+        for number in numbers(counting.calls):
+            run(Raising(role, number, error, after=after, spared=SPARED))
     return wrong
 
 
@@ -279,7 +291,7 @@ def test_without_a_failure_each_of_them_is_done_once() -> None:
         bench = Bench(Raising("server", 0, InjectedError), options(), ignored)
         try:
             play(bench)
-            assert bench.raising.count > 10
+            assert len(bench.raising.calls) > 10
             expired = [event.timer.scope_id for event in bench.rig.observer.of(TimerExpired)]
             assert len(set(expired)) == len(expired)
             bench.assert_goes_on()

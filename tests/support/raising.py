@@ -90,8 +90,8 @@ class Raising:
         self._error = error
         self._spared = frozenset(spared)
         self._kinds = ("return", "c_return") if after else ("call", "c_call")
-        self.count = 0
-        """How many calls there were until now."""
+        self.calls: list[Call] = []
+        """Those that there were until now."""
         self.raised: Call | None = None
         """Where it raised."""
         # The interpreter lets go of a profile function that raises, even when it is about to call
@@ -118,7 +118,7 @@ class Raising:
         call = call_at(self._role, frame, event, arg)
         if call is None or call.callee in self._spared:
             return
-        self.count += 1
-        if self.count == self._number:
+        self.calls.append(call)
+        if len(self.calls) == self._number:
             self.raised = call
             raise self._error()
