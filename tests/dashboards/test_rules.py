@@ -13,7 +13,7 @@ import yaml
 from dashboards.build import ALERTS, HERE, RECORDING
 from support.monitoring.tools import require
 
-UNIT_TESTS = Path(__file__).parent / "rules"
+UNIT_TESTS = sorted((Path(__file__).parent / "rules").glob("*_test.yml"))
 REQUIRED = {
     "TimersWorkerReaped",
     "TimersScopeReapedRepeatedly",
@@ -47,9 +47,9 @@ def test_promtool_accepts_the_rules() -> None:
     promtool("check", "rules", RECORDING, ALERTS)
 
 
-@pytest.mark.parametrize("name", ["alerts_test.yml", "recording_test.yml"])
-def test_promtool_tests_the_rules(name: str) -> None:
-    promtool("test", "rules", UNIT_TESTS / name)
+@pytest.mark.parametrize("path", UNIT_TESTS, ids=lambda path: str(path.stem))
+def test_promtool_tests_the_rules(path: Path) -> None:
+    promtool("test", "rules", path)
 
 
 def test_everything_that_should_alert_does() -> None:
@@ -77,11 +77,11 @@ def test_every_runbook_is_of_an_alert() -> None:
 
 @pytest.mark.parametrize("rule", rules(ALERTS), ids=lambda rule: str(rule["alert"]))
 def test_an_alert_is_tested_firing_and_not_firing(rule: dict[str, Any]) -> None:
-    tests = yaml.safe_load((UNIT_TESTS / "alerts_test.yml").read_text())["tests"]
+    tests = [test for path in UNIT_TESTS for test in yaml.safe_load(path.read_text())["tests"]]
     checks = [
         check
         for test in tests
-        for check in test["alert_rule_test"]
+        for check in test.get("alert_rule_test", ())
         if check["alertname"] == rule["alert"]
     ]
     assert any(check["exp_alerts"] for check in checks)
@@ -89,7 +89,7 @@ def test_an_alert_is_tested_firing_and_not_firing(rule: dict[str, Any]) -> None:
 
 
 def test_every_recording_rule_is_tested_and_used() -> None:
-    tests = (UNIT_TESTS / "recording_test.yml").read_text()
+    tests = "".join(path.read_text() for path in UNIT_TESTS)
     users = ALERTS.read_text() + (HERE / "timers-fleet.json").read_text()
     for rule in rules(RECORDING):
         assert rule["record"] in tests

@@ -21,8 +21,8 @@ __all__ = ["FAULTS"]
 TOOLS = ("py-spy", "pystack")
 HANGS = "#!/bin/sh\nexec sleep 1000\n"
 CRASHES = "#!/bin/sh\nkill -SEGV $$\n"
-SECONDS = {1: "8", 2: "2"}
-"""The bound on a dump where that many tools hang: enough for the one that works."""
+SECONDS = {1: "8", 2: "4"}
+"""The bound on a dump where that many tools hang: enough for those that are tried after the first."""
 
 
 class BrokenTools(Fault):

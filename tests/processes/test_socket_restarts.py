@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from support.remote import Remote
     from support.servers import SocketPair
 
-ROUNDS = int(os.environ.get("TIMERS_TEST_RESTARTS", "200"))
+ROUNDS = int(
+    os.environ.get("TIMERS_TEST_RESTARTS", "200" if os.environ.get("TIMERS_LONG_TESTS") else "40")
+)
 STOPPED_SECONDS = float(os.environ.get("TIMERS_TEST_STOPPED_SECONDS", "3"))
 WORKERS = 8
 HANG_EVERY = 4
