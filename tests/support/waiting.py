@@ -9,6 +9,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 T = TypeVar("T")
+_FIRST_SECONDS = 0.005
+_LONGEST_SECONDS = 0.1
+_SHARE = 0.05
+"""Of the time until now: whoever asks all the time keeps what it waits for from its work."""
 
 __all__ = ["eventually"]
 
@@ -18,11 +22,12 @@ def eventually(probe: Callable[[], T | None], what: str = "", timeout: float = 3
 
     The bound is generous because machines are slow and shared; a passing test never waits for it.
     """
-    deadline = time.monotonic() + timeout
+    began = time.monotonic()
     while True:
         answer = probe()
         if answer:
             return answer
-        if time.monotonic() > deadline:
+        waited = time.monotonic() - began
+        if waited > timeout:
             raise AssertionError(f"not within {timeout:g} s: {what or probe!r} (last: {answer!r})")
-        time.sleep(0.005)
+        time.sleep(min(max(_FIRST_SECONDS, _SHARE * waited), _LONGEST_SECONDS))

@@ -33,6 +33,7 @@ torch: Any = importlib.import_module("torch")
 dist: Any = importlib.import_module("torch.distributed")
 data: Any = importlib.import_module("torch.utils.data")
 parallel: Any = importlib.import_module("torch.nn.parallel")
+importlib.import_module("torch._dynamo")  # once, in place of once in each rank (DDP wants it)
 
 FORK = multiprocessing.get_context("fork")
 ENDLESS = 10**12

@@ -171,7 +171,7 @@ def test_an_endless_file_is_not_read_to_its_end(
     monkeypatch.setattr(procfs, "_MOST_BYTES", 3)
     (name,) = procfs.environment(child.pid)
     assert next(iter(whole)).startswith(name)
-    assert len(name) == 3
+    assert 0 < len(name) <= 3
 
 
 @pytest.mark.usefixtures("no_reserve")
