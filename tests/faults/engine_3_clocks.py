@@ -152,13 +152,14 @@ class Paused(Stopped):
 
     def first(self, stage: Stage) -> WorkerSeen:
         in_time = stage.worker()
-        in_time.do("enter", "in time", 1.5)
+        in_time.do("enter", "in time", 4.0)  # more than the other one takes to start
+        due = time.monotonic() + 4.0
         stage.wait(lambda: "in time" in (stage.open_scopes() or []))
 
         def pause(worker: Remote) -> None:
             with self.still(stage, [worker, in_time, self._torchs]):
                 in_time.ask("leave", "in time")  # the first thing that it does afterwards
-                over = time.monotonic() + 3.0
+                over = max(time.monotonic() + 3.0, due + 1.0)
                 eventually(lambda: time.monotonic() > over, "the pause is over")
             in_time.answer()
 

@@ -22,7 +22,7 @@ TOOLS = ("py-spy", "pystack")
 HANGS = "#!/bin/sh\nexec sleep 1000\n"
 CRASHES = "#!/bin/sh\nkill -SEGV $$\n"
 SECONDS = {1: "8", 2: "4"}
-"""The bound on a dump where that many tools hang: enough for those that are tried after the first."""
+"""The bound on a dump where that many tools hang: enough for each that is tried."""
 
 
 class BrokenTools(Fault):

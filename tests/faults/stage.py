@@ -8,7 +8,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -19,6 +18,7 @@ import psutil
 from support.command import TIMERS, Cli
 from support.processes import VICTIMS
 from support.remote import Listener, Remote
+from support.waiting import answered
 from timers.stacks import take as stacks
 
 from .observation import Observation, samples
@@ -194,14 +194,7 @@ class Stage:
 
     def wait(self, probe: Callable[[], T | None], seconds: float = BOUND_SECONDS) -> T | None:
         """Call ``probe`` until it answers something true, and return that; None if it never did."""
-        deadline = time.monotonic() + seconds
-        while True:
-            answer = probe()
-            if answer:
-                return answer
-            if time.monotonic() > deadline:
-                return None
-            time.sleep(0.005)
+        return answered(probe, seconds) or None
 
     def get(self, path: str, *, seconds: float = _ANSWER_SECONDS) -> tuple[int, str]:
         """Status and body of what the service answers; 0 when it does not."""

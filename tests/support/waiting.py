@@ -14,7 +14,18 @@ _LONGEST_SECONDS = 0.1
 _SHARE = 0.05
 """Of the time until now: whoever asks all the time keeps what it waits for from its work."""
 
-__all__ = ["eventually"]
+__all__ = ["answered", "eventually"]
+
+
+def answered(probe: Callable[[], T | None], timeout: float) -> T | None:
+    """Call ``probe`` until it answers something true, and return that, or its last answer."""
+    began = time.monotonic()
+    while True:
+        answer = probe()
+        waited = time.monotonic() - began
+        if answer or waited > timeout:
+            return answer
+        time.sleep(min(max(_FIRST_SECONDS, _SHARE * waited), _LONGEST_SECONDS))
 
 
 def eventually(probe: Callable[[], T | None], what: str = "", timeout: float = 30.0) -> T:
@@ -22,12 +33,6 @@ def eventually(probe: Callable[[], T | None], what: str = "", timeout: float = 3
 
     The bound is generous because machines are slow and shared; a passing test never waits for it.
     """
-    began = time.monotonic()
-    while True:
-        answer = probe()
-        if answer:
-            return answer
-        waited = time.monotonic() - began
-        if waited > timeout:
-            raise AssertionError(f"not within {timeout:g} s: {what or probe!r} (last: {answer!r})")
-        time.sleep(min(max(_FIRST_SECONDS, _SHARE * waited), _LONGEST_SECONDS))
+    if answer := answered(probe, timeout):
+        return answer
+    raise AssertionError(f"not within {timeout:g} s: {what or probe!r} (last: {answer!r})")
