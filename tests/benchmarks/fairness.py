@@ -80,7 +80,7 @@ def title(what: str, name: str) -> str:
 
 def rows(effort: Effort) -> Iterator[Row]:
     """Measure each pair of ours."""
-    busy, quiet, rounds = effort.of((64, 8, 15), (4, 2, 2))
+    busy, quiet, rounds = effort.of((64, 8, 15), (2, 2, 1))
     for name in KINDS:
         with tempfile.TemporaryDirectory() as directory:
             path = f"{directory}/path"

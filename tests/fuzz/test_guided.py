@@ -14,9 +14,9 @@ from fuzz.command import fuzz_by_coverage, main
 if TYPE_CHECKING:
     from pathlib import Path
 
-RUNS = {"wire": 600, "pipe": 200, "socket": 100, "http": 70, "report": 200, "stacks": 400,
-        "recorder": 200, "engine": 100}  # fmt: skip
-"""More than the corpus has, and altogether less than 20 seconds."""
+RUNS = {"wire": 600, "pipe": 100, "socket": 60, "http": 60, "report": 100, "stacks": 200,
+        "recorder": 100, "engine": 60}  # fmt: skip
+"""More than the corpus has, and altogether less than ten seconds."""
 
 
 @pytest.fixture(autouse=True)

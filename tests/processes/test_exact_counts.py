@@ -53,7 +53,7 @@ def send(directory: Path, pairs: int, scopes: int = 1) -> None:
 
 def test_many_pairs_with_metrics(tmp_path: Path) -> None:
     """A million where ``TIMERS_LONG_TESTS`` is set."""
-    pairs = 125_000 if os.environ.get("TIMERS_LONG_TESTS") else 40_000
+    pairs = 125_000 if os.environ.get("TIMERS_LONG_TESTS") else 20_000
     with running(tmp_path) as service:
         send(tmp_path, pairs)
         expected = PROCESSES * pairs

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from timers.stacks._parsing import explain, parse_py_spy, parse_pystack
@@ -136,6 +136,7 @@ JSON = st.recursive(
 
 
 @pytest.mark.slow
+@settings(max_examples=40)
 @given(
     output=st.binary()
     | st.lists(st.fixed_dictionaries({}, optional=dict.fromkeys(THREAD, JSON)) | JSON).map(
