@@ -90,7 +90,7 @@ def rows(effort: Effort) -> Iterator[Row]:
     for machine in (IDLE, LOADED):
         with _spinning(os.cpu_count() or 1) if machine == LOADED else contextlib.nullcontext():
             # Stacks are taken one worker after the other, so that none waits for another's.
-            many = effort.of(_Crowd(400, 0.3, 0.05), _Crowd(2, 0.2, 0.05))
+            many = effort.of(_Crowd(400, 0.3, 0.05), _Crowd(4, 0.2, 0.05))
             if machine == LOADED:
                 many = many._replace(workers=many.workers * 3 // 5, spacing=2 * many.spacing)
             # All workers are looked at when one hangs: here there is but the one. The next one
