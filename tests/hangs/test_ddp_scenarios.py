@@ -14,6 +14,7 @@ import pytest
 
 from hangs.ddp import CASES, SLOW, Case, explained, job, launcher, source
 from observability.hang.text import render
+from observability.hang.types import Verdict
 from support.torch import require_torch
 
 if TYPE_CHECKING:
@@ -52,6 +53,8 @@ def test_with_the_recorder(
 ) -> None:
     with job(started, case, tmp_path, recorder=True) as pids:
         report = explained(pids)
+        if case.verdict is SLOW and report.verdict is Verdict.INCONCLUSIVE:
+            report = explained(pids)  # a busy machine: what runs could not be read often enough
     assert report.verdict is case.verdict, render(report)
     named = report.suspects or report.lagging
     assert tuple(each.rank for each in named) == case.named, render(report)
