@@ -29,6 +29,7 @@ __all__ = ["UID", "build"]
 
 UID = "timers-fleet"
 RUN_UID = "timers-run"
+LOGS_UID = "timers-reaps-in-the-logs"
 
 _OK = f'{SCOPE}, outcome!~"{FAILED}"'
 _NOT = f'{SCOPE}, outcome=~"{FAILED}"'
@@ -44,6 +45,10 @@ _OPEN_RUN = (
         f"/d/{RUN_UID}?${{datasource:queryparam}}&${{__url_time_range}}"
         "&var-run_id=${__value.raw}&var-job=$__all&var-instance=$__all"
     ),
+)
+_OPEN_REPORT = (
+    "Open the report",
+    f"/d/{LOGS_UID}?${{__url_time_range}}&var-run_id=${{__data.fields.Run:percentencode}}",
 )
 _OPEN_HOST = ("Open the service's own page", "http://${__value.raw}/")
 
@@ -61,6 +66,7 @@ def build() -> Dashboard:
     board.variables(metrics_variables(one_run=False))
     board.built.annotation(reap_annotations())
     board.row("Now", _now())
+    board.row("Runs", [_runs()])
     board.row("What was reaped", _reaped())
     board.row("What lives close to its deadline", _near_misses())
     board.row("Are the watchdogs awake", _watchdogs())
@@ -127,6 +133,40 @@ def _now() -> list[Panel]:
     ]
 
 
+def _runs() -> Panel:
+    def of_run(series: str, run: str = _RUN_OF) -> str:
+        return f"sum by (run_id) ({series} * on (job, instance) group_left (run_id) {run})"
+
+    info = f'timers_run_info{{run_id=~"$run_id", {TARGET}}}'
+    last = f'timers_last_hang_report_timestamp_seconds{{run_id=~"$run_id", {TARGET}}}'
+    return rows(
+        "Runs, the most reaped first",
+        "One row for each run, over however many hosts. The last column is the last hang report of "
+        "the run: who was stuck, and where; click it for the whole report in the logs, the run for "
+        "its dashboard. Red: runbooks/worker-reaped.md.",
+        [
+            Query(f"count by (run_id) (last_over_time({info}[$__range]))"),
+            Query(of_run(f"timers_workers{{{TARGET}}}")),
+            Query(of_run(f"timers_overdue{{{SCOPE}}}")),
+            Query(f"round({of_run(f'increase(timers_reaps_total{{{_OK}}}[$__range])')})"),
+            Query(
+                "topk by (run_id) (1, max by (run_id, summary) "
+                f"(last_over_time({last}[$__range]))) * 1000"
+            ),
+        ],
+        {
+            "run_id": Column("Run", link=_OPEN_RUN, width=220),
+            "Value #A": Column("Hosts", width=80, decimals=0),
+            "Value #B": Column("Workers", width=80, decimals=0),
+            "Value #C": Column("Stuck now", width=90, steps=[(1, RED)], decimals=0),
+            "Value #D": Column("Reaped", width=80, steps=[(1, ORANGE)], decimals=0),
+            "Value #E": Column("Last hang", "dateTimeFromNow", 130),
+            "summary": Column("What it was", link=_OPEN_REPORT),
+        },
+        sort_by="Reaped",
+    )
+
+
 def _reaped() -> list[Panel]:
     by_run = selected(f"increase(timers_reaps_total{{{SCOPE}}}[$__range])", over_range=True)
     return [
@@ -136,7 +176,13 @@ def _reaped() -> list[Panel]:
             "(still_alive, not_permitted). Many at once on many hosts: a shared cause (network, "
             "storage, a deploy); one scope again and again: "
             "runbooks/scope-reaped-repeatedly.md.",
-            [Query(occurrences("timers_reaps_total", "scope, outcome"), "{{scope}}: {{outcome}}")],
+            [
+                Query(
+                    occurrences("timers_reaps_total", "scope, outcome"),
+                    "{{scope}}: {{outcome}}",
+                    exemplars=True,
+                )
+            ],
             span=16,
         ),
         gauges(

@@ -50,6 +50,8 @@ class Query:
     expr: str
     legend: str = ""
     logql: bool = False
+    exemplars: bool = False
+    """Whether to show the traces that are kept with some values, each as a point that opens one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -324,6 +326,8 @@ def _target(
         found.legend_format(query.legend)
     if rows:
         found.format(PromQueryFormat.TABLE)
+    if query.exemplars:
+        found.exemplar(exemplar=True)
     return found.instant() if instant else found.range()
 
 

@@ -138,10 +138,10 @@ def _scopes() -> list[Panel]:
             "How long blocks take, and the deadline they have (dashed). A 99th percentile that "
             "nears its deadline gets healthy workers killed: raise the deadline, or find what "
             "slowed down. Choose one scope above to read it easily; quantiles are estimates within "
-            "the histogram's buckets.",
+            "the histogram's buckets. A point is one block, and opens its trace.",
             [
                 Query(quantile(0.5, _DURATION, "scope", SCOPE), "median {{scope}}"),
-                Query(quantile(0.99, _DURATION, "scope", SCOPE), "p99 {{scope}}"),
+                Query(quantile(0.99, _DURATION, "scope", SCOPE), "p99 {{scope}}", exemplars=True),
                 Query(f"{seconds} / ({ratios} > 0)", "deadline {{scope}}"),
             ],
             unit="s",
@@ -208,7 +208,7 @@ def _reaps() -> list[Panel]:
             "not_permitted: runbooks/reap-failed.md; else runbooks/worker-reaped.md.",
             [
                 Query(expired, "{{scope}}: expired"),
-                Query(reaped, "{{scope}}: {{outcome}}"),
+                Query(reaped, "{{scope}}: {{outcome}}", exemplars=True),
             ],
         ),
         bars(

@@ -124,8 +124,8 @@ def test_what_was_not_planned_is_found(place: Path) -> None:
         killed = eventually(lambda: ordinary_worker(process.pid), timeout=60)
         killed.kill()
         process.send_signal(signal.SIGINT)
-        out, _ = process.communicate()
-    assert process.returncode == 1
+        out, err = process.communicate()
+    assert (process.returncode, out != "") == (1, True), err
     found = json.loads(out)["differences"]
     assert "acquires, scope 0: planned 0, seen 1" in found
     assert "releases, scope 0: planned 0, seen 1" in found
