@@ -27,6 +27,7 @@ from ._options import (
     read_token,
     service_options,
     to_address,
+    to_deadlines,
     to_kinds,
     to_users,
 )
@@ -94,6 +95,14 @@ def main() -> None:
     f" of {', '.join(KINDS)} with commas between them, 'all' or 'off'.",
 )
 @option(
+    "--auto-after",
+    metavar="SCOPE=SECONDS",
+    multiple=True,
+    callback=to_deadlines,
+    help="The deadline of the automatic timers of a scope, or of a kind, in place of a learned one:"
+    " Trainer.step=60, task=10m. May be given more than once.",
+)
+@option(
     "--auto-action",
     type=click.Choice(("report", "kill")),
     default="report",
@@ -148,6 +157,7 @@ def run(context: click.Context, /, command: tuple[str, ...], **_: object) -> Non
         given["timer_socket"],
         nccl_timing=given["nccl_timing"],
         auto=given["auto"],
+        auto_after=given["auto_after"],
         auto_kill=given["auto_action"] == "kill",
         give_up_after=given["give_up_after"],
     )

@@ -108,6 +108,7 @@ def _suspect(case: Case, decision: Decision, found: Collectives, cases: Sequence
         host=view.host,
         rank=view.worker.rank,
         local_rank=view.worker.local_rank,
+        name=view.worker.name or "",
         scope_id=view.scope_id,
         frame=frame,
         why=f"is {place(case, found.waiting_in)}" if diverged else state(case, found, cases),

@@ -14,7 +14,8 @@ from timers.worker.slots.board_slot import BoardSlot
 from timers.worker.socket_client import SocketTimerClient
 
 from . import ACTION_VARIABLE
-from .learned import learned_seconds
+from ._chosen import chosen_seconds
+from .learned import UNKNOWN_SECONDS, learned_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -56,35 +57,46 @@ class Hook:
     """Opens and closes the blocks of one kind; whatever fails turns it off, with one warning.
 
     :param kind: its name in ``TIMERS_AUTO``.
+    :param unknown: seconds, the deadline of a scope that nothing is known of; None for no deadline.
     """
 
-    def __init__(self, kind: str) -> None:
+    def __init__(self, kind: str, *, unknown: float | None = UNKNOWN_SECONDS) -> None:
         self.kind = kind
+        self._unknown = unknown
         self.is_off = False
         self._clients: dict[bool, TimerClient | None] = {}
         """For blocks with a deadline, and for those without."""
 
-    def begin(self, scope: str, *, timed: bool = True) -> expires | None:
+    def begin(self, scope: str, *, timed: bool = True, by_kind: bool = True) -> expires | None:
         """Open a block and return it; None when this kind is off.
 
         :param timed: False for one that has no deadline to speak of.
+        :param by_kind: False where a deadline that was chosen for the whole kind is not for it.
         """
         if self.is_off:
             return None
         try:
+            after = self._seconds(scope, by_kind=by_kind) if timed else None
+            timed = after is not None
             if timed not in self._clients:
                 self._clients[timed] = _client(_signal() if timed else 0)
             client = self._clients[timed]
             if client is None or not _is_apart(client, scope):
                 self.is_off = True
                 return None
-            after = learned_seconds(scope, shortest=_SHORTEST_SECONDS) if timed else _NEVER_SECONDS
-            block = expires(after, scope, client)
+            block = expires(_NEVER_SECONDS if after is None else after, scope, client)
             block.__enter__()
         except Exception as error:  # noqa: BLE001  # whatever it is, the job goes on
             self.fail(error)
             return None
         return block
+
+    def _seconds(self, scope: str, *, by_kind: bool) -> float | None:
+        """Return the deadline of ``scope``; None for one that may take days, as far as is known."""
+        chosen = chosen_seconds(scope, self.kind if by_kind else None)
+        if chosen is not None:
+            return chosen
+        return learned_seconds(scope, shortest=_SHORTEST_SECONDS, unknown=self._unknown)
 
     def end(self, block: expires | None) -> None:
         """Close a block that :meth:`begin` returned."""

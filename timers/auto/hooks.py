@@ -10,6 +10,7 @@ from timers.worker.environment import allow_dumps
 from . import KINDS
 from ._blocks import Hook, wrapped
 from ._groups import install_collectives, install_groups
+from ._ray import install_tasks
 from ._steps import install_batches, install_steps
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ _INTO: dict[str, tuple[tuple[str, Callable[[ModuleType], None]], ...]] = {
         ("checkpoint", _around(save="save", async_save="save")),
     ),
     "torch.distributed.checkpoint.state_dict_loader": (("checkpoint", _around(load="load")),),
+    "ray._private.worker": (("task", install_tasks),),
     "safetensors.torch": (("checkpoint", _around(save_file="save", load_file="load")),),
 }
 
