@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ACTION_VARIABLE",
     "AUTO_VARIABLE",
+    "KILL_CHOSEN",
     "KINDS",
     "RECORDER_VARIABLE",
     "auto_environment",
@@ -40,7 +41,10 @@ __all__ = [
 AUTO_VARIABLE = "TIMERS_AUTO"
 """Which kinds there shall be: with commas between them, "all" or "off"."""
 ACTION_VARIABLE = "TIMERS_AUTO_ACTION"
-"""What the expiry of an automatic block does to the worker: "kill"; anything else reports only."""
+"""What the expiry of an automatic block does to the worker: "kill", or :data:`KILL_CHOSEN`;
+anything else reports only."""
+KILL_CHOSEN = "kill-chosen"
+"""To kill only where somebody chose the deadline, and not where it was learned."""
 
 KINDS = ("step", "batch", "collective", "checkpoint", "group", "task")
 """Of automatic blocks."""

@@ -19,6 +19,7 @@ from timers.linux.notes import DIRECTORY_VARIABLE
 from timers.linux.ranks import announce
 
 from ._blocks import Hook
+from ._chosen import chosen_seconds
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -57,6 +58,8 @@ class _Thread(threading.local):
 
 _here = _Thread()
 _labels: list[Labels] = []
+_announced: list[dict[str, str]] = []
+"""The ranks that this process said last."""
 
 
 def install_tasks(module: ModuleType) -> None:
@@ -103,14 +106,16 @@ def _begin() -> str | None:
         _write_labels(context, scope, actor)
         if function.startswith("ray.train."):
             _announce_rank()
+        if function.startswith("ray.") and chosen_seconds(scope, None) is None:
+            # A library of Ray's own may wait for a request, or control a training, for days.
+            return None
     except Exception as error:  # noqa: BLE001  # whatever it is, the task goes on
         _tasks.fail(error)
         return None
     opened = _here.open.setdefault(scope, _Open())
     opened.executions += 1
     if opened.executions == 1:
-        # A library of Ray's own may wait for a request, or control a training, for days.
-        opened.block = _tasks.begin(scope, by_kind=not function.startswith("ray."))
+        opened.block = _tasks.begin(scope)
     return scope
 
 
@@ -145,7 +150,7 @@ def _write_labels(context: Any, scope: str, actor: str | None) -> None:
     if not _labels:
         _labels.append(Labels(directory))
     process = {"ray_node_id": context.get_node_id(), "ray_job_id": context.get_job_id()}
-    name = None
+    name = "Ray worker"
     if actor is not None:
         # To ask for the name where there is no actor ends the process.
         own = context.get_actor_name()
@@ -178,5 +183,6 @@ def _announce_rank() -> None:
     except Exception:  # noqa: BLE001  # it has not been told yet
         return
     known = {name: str(value) for name, value in ranks.items() if value is not None}
-    if known:
+    if known and [known] != _announced:
+        _announced[:] = [known]
         announce({**os.environ, **known})

@@ -43,11 +43,11 @@ class Labels:
         self._lock = threading.Lock()
 
     def write(
-        self, name: str | None, process: Mapping[str, str], thread: int, work: Mapping[str, str]
+        self, name: str, process: Mapping[str, str], thread: int, work: Mapping[str, str]
     ) -> None:
         """Write what this process is, and what one of its threads begins.
 
-        :param name: what its framework's users call the process; None for nothing.
+        :param name: what its framework's users call the process.
         :param process: labels of the process; names are those of :data:`_KEY`.
         :param thread: its native id.
         :param work: labels of what the thread does, until it begins something else.

@@ -1,4 +1,4 @@
-"""Executions of Ray, against the least of it; with the real one: ``tests/processes/test_ray.py``."""
+"""Executions of Ray, against the least of it; ``tests/processes/test_ray.py`` has the real one."""
 
 from __future__ import annotations
 
@@ -195,13 +195,21 @@ def test_it_says_what_it_is_and_does(
     assert client.calls == ["+Class.method", "-Class.method"]
 
 
+@pytest.mark.usefixtures("client")
+def test_a_library_of_rays_own_has_no_block(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TIMERS_AUTO_AFTER", '{"task": 5}')
+    context.function, context.actor = "ray.serve.Replica.handle_request", "actor"
+    assert _ray._begin() is None
+
+
 @pytest.mark.parametrize(
     ("chosen", "function", "expected"),
     [
         ("{}", "module.f", None),
         ('{"task": 5}', "module.f", 5.0),
         ('{"f": 3, "task": 5}', "module.f", 3.0),
-        ('{"task": 5}', "ray.train.f", None),
         ('{"f": 3, "task": 5}', "ray.train.f", 3.0),
         ("nonsense", "module.f", None),
     ],
