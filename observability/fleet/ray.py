@@ -27,7 +27,7 @@ _CALL_SECONDS = 3.0
 def ray_engine(meeting: Any, *, address: str, run_id: str, raylet: int) -> Engine:
     """Return the engine for the watchdog of one node.
 
-    :param meeting: the handle of the actor, :class:`observability.ray.meeting.Meeting`.
+    :param meeting: the handle of the actor, :class:`observability.ray._meeting.Meeting`.
     :param address: where people know the cluster by, ``HOST:PORT``.
     :param run_id: what the job is called.
     :param raylet: pid of the node's own process of Ray, with whose end the node has left.

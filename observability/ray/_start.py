@@ -176,6 +176,7 @@ class Watch:
                 namespace=NAMESPACE,
                 num_cpus=0,
                 max_concurrency=_AT_A_TIME,
+                max_restarts=-1,
                 runtime_env=self._plain,
             )
             .remote()

@@ -117,6 +117,11 @@ PYTHON_RULES: tuple[tuple[re.Pattern[str], re.Pattern[str], Wait | None], ...] =
         (r"ray/_private/worker\.py", r"main_loop", Wait.QUEUE),
         (r"ray/_private/worker\.py", r"get|get_objects|wait", Wait.EVENT),
         (r"ray/_private/(?:auto_init_hook|client_mode_hook)\.py", r"\w*wrapper", None),
+        (
+            r"ray/train/",
+            r"report|_sync_checkpoint_dir_name_across_ranks|broadcast_from_rank_zero|\w*barrier\w*",
+            Wait.COLLECTIVE,
+        ),
         (r"jax/experimental/multihost_utils\.py", r".*", Wait.COLLECTIVE),
         (r"torch/(?:cuda|xpu|npu|mps)/", r"synchronize|wait", Wait.DEVICE),
         (r"torch/autograd/graph\.py", r"_engine_run_backward", Wait.EVENT),

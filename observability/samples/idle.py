@@ -4,26 +4,23 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .frames import is_python, library_path, plain_function
+from .frames import waits_for_work
+from .threads import main_thread, working_thread
 
 if TYPE_CHECKING:
     from .types import WorkerView
 
 __all__ = ["is_idle"]
 
-_LOOPS = frozenset({("ray/_private/worker.py", "main_loop")})
-"""Where the main thread of such a worker is meanwhile, in C below it."""
-
 
 def is_idle(view: WorkerView) -> bool:
-    """Whether a worker only waits for work: it is in no block, has no rank, and is in such a loop.
+    """Whether a worker only waits for work: no thread is in a block, or in code of the job.
 
-    One with a rank may work in another thread, as those of Ray Train do.
+    One with a rank is a part of its job in any case.
     """
     if view.scope_id is not None or view.worker.rank is not None or view.dump is None:
         return False
-    main = next((each for each in view.dump.threads if each.thread == view.dump.pid), None)
-    frames = [frame for frame in main.frames if is_python(frame.file)] if main else []
-    if not frames:
+    main = main_thread(view.dump)
+    if main is None or not waits_for_work(main.frames):
         return False
-    return (library_path(frames[0].file), plain_function(frames[0].function)) in _LOOPS
+    return working_thread(view.dump, main) is None

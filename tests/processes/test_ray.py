@@ -53,7 +53,10 @@ def test_a_job_that_works_is_timed_and_nothing_is_reported(cli: Cli, tmp_path: P
     with cli.start("run", *options, "--", *JOB, "works", stderr=subprocess.PIPE) as process:
         out, error = process.communicate(timeout=200)
     assert process.returncode == 0, error
+    # No frame of ours is in a stack or a traceback.
+    assert out.startswith("[]\n")
     assert "as it should" in out
+    assert "timers/auto" not in out
     assert [event["message"] for event in read_so_far(events) if event["level"] != "info"] == []
     found = counts(events)
     waits = found.pop("Waiting.wait")  # of which several are under way at a time
@@ -64,6 +67,7 @@ def test_a_job_that_works_is_timed_and_nothing_is_reported(cli: Cli, tmp_path: P
         "Waiting.__init__": 1,
         "double": 10,
         "fail": 1,
+        "stack": 1,
     }
     assert "no more automatic timers" not in error
 
@@ -77,7 +81,7 @@ def test_an_actor_that_is_stuck_is_named_with_its_line(cli: Cli, tmp_path: Path)
         (dumped,) = eventually(lambda: of(events, "stack dumped"), "with its stack", timeout=10)
         assert "ctor Loader 'first' (pid" in event["sentence"]
         assert "'Loader.fetch'" in event["sentence"]
-        assert re.search(r"ray_job.py:25 (Loader\.)?fetch$", dumped["frame"])
+        assert re.search(r"ray_job.py:26 (Loader\.)?fetch$", dumped["frame"])
         assert dumped["ray_task"] == dumped["scope_id"] == "Loader.fetch"
         assert dumped["ray_actor_name"] == "first"
         assert len(dumped["ray_task_id"]) == 48

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import inspect
 import os
 import sys
 from typing import Any
@@ -45,6 +46,10 @@ def double(number: int) -> int:
     return 2 * number
 
 
+def stack() -> list[str]:
+    return [frame.filename for frame in inspect.stack()]
+
+
 def fail() -> None:
     raise ValueError("as it should")
 
@@ -56,6 +61,7 @@ def work() -> None:
     assert ray.get([waiting.wait.remote(0.01 * number) for number in range(5)])[-1] == 0.04
     task = ray.remote(double)
     assert ray.get([task.options(name=f"double-{i}").remote(i) for i in range(10)])[-1] == 18
+    print([name for name in ray.get(ray.remote(stack).remote()) if "timers/auto" in name])
     try:
         ray.get(ray.remote(fail).remote())
     except ValueError as error:

@@ -41,6 +41,7 @@ USER_HOOK_VARIABLE = "TIMERS_RAY_SETUP"
 _NODE_CHARACTERS = 16
 _LOOK_UP_SECONDS = 2.0
 _MOST_NOTES = 3
+_LONGEST_NOTE = 2000
 _DIGITS = 10
 _MARK = "timers"
 """An attribute of what stands in the place of a function of Ray's."""
@@ -136,11 +137,17 @@ def _add_notes(error: Exception, reference: Any) -> None:
         meeting = ray.get_actor(os.environ.get(MEETING_VARIABLE, ""), namespace=NAMESPACE)
         asked = meeting.reaped.remote(reference.task_id().hex(), actor)
         for said in ray.get(asked, timeout=_LOOK_UP_SECONDS)[-_MOST_NOTES:]:
-            error.add_note(str(said))
+            error.add_note(_line(said))
     except Exception:  # noqa: BLE001, S110  # the error is the user's, with a note or without
         pass
     finally:
         _here.is_asking = False
+
+
+def _line(said: object) -> str:
+    """Return what another process said as one line that no terminal obeys."""
+    text = str(said)[:_LONGEST_NOTE]
+    return "".join(character if character.isprintable() else "?" for character in text)
 
 
 def _may_block() -> bool:
