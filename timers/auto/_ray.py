@@ -58,6 +58,8 @@ class _Thread(threading.local):
 
 _here = _Thread()
 _labels: list[Labels] = []
+_processes: dict[str, tuple[str, dict[str, str]]] = {}
+"""What this process is, by the id of its actor; under "" before it is one."""
 _announced: list[dict[str, str]] = []
 """The ranks that this process said last."""
 
@@ -120,7 +122,10 @@ def _begin() -> str | None:
 
 
 def _end(scope: str) -> None:
-    opened = _here.open[scope]
+    """Close what :func:`_begin` has opened. Never raises."""
+    opened = _here.open.get(scope)
+    if opened is None:  # of another thread
+        return
     opened.executions -= 1
     _tasks.end(opened.block)
     if opened.executions:
@@ -144,24 +149,28 @@ def _scope(function: str, *, is_method: bool) -> str:
 
 def _write_labels(context: Any, scope: str, actor: str | None) -> None:
     """Leave what a report needs to name this worker as Ray's users know it."""
-    directory = os.environ.get(DIRECTORY_VARIABLE)
-    if not directory:
-        return
     if not _labels:
-        _labels.append(Labels(directory))
-    process = {"ray_node_id": context.get_node_id(), "ray_job_id": context.get_job_id()}
-    name = "Ray worker"
-    if actor is not None:
-        # To ask for the name where there is no actor ends the process.
-        own = context.get_actor_name()
-        name = f"actor {scope.partition('.')[0]}" + (f" {own!r}" if own else "")
-        process |= {"ray_actor_id": actor, "ray_actor_name": own or ""}
+        _labels.append(Labels(os.environ.get(DIRECTORY_VARIABLE) or None))
+    known = _processes.get(actor or "")
+    if known is None:
+        known = _processes[actor or ""] = _describe(context, scope, actor)
     work = {
         "ray_task": scope,
         "ray_task_id": context.get_task_id() or "",
         "ray_attempt": str(_attempt(context)),
     }
-    _labels[0].write(name, process, threading.get_native_id(), work)
+    _labels[0].write(*known, threading.get_native_id(), work)
+
+
+def _describe(context: Any, scope: str, actor: str | None) -> tuple[str, dict[str, str]]:
+    """Return what users of Ray call this process, and its labels."""
+    labels = {"ray_node_id": context.get_node_id(), "ray_job_id": context.get_job_id()}
+    if actor is None:
+        return "Ray worker", labels
+    # To ask for the name where there is no actor ends the process.
+    own = context.get_actor_name()
+    name = f"actor {scope.partition('.')[0]}" + (f" {own!r}" if own else "")
+    return name, {**labels, "ray_actor_id": actor, "ray_actor_name": own or ""}
 
 
 def _attempt(context: Any) -> int:

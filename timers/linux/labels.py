@@ -39,16 +39,19 @@ class Labels:
         self._directory = directory
         self._pid = 0
         self._fd = -1
-        self._threads: dict[str, Mapping[str, str]] = {}
+        self._described: tuple[str, Mapping[str, str]] | None = None
+        self._head = ""
+        self._threads: dict[int, str] = {}
         self._lock = threading.Lock()
 
     def write(
         self, name: str, process: Mapping[str, str], thread: int, work: Mapping[str, str]
     ) -> None:
-        """Write what this process is, and what one of its threads begins.
+        """Write what this process is, and what one of its threads begins. A few microseconds.
 
         :param name: what its framework's users call the process.
-        :param process: labels of the process; names are those of :data:`_KEY`.
+        :param process: labels of the process; names are those of :data:`_KEY`. The same object
+            stands for the same labels.
         :param thread: its native id.
         :param work: labels of what the thread does, until it begins something else.
         :raises OSError: the file cannot be written.
@@ -59,21 +62,26 @@ class Labels:
             self._pid, self._threads, self._lock = os.getpid(), {}, threading.Lock()
             self._fd = open_note(self._directory, _KIND)
         with self._lock:
-            self._threads.pop(str(thread), None)
-            self._threads[str(thread)] = work
+            if self._described is None or self._described[1] is not process:
+                self._described = name, process
+                self._head = json.dumps({"name": name, "process": process})[:-1]
+            self._threads.pop(thread, None)
+            self._threads[thread] = f'"{thread}": {json.dumps(work)}'
             while len(self._threads) > _MOST_THREADS:
                 self._threads.pop(next(iter(self._threads)))
-            plain = {"name": name, "process": process, "threads": self._threads}
-            line = json.dumps(plain).encode() + b"\n"
+            line = self._line()
             if len(line) > _MOST_BYTES:
-                self._threads = {str(thread): work}
-                line = json.dumps({**plain, "threads": self._threads}).encode() + b"\n"
+                self._threads = {thread: self._threads[thread]}
+                line = self._line()
             # A reader takes one line; what follows is old.
             os.pwrite(self._fd, line[:_MOST_BYTES], 0)
 
+    def _line(self) -> bytes:
+        return f'{self._head}, "threads": {{{", ".join(self._threads.values())}}}}}\n'.encode()
+
     def done(self, thread: int) -> None:
         """Forget what a thread did; it is left in the file until something else begins."""
-        self._threads.pop(str(thread), None)
+        self._threads.pop(thread, None)
 
 
 def labels_of(pid: int, thread: int | None = None) -> dict[str, str]:

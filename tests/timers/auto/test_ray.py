@@ -77,6 +77,7 @@ def client(monkeypatch: pytest.MonkeyPatch) -> Iterator[Client]:
     monkeypatch.setattr(_ray, "_tasks", Hook("task", unknown=None))
     monkeypatch.setattr(_ray, "_scopes", set())
     monkeypatch.setattr(_ray, "_labels", [])
+    monkeypatch.setattr(_ray, "_processes", {})
     monkeypatch.delenv("TIMERS_RECORDER_DIR", raising=False)
     yield made
     assert _ray._here.open == {}

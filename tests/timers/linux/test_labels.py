@@ -25,9 +25,10 @@ def note(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_each_thread_has_its_own(note: Path) -> None:
     labels = Labels(str(note.parent))
-    labels.write("actor A", {"ray_node_id": "n"}, 1, {"ray_task": "long, at first"})
-    labels.write("actor A", {"ray_node_id": "n"}, 2, {"ray_task": "g"})
-    labels.write("actor A", {"ray_node_id": "n"}, 1, {"ray_task": "f"})
+    process = {"ray_node_id": "n"}
+    labels.write("actor A", process, 1, {"ray_task": "long, at first"})
+    labels.write("actor A", process, 2, {"ray_task": "g"})
+    labels.write("actor A", process, 1, {"ray_task": "f"})
     assert name_of(os.getpid()) == "actor A"
     assert labels_of(os.getpid(), 1) == {"ray_node_id": "n", "ray_task": "f"}
     assert labels_of(os.getpid(), 2) == {"ray_node_id": "n", "ray_task": "g"}
