@@ -306,6 +306,10 @@ class Service:
         if self._fleet is not None:
             self._fleet.start()
 
+    def wait_until_joined(self, seconds: float) -> bool:
+        """Wait until this host takes part in the roll calls of its job; return whether it does."""
+        return self._fleet is not None and self._fleet.wait_until_joined(seconds)
+
     def _note(self, message: str, severity: str) -> None:
         """Say something in an event alone."""
         self.pipeline.emit(

@@ -104,6 +104,7 @@ class Fleet:
         """What the thread is to do; None to wake it."""
         self._stop = threading.Event()
         self._joined = False
+        self._has_joined = threading.Event()
         self._job: Job | None = None
         self._answered: deque[float] = deque(maxlen=_MOST_ANSWERED)
         self._watchdog: str | None = None
@@ -114,6 +115,10 @@ class Fleet:
     def is_joined(self) -> bool:
         """Whether other hosts can be called at this moment."""
         return self._joined
+
+    def wait_until_joined(self, seconds: float) -> bool:
+        """Wait until other hosts could be called for the first time; return whether they can."""
+        return self._has_joined.wait(seconds)
 
     def start(self) -> None:
         """Begin to look for a job of several hosts.
@@ -229,6 +234,7 @@ class Fleet:
         self._watchdog = exchange.presence.watchdog
         exchange.join()
         self._job, self._joined = job, True
+        self._has_joined.set()
         self._said.clear()
         place = f"{job.host}:{job.port}"
         self._say(f"takes part in the roll calls of all hosts, by the store at {place}", "info")

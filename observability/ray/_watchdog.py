@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["Options", "Watchdog", "own_directory"]
 
 _RECORD_SECONDS = 1.0
+_JOIN_SECONDS = 10.0
 _FILES = ("sock", "pipe", "pid", "learned")
 _NODE_CHARACTERS = 8
 
@@ -100,7 +101,8 @@ class Watchdog:
         return node_file(self._directory, self._node, kind)
 
     def node(self) -> str:
-        """Return the id of its node: it watches now."""
+        """Return the id of its node: it watches now, and has met the others if it could."""
+        self._service.wait_until_joined(_JOIN_SECONDS)
         return self._node
 
     def stop(self) -> None:
