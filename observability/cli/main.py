@@ -18,7 +18,7 @@ from observability.duration import Seconds
 from observability.explain.command import explain
 from observability.report.command import report
 from observability.settings import DEFAULT_ADDRESS, SettingsError
-from timers.auto import KINDS
+from timers.auto import KILL_CHOSEN, KINDS
 
 from ._options import (
     make_policy,
@@ -104,10 +104,11 @@ def main() -> None:
 )
 @option(
     "--auto-action",
-    type=click.Choice(("report", "kill")),
+    type=click.Choice(("report", "kill", KILL_CHOSEN)),
     default="report",
     show_default=True,
-    help="What the expiry of an automatic timer does: report, or end the worker as well.",
+    help="What the expiry of an automatic timer does: report, or end the worker as well, or do so"
+    " only for deadlines of --auto-after.",
 )
 @option(
     "--give-up-after",
@@ -158,7 +159,8 @@ def run(context: click.Context, /, command: tuple[str, ...], **_: object) -> Non
         nccl_timing=given["nccl_timing"],
         auto=given["auto"],
         auto_after=given["auto_after"],
-        auto_kill=given["auto_action"] == "kill",
+        auto_kill=given["auto_action"] != "report",
+        only_chosen=given["auto_action"] == KILL_CHOSEN,
         give_up_after=given["give_up_after"],
     )
     sys.exit(code)

@@ -13,7 +13,7 @@ import tempfile
 import threading
 from typing import TYPE_CHECKING, Any
 
-from timers.auto import ACTION_VARIABLE, KILL_CHOSEN, RECORDER_VARIABLE, auto_environment
+from timers.auto import RECORDER_VARIABLE, auto_environment
 from timers.integrations.ray import (
     DIRECTORY_VARIABLE,
     MEETING_VARIABLE,
@@ -94,8 +94,7 @@ def start(
         directory = os.path.join(tempfile.gettempdir(), f"timers-ray-{os.geteuid()}-{token}")
     name = f"timers-{token}"
     variables = {
-        **auto_environment({}, auto, kill=False, after=deadlines),
-        ACTION_VARIABLE: KILL_CHOSEN if kill else "report",
+        **auto_environment({}, auto, kill=kill, only_chosen=True, after=deadlines),
         DIRECTORY_VARIABLE: directory,
         RECORDER_VARIABLE: directory,
         MEETING_VARIABLE: name,

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 require_ray()
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(600)
 JOB = [sys.executable, str(VICTIMS / "ray_job.py")]
 FREE = ("--http", "127.0.0.1:0", "--stall-after", "0")
 
@@ -51,7 +51,7 @@ def test_a_job_that_works_is_timed_and_nothing_is_reported(cli: Cli, tmp_path: P
     events = tmp_path / "events.jsonl"
     options = (*FREE, "--auto-after", "task=60", "--events", events)
     with cli.start("run", *options, "--", *JOB, "works", stderr=subprocess.PIPE) as process:
-        out, error = process.communicate(timeout=200)
+        out, error = process.communicate(timeout=500)
     assert process.returncode == 0, error
     # No frame of ours is in a stack or a traceback.
     assert out.startswith("[]\n")
@@ -95,7 +95,7 @@ def test_an_actor_that_is_killed_for_it_is_started_again_by_ray(cli: Cli, tmp_pa
     options = (*FREE, "--auto-after", "Loader.fetch=1", "--auto-action", "kill", "--events", events)
     command = [*JOB, "stuck", str(tmp_path / "mark")]
     with cli.start("run", *options, "--", *command, stderr=subprocess.PIPE) as process:
-        out, error = process.communicate(timeout=200)
+        out, error = process.communicate(timeout=500)
     assert process.returncode == 0, error
     assert "fetched again" in out
     (killed,) = of(events, "kill worker process")

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 require_ray()
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(600)
 MARK = "TIMERS_TEST_MARK"
 STUCK = "ray_cluster.py:35 block"
 
@@ -57,7 +57,7 @@ class Job:
                 capture_output=True,
                 text=True,
                 check=False,
-                timeout=250,
+                timeout=500,
             )
         finally:
             self._clean_up()

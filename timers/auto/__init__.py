@@ -53,16 +53,23 @@ _SITE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "site")
 
 
 def auto_environment(
-    environ: Mapping[str, str], kinds: str, *, kill: bool, after: Mapping[str, float] | None = None
+    environ: Mapping[str, str],
+    kinds: str,
+    *,
+    kill: bool,
+    only_chosen: bool = False,
+    after: Mapping[str, float] | None = None,
 ) -> dict[str, str]:
     """Return the variables to set, where ``environ`` is what the job has otherwise.
 
     :param kinds: with commas between them, "all" or "off".
     :param kill: whether the expiry of an automatic timer ends the worker.
+    :param only_chosen: whether it does so only where the deadline is one of ``after``.
     :param after: deadlines in seconds by scope or by kind, in place of learned ones.
     :raises ValueError: one of these is not more than 0 seconds, or more than a week.
     """
-    action = {AUTO_VARIABLE: kinds, ACTION_VARIABLE: "kill" if kill else "report"}
+    ends = KILL_CHOSEN if only_chosen else "kill"
+    action = {AUTO_VARIABLE: kinds, ACTION_VARIABLE: ends if kill else "report"}
     if after:
         action[AFTER_VARIABLE] = chosen_text(after)
     if kinds == "off":

@@ -12,8 +12,10 @@ if TYPE_CHECKING:
 
 __all__ = ["AFTER_VARIABLE", "chosen_seconds", "chosen_text"]
 
-AFTER_VARIABLE = "TIMERS_AUTO_AFTER"
-"""A JSON object: seconds by scope, or by kind for all scopes of a kind."""
+AFTER_VARIABLE = "TIMERS_AUTO_DEADLINES"
+"""A JSON object: seconds by scope, or by kind for all scopes of a kind.
+
+Not the variable of the option ``--auto-after``: a job may have a ``timers run`` within."""
 _MOST_SECONDS = 7 * 24 * 3600.0
 
 

@@ -200,7 +200,7 @@ def test_it_says_what_it_is_and_does(
 def test_a_library_of_rays_own_has_no_block(
     context: Context, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("TIMERS_AUTO_AFTER", '{"task": 5}')
+    monkeypatch.setenv("TIMERS_AUTO_DEADLINES", '{"task": 5}')
     context.function, context.actor = "ray.serve.Replica.handle_request", "actor"
     assert _ray._begin() is None
 
@@ -223,7 +223,7 @@ def test_only_who_has_a_deadline_can_expire(
     function: str,
     expected: float | None,
 ) -> None:
-    monkeypatch.setenv("TIMERS_AUTO_AFTER", chosen)
+    monkeypatch.setenv("TIMERS_AUTO_DEADLINES", chosen)
     monkeypatch.delenv("TIMERS_LEARNED", raising=False)
     made: list[float] = []
 
