@@ -40,6 +40,7 @@ This package may import :mod:`timers`; never the other way round. The map::
     recorder/             what PyTorch's flight recorder says
     hang/                 who waits for whom
     fleet/                one job on many hosts
+    ray/                  a watchdog on each node of a Ray cluster
     explain/              timers explain
     stall/                notices when nothing of a job moves
     report/               timers report

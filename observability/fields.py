@@ -98,6 +98,7 @@ def _worker(worker: WorkerInfo) -> dict[str, Any]:
         "rank": worker.rank,
         "local_rank": worker.local_rank,
         "restart_count": worker.restart_count,
+        "worker_name": worker.name,
     }
 
 

@@ -35,6 +35,10 @@ def who(fields: Mapping[str, Any]) -> str:
     """Name the worker: ``rank 3 (pid 4711 on node7)``, with what is known."""
     pid, rank, host = fields.get("worker_pid"), fields.get("rank"), fields.get("host")
     on = f" on {host}" if host else ""
+    name = fields.get("worker_name")
+    if name:
+        known = name if rank is None else f"rank {rank}, {name}"
+        return f"{known} (pid {pid}{on})"
     if rank is None:
         return f"worker {'of unknown pid' if pid is None else pid}{on}"
     return f"rank {rank}" + (f" (pid {pid}{on})" if pid is not None else on)

@@ -17,7 +17,7 @@ from timers.stacks import take as stacks
 
 from . import open_pipeline
 from .events import Notice
-from .fleet.fleet import Fleet
+from .fleet.fleet import Engine, Fleet
 from .hang.roll_call import CULPRIT_SCOPE, RollCall
 from .http.address import Address
 from .http.app import View, make_app
@@ -53,6 +53,7 @@ class Service:
     :param timer_file: path of the named pipe.
     :param policy: how stuck workers are ended.
     :param timer_socket: path of the Unix socket, or one that listens already; None for none.
+    :param engine: by what other hosts of the job are reached, where that is not torchrun's store.
     :raises SettingsError: something that was asked for is not possible. Nothing is left behind.
     """
 
@@ -62,9 +63,13 @@ class Service:
         settings: Settings,
         policy: ReapPolicy,
         timer_socket: str | Listener | None = None,
+        *,
+        engine: Engine | None = None,
     ) -> None:
         self.settings = settings
         self._told_durations = False
+        self._host = settings.host or this_host()
+        self._engine = engine
         self._notices: list[str] = []
         if settings.http is not None and not (
             settings.http.is_loopback or settings.token is not None or settings.insecure
@@ -168,7 +173,7 @@ class Service:
             Metrics(self.pipeline),
             self._reaps,
             run_id=settings.run_id,
-            host=this_host(),
+            host=self._host,
         )
 
     def _screen(self) -> list[LogSink]:
@@ -207,7 +212,7 @@ class Service:
             self.pipeline.emit,
             after=settings.stall_after,
             run_id=settings.run_id,
-            host=this_host(),
+            host=self._host,
             own_children=policy.descendants_of == os.getpid(),
             kill=self._expire_now if settings.stall_kill else None,
         )
@@ -231,7 +236,7 @@ class Service:
         self._roll_call = RollCall(
             self.pipeline.emit,
             run_id=settings.run_id,
-            host=this_host(),
+            host=self._host,
             timeout=policy.dump_timeout - settings.spare_seconds,
             end=self._end_culprit if settings.spare_seconds else None,
             sample_at=settings.sample_at,
@@ -245,11 +250,12 @@ class Service:
         if self._roll_call is None or not self.settings.fleet:
             return None
         fleet = Fleet(
-            host=this_host(),
+            host=self._host,
             seconds=policy.dump_timeout - self.settings.spare_seconds,
             known_workers=self.server.known_workers,
             refuse=self.server.reject,
             say=self._note,
+            engine=self._engine,
         )
         self._roll_call.join(fleet)
         return fleet
@@ -299,6 +305,10 @@ class Service:
             self._learner.start(self.server.statistics)
         if self._fleet is not None:
             self._fleet.start()
+
+    def wait_until_joined(self, seconds: float) -> bool:
+        """Wait until this host takes part in the roll calls of its job; return whether it does."""
+        return self._fleet is not None and self._fleet.wait_until_joined(seconds)
 
     def _note(self, message: str, severity: str) -> None:
         """Say something in an event alone."""

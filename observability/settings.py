@@ -45,6 +45,8 @@ class Settings:
     """Whether all workers are looked at when one expires."""
     spare_seconds: float = 0.0
     """For how long a worker that only waits for a suspect is spared after its deadline."""
+    host: str | None = None
+    """What reports call this host; None for the name of the machine."""
     fleet: bool = True
     """Whether to take part in roll calls over all hosts of a job."""
     spans: str = "all"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from timers.events import (
     ReapFailed,
@@ -18,11 +18,14 @@ from timers.events import (
     WorkerInfo,
     WorkerKilled,
 )
+from timers.linux.labels import labels_of
 
 from .events import HangReported
 from .fields import stack_fields
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from timers.events import Event, Outcome
 
     from .hang.types import HangReport
@@ -48,6 +51,8 @@ class Story:
     """Who held up the others; None without a hang report."""
     where: str = ""
     """Where more is to be found, in words; empty when nothing is kept."""
+    labels: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """What its framework calls it and what it did; names are fields of the event."""
 
     def to_dict(self, *, tree: bool = True) -> dict[str, Any]:
         """Return it as fields of an event.
@@ -61,7 +66,7 @@ class Story:
             "verdict": self.hang.verdict.value if self.hang else None,
             "report": self.where or None,
         }
-        return {name: value for name, value in known.items() if value is not None}
+        return {**self.labels, **{name: each for name, each in known.items() if each is not None}}
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +90,13 @@ class ExplainedDump(StackDumped):
     story: Story
 
 
+class _Expired(NamedTuple):
+    timestamp: float
+    labels: Mapping[str, str]
+    """As they were then: the worker itself may be gone when the story ends."""
+    dumped: StackDumped | None = None
+
+
 class Stories:
     """Adds to the end of each reap what was said of it before.
 
@@ -95,7 +107,7 @@ class Stories:
     def __init__(self) -> None:
         self.where = ""
         """Where more is to be found, for people: a page, a command."""
-        self._expired: dict[tuple[int | str, int | None], tuple[float, StackDumped | None]] = {}
+        self._expired: dict[tuple[int | str, int | None], _Expired] = {}
         self.hang: HangReported | None = None
         """The last hang report."""
         self.reaps: dict[tuple[str, Outcome], WorkerKilled | ReapFailed] = {}
@@ -112,7 +124,7 @@ class Stories:
         elif isinstance(event, StackDumped):
             known = self._expired.get(_key(event.worker))
             if known is not None:
-                self._expired[_key(event.worker)] = known[0], event
+                self._expired[_key(event.worker)] = known._replace(dumped=event)
                 story = self.of(event.worker)
                 if story and event.timer is not None and event.timer.signal <= 0:
                     return ExplainedDump(**_shallow(event), story=story)
@@ -132,14 +144,15 @@ class Stories:
         known = self._expired.get(_key(worker))
         if known is None:
             return None
-        expired, dumped = known
+        dumped = known.dumped
         hang = self.hang
-        if hang is not None and hang.timestamp < expired - _SAME_HANG_SECONDS:
+        if hang is not None and hang.timestamp < known.timestamp - _SAME_HANG_SECONDS:
             hang = None
         return Story(
             frame=None if dumped is None else stack_fields(dumped.dump, dumped.timer)["frame"],
             hang=None if hang is None else hang.report,
             where=self.where,
+            labels=known.labels,
         )
 
     def of_pid(self, pid: int) -> tuple[int | None, Story] | None:
@@ -154,7 +167,11 @@ class Stories:
         key = _key(event.worker)
         known = self._expired.get(key)
         # Another timer of the same worker: the first one is why it is reaped.
-        _keep(self._expired, key, known or (event.timestamp, None))
+        if known is None:
+            pid, thread = event.worker.pid, event.timer.thread
+            labels = labels_of(pid, thread) if isinstance(pid, int) else {}
+            known = _Expired(event.timestamp, labels)
+        _keep(self._expired, key, known)
 
 
 def _keep(known: dict[K, V], key: K, value: V) -> None:

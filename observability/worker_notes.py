@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 
 from timers.bounded import call_until
 from timers.linux import procfs
+from timers.linux.labels import name_of
 from timers.linux.ranks import ranks_of
 
 from .fields import stack_fields
@@ -94,7 +95,7 @@ class WorkerNotes:
         reason = _reason(accused, known[1], dump, str(first["scope_id"]))
         where = f" More: {known[1].where}" if known[1].where else ""
         rank = ranks_of(pid).rank
-        who = f"worker {pid}" if rank is None else f"rank {rank}"
+        who = (name_of(pid) or f"worker {pid}") if rank is None else f"rank {rank}"
         line = f"timers: {who} is reaped: {reason}{where}"
         # Of those that are killed together, the one that holds up the others failed first.
         moment = float(first["expiration_time"]) if accused else time.time()

@@ -68,6 +68,8 @@ class WorkerInfo:
     rank: int | None = None
     local_rank: int | None = None
     restart_count: int | None = None
+    name: str | None = None
+    """What users of its framework call it: ``actor Trainer 'first'`` of Ray."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

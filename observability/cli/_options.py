@@ -32,6 +32,7 @@ __all__ = [
     "read_token",
     "service_options",
     "to_address",
+    "to_deadlines",
     "to_kinds",
     "to_users",
 ]
@@ -329,6 +330,25 @@ def to_kinds(_context: click.Context, _option: click.Parameter, text: str) -> st
             f"{(unknown or [text])[0]!r}: 'all', 'off', or some of {', '.join(KINDS)}"
         )
     return ",".join(kinds)
+
+
+def to_deadlines(
+    _context: click.Context, _option: click.Parameter, texts: tuple[str, ...]
+) -> dict[str, float]:
+    """Read deadlines of automatic timers: ``SCOPE=SECONDS``, each.
+
+    :raises click.BadParameter: one is something else.
+    """
+    found = {}
+    for text in texts:
+        name, equals, duration = text.rpartition("=")
+        if not equals or not name:
+            raise click.BadParameter(f"{text!r}: SCOPE=SECONDS, as Trainer.step=60 or task=10m")
+        try:
+            found[name] = Seconds(zero=False).convert(duration, None, None)
+        except click.BadParameter as error:
+            raise click.BadParameter(f"{text!r}: {error.message}") from None
+    return found
 
 
 def _spare(given: dict[str, Any]) -> float:

@@ -27,7 +27,7 @@ from ._recorder import recorder_environment
 from ._supervise import Supervisor, become_subreaper, block_signals
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from observability.settings import Settings
     from timers.server.reaper import ReapPolicy
@@ -52,6 +52,8 @@ def run(
     nccl_timing: bool = False,
     auto: str = "off",
     auto_kill: bool = False,
+    only_chosen: bool = False,
+    auto_after: Mapping[str, float] | None = None,
     give_up_after: int = 0,
 ) -> int:
     """Run ``command`` under a timer server; return what to exit with.
@@ -65,6 +67,8 @@ def run(
     :param nccl_timing: whether NCCL shall record when an operation starts on the GPU.
     :param auto: which automatic timers there shall be: kinds with commas, "all" or "off".
     :param auto_kill: whether the expiry of these ends the worker.
+    :param only_chosen: whether it does so only where the deadline is one of ``auto_after``.
+    :param auto_after: their deadlines in seconds, by scope or by kind, in place of learned ones.
     :param give_up_after: end the command when a worker was reaped at the same line in so many
         attempts in a row; 0 for never.
     :raises ~observability.settings.SettingsError: something that was asked for is not possible;
@@ -95,7 +99,9 @@ def run(
             started = time.monotonic()
             try:
                 environment = _environment(service, path, socket_path) | recorder
-                environment |= auto_environment(os.environ, auto, kill=auto_kill)
+                environment |= auto_environment(
+                    os.environ, auto, kill=auto_kill, only_chosen=only_chosen, after=auto_after
+                )
                 child = Child(command, environment, mask)
             except CannotStart as error:
                 service.say(str(error), "error")

@@ -18,7 +18,7 @@ from observability.duration import Seconds
 from observability.explain.command import explain
 from observability.report.command import report
 from observability.settings import DEFAULT_ADDRESS, SettingsError
-from timers.auto import KINDS
+from timers.auto import KILL_CHOSEN, KINDS
 
 from ._options import (
     make_policy,
@@ -27,6 +27,7 @@ from ._options import (
     read_token,
     service_options,
     to_address,
+    to_deadlines,
     to_kinds,
     to_users,
 )
@@ -94,11 +95,20 @@ def main() -> None:
     f" of {', '.join(KINDS)} with commas between them, 'all' or 'off'.",
 )
 @option(
+    "--auto-after",
+    metavar="SCOPE=SECONDS",
+    multiple=True,
+    callback=to_deadlines,
+    help="The deadline of the automatic timers of a scope, or of a kind, in place of a learned one:"
+    " Trainer.step=60, task=10m. May be given more than once.",
+)
+@option(
     "--auto-action",
-    type=click.Choice(("report", "kill")),
+    type=click.Choice(("report", "kill", KILL_CHOSEN)),
     default="report",
     show_default=True,
-    help="What the expiry of an automatic timer does: report, or end the worker as well.",
+    help="What the expiry of an automatic timer does: report, or end the worker as well, or do so"
+    " only for deadlines of --auto-after.",
 )
 @option(
     "--give-up-after",
@@ -148,7 +158,9 @@ def run(context: click.Context, /, command: tuple[str, ...], **_: object) -> Non
         given["timer_socket"],
         nccl_timing=given["nccl_timing"],
         auto=given["auto"],
-        auto_kill=given["auto_action"] == "kill",
+        auto_after=given["auto_after"],
+        auto_kill=given["auto_action"] != "report",
+        only_chosen=given["auto_action"] == KILL_CHOSEN,
         give_up_after=given["give_up_after"],
     )
     sys.exit(code)

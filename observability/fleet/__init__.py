@@ -12,6 +12,7 @@ The map::
     _messages.py      what travels: versions, bounds, and what is refused
     _summary.py       the samples of a host, equal stacks and recorders grouped, to and from JSON
     _store.py         what an engine has to offer
+    ray.py            the engine for a job of Ray, by an actor
     _c10d.py          the engine for torchrun's store, by a helper process
     run_id.py         what a job is called, the same on all of its hosts
     _find.py          which store the workers of this host use

@@ -102,6 +102,7 @@ def _suspect(plain: dict[str, Any]) -> Suspect:
         host=_text(plain, "host"),
         rank=_count(plain.get("rank")),
         local_rank=_count(plain.get("local_rank")),
+        name=_text(plain, "name"),
         scope_id=_text(plain, "scope_id") or None,
         frame=_text(plain, "frame") or None,
         why=_text(plain, "why"),

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     T = TypeVar("T")
 
-__all__ = ["Fleet"]
+__all__ = ["Engine", "Fleet"]
 
 _logger = logging.getLogger(__name__)
 
@@ -59,6 +59,14 @@ class _Request:
     future: Future[Any]
 
 
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """By what the hosts of a job reach each other, and how the job is found."""
+
+    find: Callable[[], Job | None]
+    open_store: Callable[[Job], Store]
+
+
 class Fleet:
     """Takes part in roll calls over many hosts.
 
@@ -68,8 +76,8 @@ class Fleet:
     :param refuse: called with the reason and the details for what is not used; from its thread.
     :param say: called with what a person should know and how grave it is (``info`` or
         ``warning``); from its thread.
-    :param open_store: makes the engine for a job.
-    :param find: finds the job; by default among the workers and what descends from this process.
+    :param engine: by default that of torchrun's store, for a job that is found among the workers
+        and what descends from this process.
     """
 
     def __init__(
@@ -80,16 +88,15 @@ class Fleet:
         known_workers: Callable[[], Sequence[WorkerInfo]],
         refuse: Callable[[str, str], None],
         say: Callable[[str, str], None],
-        open_store: Callable[[Job], Store] | None = None,
-        find: Callable[[], Job | None] | None = None,
+        engine: Engine | None = None,
     ) -> None:
         self._host = host
         self._seconds = seconds
         self._known_workers = known_workers
         self._refuse = refuse
         self._say = say
-        self._open_store = _c10d if open_store is None else open_store
-        self._find = self._search if find is None else find
+        engine = engine or Engine(self._search, _c10d)
+        self._find, self._open_store = engine.find, engine.open_store
         self.answer: Callable[[RollCall, float], None] = lambda _call, _until: None
         """Called on a thread of its own for a roll call of another host, with the moment of
         time.monotonic() by which to have shared."""
@@ -97,6 +104,7 @@ class Fleet:
         """What the thread is to do; None to wake it."""
         self._stop = threading.Event()
         self._joined = False
+        self._has_joined = threading.Event()
         self._job: Job | None = None
         self._answered: deque[float] = deque(maxlen=_MOST_ANSWERED)
         self._watchdog: str | None = None
@@ -107,6 +115,10 @@ class Fleet:
     def is_joined(self) -> bool:
         """Whether other hosts can be called at this moment."""
         return self._joined
+
+    def wait_until_joined(self, seconds: float) -> bool:
+        """Wait until other hosts could be called for the first time; return whether they can."""
+        return self._has_joined.wait(seconds)
 
     def start(self) -> None:
         """Begin to look for a job of several hosts.
@@ -222,6 +234,7 @@ class Fleet:
         self._watchdog = exchange.presence.watchdog
         exchange.join()
         self._job, self._joined = job, True
+        self._has_joined.set()
         self._said.clear()
         place = f"{job.host}:{job.port}"
         self._say(f"takes part in the roll calls of all hosts, by the store at {place}", "info")

@@ -140,6 +140,7 @@ def view_from(fields: dict[str, Any]) -> WorkerView:
             rank=rank,
             local_rank=_integer(fields.get("local_rank")),
             restart_count=_integer(fields.get("restart_count")),
+            name=_text(fields.get("worker_name")),
         ),
         host=_text(fields.get("host")) or "",
         samples=(Sample(dump=_dump(fields, _integer(pid) or 0)),),

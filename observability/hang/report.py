@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from observability.samples.frames import frame_line
+from observability.samples.idle import is_idle
 from observability.samples.types import Pace
 from observability.samples.worker import read
 
@@ -39,7 +40,10 @@ def analyse(views: Iterable[WorkerView], *, world_size: int | None = None) -> Ha
         is there several times, as after a restart, the one that is not gone counts.
     :param world_size: how many ranks the run has, where known.
     """
-    cases = [Case(view, read(view), index) for index, view in enumerate(_newest(views))]
+    newest = _newest(views)
+    # Nobody waits for who has no work, and in a pool most may have none.
+    at_work = [view for view in newest if not is_idle(view)] or newest
+    cases = [Case(view, read(view), index) for index, view in enumerate(at_work)]
     decision, found = decide(cases, world_size=world_size)
     # Who finished well is no part of the hang, unless the others wait for it.
     shown = [
@@ -108,6 +112,7 @@ def _suspect(case: Case, decision: Decision, found: Collectives, cases: Sequence
         host=view.host,
         rank=view.worker.rank,
         local_rank=view.worker.local_rank,
+        name=view.worker.name or "",
         scope_id=view.scope_id,
         frame=frame,
         why=f"is {place(case, found.waiting_in)}" if diverged else state(case, found, cases),

@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING
 
 from observability.events import HangReported
 from observability.fleet.exchange import Shared
+from observability.samples.idle import is_idle
 from observability.samples.types import WorkerView
 from observability.sampling.members import unregistered, world_size
 from observability.sampling.process_facts import add_open_files
@@ -132,6 +133,8 @@ class RollCall:
     def __call__(self, event: Event) -> None:
         """Remember who has left: others may wait for it."""
         if isinstance(event, WorkerExited):
+            if event.worker.name is not None and event.worker.rank is None:
+                return  # A framework starts and ends such as it likes, and no rank misses them.
             scope = event.timers[-1][0].scope_id if event.timers else None
             how = "has exited" if scope is None else f"has exited inside scope {scope!r}"
             view = WorkerView(
@@ -290,7 +293,7 @@ class RollCall:
             dump = _dump(view, size, innocent=bool(report) and view.worker.pid not in named)
             if dump is not None and view.expired:
                 dumps[int(view.worker.pid)] = dump
-            elif dump is not None:
+            elif dump is not None and not is_idle(view):
                 self._emit_stack(view, timers.get(view.worker), dump)
         if shared is not None:
             self._emit_report(shared)

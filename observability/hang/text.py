@@ -41,6 +41,9 @@ def rank_ranges(ranks: Iterable[int], *, most: int = 6) -> str:
 def name(suspect: Suspect) -> str:
     """``rank 3 (pid 4711 on node7)``, with what is known of it."""
     where = f" on {suspect.host}" if suspect.host else ""
+    if suspect.name:
+        who = suspect.name if suspect.rank is None else f"rank {suspect.rank}, {suspect.name}"
+        return f"{who} (pid {suspect.pid}{where})"
     if suspect.rank is None:
         return f"worker {suspect.pid}{where}"
     return f"rank {suspect.rank} (pid {suspect.pid}{where})"

@@ -51,6 +51,8 @@ class Suspect:
     host: str = ""
     rank: int | None = None
     local_rank: int | None = None
+    name: str = ""
+    """What users of its framework call it; empty where they have no name for it."""
     scope_id: str | None = None
     frame: str | None = None
     """``file:line function`` of the innermost call in code that is not a library's; of the child

@@ -8,6 +8,7 @@ The map::
     threads.py          which thread of a process matters
     waits.py            what a thread waits for
     frames.py           frames without what differs by accident; whose code they are in
+    idle.py             has nothing to do, as who waits for work in a pool
     _busy.py            works, waits by spinning or asks for ever: one that is always on a CPU
     _pace.py            stuck, spinning or slow, by several samples
     _wait_tables.py     the tables by which a wait is recognised

@@ -26,6 +26,7 @@ __all__ = [
     "plain_file",
     "plain_function",
     "process_frames",
+    "waits_for_work",
 ]
 
 _LIBRARY = re.compile(r"(?:^|.*/)(?:(?:site|dist)-packages|lib(?:32|64)?/python\d[^/]*)/(.*)")
@@ -37,6 +38,8 @@ _NOTEBOOK = re.compile(r"^<ipython-input-.*|.*/ipykernel_\d+/.*")
 _VAGUE_NAMES = frozenset({"__init__.py", "__main__.py"})
 _ADDRESS = re.compile(r"0x[0-9a-f]+|\+0?x?[0-9a-f]+$|@.*$|\.(?:cold|constprop|isra|part)(?:\.\d+)*")
 _ANONYMOUS = re.compile(r"<(?:lambda|listcomp|dictcomp|setcomp|genexpr)>$")
+_LOOPS = frozenset({("ray/_private/worker.py", "main_loop")})
+"""Where the main thread of a pool's worker is, in C below it, until there is work."""
 _MAX_CACHED = 1 << 14
 
 
@@ -117,3 +120,14 @@ def innermost_own(frames: Sequence[Frame]) -> Frame | None:
         or next((frame for frame in frames if is_python(frame.file)), None)
         or next(iter(frames), None)
     )
+
+
+def waits_for_work(frames: Sequence[Frame]) -> bool:
+    """Whether a main thread is where a pool's worker waits for its next piece of work.
+
+    :param frames: innermost first.
+    """
+    inner = next((frame for frame in frames if is_python(frame.file)), None)
+    if inner is None:
+        return False
+    return (library_path(inner.file), plain_function(inner.function)) in _LOOPS

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .frames import frame_line, innermost_own, is_own, process_frames
+from .frames import frame_line, innermost_own, is_own, process_frames, waits_for_work
 from .waits import Reason, Wait, judge
 
 if TYPE_CHECKING:
@@ -19,23 +19,37 @@ __all__ = [
     "gil_holder",
     "judge_thread",
     "lines_of_others",
+    "main_thread",
     "thread_that_matters",
     "working_thread",
 ]
 
 MAX_LINES = 3
+_OURS = "timers-"
+"""How the names of this package's threads in a worker begin."""
 
 
 def thread_that_matters(dump: StackDump, thread: int | None) -> ThreadStack | None:
-    """The thread that holds the timer, else the main one, else any that has a stack."""
+    """The thread that holds the timer, else the main one, else any that has a stack.
+
+    Where the main thread only waits for a pool's next piece of work, one that is in code of the job
+    comes before it: Ray Train trains in another thread.
+    """
     stacks = [stack for stack in dump.threads if stack.frames]
-    for wanted in (thread, dump.pid):
-        for stack in stacks:
-            if wanted is not None and stack.thread == wanted:
-                return stack
-    return next((stack for stack in stacks if stack.name == "MainThread"), None) or next(
-        iter(stacks), None
-    )
+    holds = next((stack for stack in stacks if thread is not None and stack.thread == thread), None)
+    if holds is not None:
+        return holds
+    main = main_thread(dump)
+    if main is None:
+        return next(iter(stacks), None)
+    return (working_thread(dump, main) if waits_for_work(main.frames) else None) or main
+
+
+def main_thread(dump: StackDump) -> ThreadStack | None:
+    """The main thread, when it has a stack."""
+    stacks = [stack for stack in dump.threads if stack.frames]
+    by_number = (stack for stack in stacks if stack.thread == dump.pid)
+    return next(by_number, None) or next((s for s in stacks if s.name == "MainThread"), None)
 
 
 def judge_thread(dump: StackDump, stack: ThreadStack, scope_id: str | None = None) -> Reason:
@@ -85,4 +99,6 @@ def lines_of_others(dump: StackDump, stack: ThreadStack) -> tuple[str, ...]:
 
 
 def _works(stack: ThreadStack) -> bool:
+    if (stack.name or "").startswith(_OURS):
+        return False  # In a source tree it looks like code of the job.
     return any(is_own(frame) for frame in process_frames(stack.frames))

@@ -14,7 +14,7 @@ from observability.samples.frames import library_path
 from observability.samples.threads import thread_that_matters
 from timers.bounded import left
 from timers.linux import procfs
-from timers.linux.ranks import DIRECTORY_VARIABLE
+from timers.linux.notes import DIRECTORY_VARIABLE
 from timers.stacks.take import Frame
 
 if TYPE_CHECKING:

@@ -13,8 +13,9 @@ from timers.worker.scopes import expires
 from timers.worker.slots.board_slot import BoardSlot
 from timers.worker.socket_client import SocketTimerClient
 
-from . import ACTION_VARIABLE
-from .learned import learned_seconds
+from . import ACTION_VARIABLE, KILL_CHOSEN
+from ._chosen import chosen_seconds
+from .learned import UNKNOWN_SECONDS, learned_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -48,21 +49,29 @@ def _is_apart(client: TimerClient, scope: str) -> bool:
     return not isinstance(client, SocketTimerClient) or isinstance(client.slot(scope), BoardSlot)
 
 
-def _signal() -> int:
-    return signal.SIGKILL if os.environ.get(ACTION_VARIABLE) == "kill" else 0
+def _signal(*, chosen: bool) -> int:
+    """Return what the expiry of a timer sends.
+
+    :param chosen: whether somebody chose its deadline.
+    """
+    action = os.environ.get(ACTION_VARIABLE)
+    kills = action == "kill" or (action == KILL_CHOSEN and chosen)
+    return signal.SIGKILL if kills else 0
 
 
 class Hook:
     """Opens and closes the blocks of one kind; whatever fails turns it off, with one warning.
 
     :param kind: its name in ``TIMERS_AUTO``.
+    :param unknown: seconds, the deadline of a scope that nothing is known of; None for no deadline.
     """
 
-    def __init__(self, kind: str) -> None:
+    def __init__(self, kind: str, *, unknown: float | None = UNKNOWN_SECONDS) -> None:
         self.kind = kind
+        self._unknown = unknown
         self.is_off = False
-        self._clients: dict[bool, TimerClient | None] = {}
-        """For blocks with a deadline, and for those without."""
+        self._clients: dict[int, TimerClient | None] = {}
+        """By the signal of their timers; 0 for those that only report, or have no deadline."""
 
     def begin(self, scope: str, *, timed: bool = True) -> expires | None:
         """Open a block and return it; None when this kind is off.
@@ -72,19 +81,27 @@ class Hook:
         if self.is_off:
             return None
         try:
-            if timed not in self._clients:
-                self._clients[timed] = _client(_signal() if timed else 0)
-            client = self._clients[timed]
+            after, number = self._deadline(scope) if timed else (None, 0)
+            if number not in self._clients:
+                self._clients[number] = _client(number)
+            client = self._clients[number]
             if client is None or not _is_apart(client, scope):
                 self.is_off = True
                 return None
-            after = learned_seconds(scope, shortest=_SHORTEST_SECONDS) if timed else _NEVER_SECONDS
-            block = expires(after, scope, client)
+            block = expires(_NEVER_SECONDS if after is None else after, scope, client)
             block.__enter__()
         except Exception as error:  # noqa: BLE001  # whatever it is, the job goes on
             self.fail(error)
             return None
         return block
+
+    def _deadline(self, scope: str) -> tuple[float | None, int]:
+        """Return the deadline of ``scope`` and its signal; None for what may take days."""
+        chosen = chosen_seconds(scope, self.kind)
+        if chosen is not None:
+            return chosen, _signal(chosen=True)
+        after = learned_seconds(scope, shortest=_SHORTEST_SECONDS, unknown=self._unknown)
+        return after, 0 if after is None else _signal(chosen=False)
 
     def end(self, block: expires | None) -> None:
         """Close a block that :meth:`begin` returned."""

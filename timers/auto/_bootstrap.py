@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from types import ModuleType
     from typing import Any
 
-__all__ = ["WhenImported", "wait_for_torch"]
+__all__ = ["WhenImported", "wait_for_modules"]
 
 _MODULES = (
     "torch.serialization",
@@ -26,6 +26,7 @@ _MODULES = (
     "torch.distributed.checkpoint.state_dict_loader",
     "torch.distributed.checkpoint.state_dict_saver",
     "safetensors.torch",
+    "ray._private.worker",
 )
 """Whose import :mod:`timers.auto.hooks` wants to know of."""
 
@@ -93,8 +94,8 @@ class _Loader:
         self._waiting.run(module)
 
 
-def wait_for_torch(chosen: str, root: str) -> None:
-    """Put the hooks into torch as soon as the process imports it.
+def wait_for_modules(chosen: str, root: str) -> None:
+    """Put the hooks into torch and Ray as soon as the process imports them.
 
     :param chosen: which, as ``TIMERS_AUTO`` says.
     :param root: the folder with the package ``timers``, for an interpreter that has none.
@@ -103,7 +104,7 @@ def wait_for_torch(chosen: str, root: str) -> None:
     def imported(module: ModuleType) -> None:
         try:
             _load_hooks(root).install(module, chosen)
-        except Exception as error:  # noqa: BLE001  # torch is imported as without us
+        except Exception as error:  # noqa: BLE001  # it is imported as without us
             waiting.wanted.clear()
             sys.stderr.write(f"timers: no automatic timers in process {os.getpid()}: {error}\n")
 
@@ -116,7 +117,7 @@ def _load_hooks(root: str) -> Any:
 
     :raises ImportError: ``timers`` is something else to this program.
     """
-    from importlib import import_module  # noqa: PLC0415  # torch has loaded both
+    from importlib import import_module  # noqa: PLC0415  # torch and Ray have loaded both
     from importlib.machinery import PathFinder  # noqa: PLC0415  # as above
 
     if "timers" not in sys.modules:

@@ -11,8 +11,9 @@ import json
 import math
 import os
 import time
+from typing import overload
 
-__all__ = ["LEARNED", "LEARNED_VARIABLE", "Learned", "learned_seconds"]
+__all__ = ["LEARNED", "LEARNED_VARIABLE", "UNKNOWN_SECONDS", "Learned", "learned_seconds"]
 
 LEARNED_VARIABLE = "TIMERS_LEARNED"
 UNKNOWN_SECONDS = 1800.0
@@ -74,14 +75,23 @@ class _File:
 _file = _File()
 
 
-def learned_seconds(scope: str, *, shortest: float = SHORTEST_SECONDS) -> float:
+@overload
+def learned_seconds(scope: str, *, shortest: float = SHORTEST_SECONDS) -> float: ...
+@overload
+def learned_seconds(
+    scope: str, *, shortest: float = SHORTEST_SECONDS, unknown: float | None
+) -> float | None: ...
+def learned_seconds(
+    scope: str, *, shortest: float = SHORTEST_SECONDS, unknown: float | None = UNKNOWN_SECONDS
+) -> float | None:
     """Return the deadline of ``scope``; see :data:`LEARNED`. From any thread.
 
     :param shortest: seconds; it is never less.
+    :param unknown: seconds, for a scope that nothing is known of; None to return None then.
     """
     longest = _file.longest(scope)
     if longest is None:
-        return max(UNKNOWN_SECONDS, shortest)
+        return None if unknown is None else max(unknown, shortest)
     wanted = max(min(MARGIN * longest, UNKNOWN_SECONDS), _LEAST_MARGIN * longest)
     return max(wanted, shortest)
 

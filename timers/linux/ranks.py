@@ -10,17 +10,17 @@ from __future__ import annotations
 
 import contextlib
 import os
-import stat
 from typing import TYPE_CHECKING, NamedTuple
 
 from . import procfs
+from .notes import DIRECTORY_VARIABLE, open_note, read_note
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["DIRECTORY_VARIABLE", "Ranks", "announce", "ranks_from", "ranks_of"]
+__all__ = ["Ranks", "announce", "ranks_from", "ranks_of"]
 
-DIRECTORY_VARIABLE = "TIMERS_RECORDER_DIR"
+_KIND = "rank"
 _DIGITS = 9
 """More is no rank, and no number for those who read it in events and spans."""
 _MOST_BYTES = 200
@@ -74,9 +74,7 @@ def ranks_from(environment: Mapping[str, str]) -> Ranks:
 def ranks_of(pid: int) -> Ranks:
     """Find out which rank ``pid`` is: as it announced, else from what it was started with."""
     environment = procfs.environment(pid)
-    directory = environment.get(DIRECTORY_VARIABLE)
-    said = _announced(pid, directory) if directory else {}
-    return ranks_from({**environment, **said})
+    return ranks_from({**environment, **_announced(pid, environment)})
 
 
 def announce(environment: Mapping[str, str]) -> None:
@@ -91,35 +89,15 @@ def announce(environment: Mapping[str, str]) -> None:
     names = ("RANK", "LOCAL_RANK", "WORLD_SIZE")
     pairs = zip(names, found, strict=False)
     lines = [f"{name}={value}\n" for name, value in pairs if value is not None]
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-    with contextlib.suppress(OSError):
-        fd = os.open(_path(directory, os.getpid()), flags, 0o600)
-        with contextlib.closing(os.fdopen(fd, "w")) as file:
-            file.write("".join(lines))
+    with (
+        contextlib.suppress(OSError),
+        contextlib.closing(os.fdopen(open_note(directory, _KIND), "w")) as file,
+    ):
+        file.write("".join(lines))
 
 
-def _path(directory: str, pid: int) -> str:
-    return os.path.join(directory, f"{pid}.rank")
-
-
-def _announced(pid: int, directory: str) -> dict[str, str]:
-    # The path is the worker's word: nothing may block here, and only its own file counts.
-    try:
-        fd = os.open(
-            _path(directory, pid), os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
-        )
-    except OSError:
-        return {}
-    try:
-        found = os.fstat(fd)
-        own = found.st_uid == os.stat(f"/proc/{pid}").st_uid
-        text = os.read(fd, _MOST_BYTES).decode("ascii", "replace") if own else ""
-        if not stat.S_ISREG(found.st_mode):
-            return {}
-    except OSError:
-        return {}
-    finally:
-        os.close(fd)
+def _announced(pid: int, environment: dict[str, str]) -> dict[str, str]:
+    text = read_note(pid, _KIND, most=_MOST_BYTES, environment=environment)
     pairs = (line.partition("=") for line in text.splitlines())
     return {name: value for name, _, value in pairs if _number(value) is not None}
 

@@ -503,7 +503,10 @@ class Watchdog:
     def known_workers(self) -> list[WorkerInfo]:
         """Return every worker that sent a request and has not been seen to exit."""
         with self.lock:
-            return [worker.info for worker in self.workers if worker.refusal is None]
+            found = [worker for worker in self.workers if worker.refusal is None]
+        for worker in found:
+            worker.read_ranks()
+        return [worker.info for worker in found]
 
     def stopped(self) -> None:
         """Report that the server no longer listens, and what nobody watches now."""

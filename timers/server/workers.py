@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from timers.events import WorkerInfo
 from timers.linux import procfs
 from timers.linux.descriptors import Reserve
+from timers.linux.labels import name_of
 from timers.linux.owned import Wakeup, close_epoll, identity
 from timers.linux.process import Process
 from timers.linux.ranks import ranks_of
@@ -91,6 +92,13 @@ class Worker:
         self.clock_skew_ns = None if found is None else found[0]
         return found
 
+    def read_ranks(self) -> None:
+        """Find out its ranks again, if it had none: some are given theirs late, as Ray's."""
+        if self.info.rank is None and self.refusal is None and not self.has_ended:
+            found = worker_info(self.pid, self.start_time)
+            if found.rank is not None:
+                self.info = found
+
     def began_at(self, start_time: int) -> bool:
         """Return whether ``start_time``, which was sent, is that of this process."""
         if start_time != self.start_time and self.start_time is not None:
@@ -132,6 +140,7 @@ def worker_info(pid: int, start_time: int | None) -> WorkerInfo:
         rank=found.rank,
         local_rank=found.local_rank,
         restart_count=found.restart_count,
+        name=name_of(pid),
     )
 
 

@@ -240,3 +240,10 @@ def test_a_misspelled_event_is_refused() -> None:
     assert result.exit_code == 2
     assert "no event 'timer aquired'" in result.output
     assert "timer acquired, " in result.output
+
+
+@pytest.mark.parametrize("text", ["task", "=5", "task=", "task=0", "task=soon", "task=-1"])
+def test_what_is_no_deadline_of_automatic_timers_is_refused(text: str) -> None:
+    result = CliRunner().invoke(main, ["run", "--auto-after", text, "--", "true"])
+    assert result.exit_code == 2
+    assert f"{text!r}: " in result.output

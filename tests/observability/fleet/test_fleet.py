@@ -20,7 +20,7 @@ from observability.fleet._messages import packed
 from observability.fleet._reports import report_to
 from observability.fleet._store import StoreError
 from observability.fleet.exchange import Exchange, RollCall
-from observability.fleet.fleet import Fleet
+from observability.fleet.fleet import Engine, Fleet
 from observability.hang import roll_call
 from observability.hang.report import analyse
 from observability.hang.roll_call import RollCall as HostRollCall
@@ -71,8 +71,7 @@ class Rig:
             known_workers=list,
             refuse=lambda reason, _detail: self.refused.append(reason),
             say=lambda message, severity: self.said.put((message, severity)),
-            open_store=self._open,
-            find=lambda: self.job,
+            engine=Engine(find=lambda: self.job, open_store=self._open),
         )
 
     def _open(self, _job: Job) -> MemoryStore:

@@ -123,15 +123,24 @@ def test_who_has_no_deadline_is_never_killed(environment: pytest.MonkeyPatch, ac
     assert asked == [0]
 
 
-@pytest.mark.parametrize(("action", "number"), [("report", 0), ("kill", signal.SIGKILL), ("", 0)])
+@pytest.mark.parametrize("chosen", [True, False])
+@pytest.mark.parametrize(
+    ("action", "numbers"),
+    [
+        ("report", (0, 0)),
+        ("kill", (signal.SIGKILL, signal.SIGKILL)),
+        ("kill-chosen", (0, signal.SIGKILL)),
+        ("", (0, 0)),
+    ],
+)
 def test_nobody_is_killed_unless_that_is_asked_for(
-    environment: pytest.MonkeyPatch, action: str, number: int
+    environment: pytest.MonkeyPatch, action: str, numbers: tuple[int, int], chosen: bool
 ) -> None:
     environment.setenv("TIMERS_SOCKET", "/nowhere/timers.sock")
     environment.setenv("TIMERS_AUTO_ACTION", action)
-    client: Any = _blocks._client(_blocks._signal())
+    client: Any = _blocks._client(_blocks._signal(chosen=chosen))
     assert isinstance(client, timers.SocketTimerClient)
-    assert client.signal == number
+    assert client.signal == numbers[chosen]
 
 
 @pytest.mark.parametrize("variable", ["TIMERS_FILE", "TORCHELASTIC_TIMER_FILE"])

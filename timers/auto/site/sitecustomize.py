@@ -1,7 +1,7 @@
 """Runs in each Python of a job under ``timers run``, whose PYTHONPATH has this folder.
 
-Waits for torch to be imported (``_bootstrap.py``), and goes on to the ``sitecustomize`` that would
-have been found without this one. Written for any Python 3, because a job may run any.
+Waits for torch or Ray to be imported (``_bootstrap.py``), and goes on to the ``sitecustomize`` that
+would have been found without this one. Written for any Python 3, because a job may run any.
 """
 
 import os
@@ -12,11 +12,11 @@ _auto = os.path.dirname(_here)
 _chosen = os.environ.get("TIMERS_AUTO", "off")
 if sys.version_info >= (3, 11) and _chosen not in ("", "off"):
     try:
-        # Neither importlib.util nor the package timers: a process without torch pays for neither.
+        # Neither importlib.util nor the package timers: a process without them pays for neither.
         _loader = type(__loader__)("_bootstrap", os.path.join(_auto, "_bootstrap.py"))
         _module = type(sys)("_bootstrap")
         exec(_loader.get_code("_bootstrap"), _module.__dict__)  # noqa: S102  # a file of this package, as an import does
-        _module.wait_for_torch(_chosen, os.path.dirname(os.path.dirname(_auto)))
+        _module.wait_for_modules(_chosen, os.path.dirname(os.path.dirname(_auto)))
     except Exception as error:  # noqa: BLE001  # whatever it is, the job starts as without us
         sys.stderr.write("timers: no automatic timers: %r\n" % (error,))  # noqa: UP031  # see above
 
