@@ -172,13 +172,14 @@ class AtLine:
 
 def interrupted(at: AtLine, block: Callable[[], None]) -> bool:
     """Run ``block``; return whether it was interrupted."""
+    before = sys.gettrace()
     try:
         sys.settrace(at)
         block()
     except Tick:
         return True
     finally:
-        sys.settrace(None)
+        sys.settrace(before)
     return False
 
 
@@ -346,7 +347,7 @@ def test_exceptions_at_random_leave_nothing_armed(
 ) -> None:
     if isinstance(way.client, LocalTimerClient):
         pytest.skip("a put that waits for room is interrupted in the middle of its message")
-    if source is by_thread and sys.gettrace() is not None:
+    if source is by_thread and threading.gettrace() is not None:
         # The entry of a traced function is tried again for as long as something is pending for any
         # thread: it never ends where that thread waits for a lock that this one holds.
         pytest.skip("CPython 3.11 cannot run traced threads while one has an exception pending")
