@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 # A shared machine may take its time for any of them.
 hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")
+# Where the same tests have run before, and something else is to be seen: --hypothesis-profile few.
+hypothesis.settings.register_profile("few", deadline=None, max_examples=10)
 HERE = Path(__file__).resolve().parent
 UNIT_FOLDERS = ("timers", "observability")
 _BEFORE = pytest.StashKey[Leftovers]()
