@@ -2,8 +2,8 @@
 
 A reap is played on a bench as often as ``timers`` makes calls in it. Each time another call raises,
 once: on the server's thread, which goes on as its loop does, on the thread of the reap, or on that
-of the dump. Of each place in the code that calls something the first and the last call raise; with
-``TIMERS_LONG_TESTS`` every one.
+of the dump. Of each place in the code that calls something the first call raises, and in the main
+scenarios the last one; with ``TIMERS_LONG_TESTS`` every one.
 """
 
 from __future__ import annotations
@@ -236,11 +236,11 @@ SCENARIOS = {
 }
 
 
-def numbers(calls: list[Call]) -> list[int]:
+def numbers(calls: list[Call], *, is_main: bool) -> list[int]:
     """Which of these calls are to raise, counted from 1."""
     if LONG:
         return list(range(1, len(calls) + 1))
-    last = {call: number for number, call in enumerate(calls, 1)}
+    last = {call: number for number, call in enumerate(calls, 1)} if is_main else {}
     first = {call: len(calls) - number for number, call in enumerate(reversed(calls))}
     return sorted({*first.values(), *last.values()})
 
@@ -264,7 +264,7 @@ def failures(scenario: str, error: Callable[[], BaseException], *, after: bool) 
         counting = Raising(role, 0, error, after=after, spared=SPARED)
         run(counting)
         assert counting.calls or scenario == "exited", f"no calls on the thread of the {role}"
-        for number in numbers(counting.calls):
+        for number in numbers(counting.calls, is_main=scenario in MAIN):
             run(Raising(role, number, error, after=after, spared=SPARED))
     return wrong
 
