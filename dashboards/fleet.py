@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from . import reaps_in_the_logs, run
 from .board import Board, metrics_variables, reap_annotations
 from .panels import ORANGE, RED, YELLOW, Column, Query, bars, gauges, lines, number, rows
 from .queries import (
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
 __all__ = ["UID", "build"]
 
 UID = "timers-fleet"
-RUN_UID = "timers-run"
-LOGS_UID = "timers-reaps-in-the-logs"
 
 _OK = f'{SCOPE}, outcome!~"{FAILED}"'
 _NOT = f'{SCOPE}, outcome=~"{FAILED}"'
@@ -42,13 +41,13 @@ _RUN_OF = (
 _OPEN_RUN = (
     "Open this run",
     (
-        f"/d/{RUN_UID}?${{datasource:queryparam}}&${{__url_time_range}}"
+        f"/d/{run.UID}?${{datasource:queryparam}}&${{__url_time_range}}"
         "&var-run_id=${__value.raw}&var-job=$__all&var-instance=$__all"
     ),
 )
 _OPEN_REPORT = (
     "Open the report",
-    f"/d/{LOGS_UID}?${{__url_time_range}}&var-run_id=${{__data.fields.Run:percentencode}}",
+    f"/d/{reaps_in_the_logs.UID}?${{__url_time_range}}&var-run_id=${{__data.fields.Run:percentencode}}",
 )
 _OPEN_HOST = ("Open the service's own page", "http://${__value.raw}/")
 
@@ -133,10 +132,11 @@ def _now() -> list[Panel]:
     ]
 
 
-def _runs() -> Panel:
-    def of_run(series: str, run: str = _RUN_OF) -> str:
-        return f"sum by (run_id) ({series} * on (job, instance) group_left (run_id) {run})"
+def _with_run(series: str, by: str = "") -> str:
+    return f"sum by (run_id{by}) ({series} * on (job, instance) group_left (run_id) {_RUN_OF})"
 
+
+def _runs() -> Panel:
     info = f'timers_run_info{{run_id=~"$run_id", {TARGET}}}'
     last = f'timers_last_hang_report_timestamp_seconds{{run_id=~"$run_id", {TARGET}}}'
     return rows(
@@ -146,9 +146,9 @@ def _runs() -> Panel:
         "its dashboard. Red: runbooks/worker-reaped.md.",
         [
             Query(f"count by (run_id) (last_over_time({info}[$__range]))"),
-            Query(of_run(f"timers_workers{{{TARGET}}}")),
-            Query(of_run(f"timers_overdue{{{SCOPE}}}")),
-            Query(f"round({of_run(f'increase(timers_reaps_total{{{_OK}}}[$__range])')})"),
+            Query(_with_run(f"timers_workers{{{TARGET}}}")),
+            Query(_with_run(f"timers_overdue{{{SCOPE}}}")),
+            Query(f"round({_with_run(f'increase(timers_reaps_total{{{_OK}}}[$__range])')})"),
             Query(
                 "topk by (run_id) (1, max by (run_id, summary) "
                 f"(last_over_time({last}[$__range]))) * 1000"
@@ -168,7 +168,8 @@ def _runs() -> Panel:
 
 
 def _reaped() -> list[Panel]:
-    by_run = selected(f"increase(timers_reaps_total{{{SCOPE}}}[$__range])", over_range=True)
+    reaps = f"increase(timers_reaps_total{{{SCOPE}}}[$__range])"
+    by_run = selected(reaps, over_range=True)
     return [
         bars(
             "Reaps by scope and outcome",
@@ -202,13 +203,7 @@ def _reaped() -> list[Panel]:
             "Reaps by run, host and scope",
             "What was reaped in the time range; click a run for its dashboard, a host for the "
             "service's own page with the stacks. Not empty: runbooks/worker-reaped.md.",
-            [
-                Query(
-                    f"round(sum by (run_id, instance, scope, outcome) "
-                    f"(increase(timers_reaps_total{{{SCOPE}}}[$__range]) "
-                    f"* on (job, instance) group_left (run_id) {_RUN_OF})) > 0"
-                )
-            ],
+            [Query(f"round({_with_run(reaps, ', instance, scope, outcome')}) > 0")],
             {
                 "run_id": Column("Run", link=_OPEN_RUN),
                 "instance": Column("Host", link=_OPEN_HOST),

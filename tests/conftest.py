@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import os
 import signal
 import subprocess
 from pathlib import Path
@@ -13,12 +12,12 @@ import hypothesis
 import pytest
 
 from support.leftovers import Leftovers
+from support.long_tests import LONG
 
 if TYPE_CHECKING:
     from collections.abc import Generator
 
 # A shared machine may take its time for any of them.
-LONG = bool(os.environ.get("TIMERS_LONG_TESTS"))
 hypothesis.settings.register_profile("untimed", deadline=None, max_examples=100 if LONG else 50)
 hypothesis.settings.load_profile("untimed")
 # Where the same tests have run before, and something else is to be seen: --hypothesis-profile few.

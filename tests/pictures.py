@@ -20,29 +20,24 @@ import tempfile
 import termios
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 
 # ruff: noqa: E402  # what follows is found through the line above
-from selenium import webdriver
-from selenium.webdriver.chrome.service import Service as Driver
 from selenium.webdriver.common.by import By
 
+from support.browser import chromium
 from support.monitoring import grafana, scenario, servers
-from support.monitoring.tools import require
 from support.service import running
 from support.waiting import eventually
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 PICTURES = HERE.parent / ".github" / "pictures"
 FLEET = HERE.parent / "dashboards" / "timers-fleet.json"
 RULES = HERE.parent / "dashboards" / "timers-recording.yml"
 QUICKSTART = "examples/quickstart/run.py"
 COLUMNS = 100
+WINDOW = "--window-size=1000,900"
 RUNS_FOR_SECONDS = 150
 CONFIG = """
 global: {{scrape_interval: 1s, evaluation_interval: 1s}}
@@ -76,21 +71,6 @@ train(int(sys.argv[2]))
 """
 
 
-@contextlib.contextmanager
-def browser(size: str) -> Iterator[webdriver.Chrome]:
-    """Start Chromium with a window of ``size``, "width,height" in pixels."""
-    options = webdriver.ChromeOptions()
-    options.binary_location = require("chromium", "chromium")
-    for argument in ("--headless", "--no-sandbox", "--disable-gpu", f"--window-size={size}"):
-        options.add_argument(argument)
-    driver = Driver(require("chromedriver", "chromium-driver"))
-    chrome = webdriver.Chrome(options=options, service=driver)
-    try:
-        yield chrome
-    finally:
-        chrome.quit()
-
-
 def terminal(picture: Path, place: Path) -> None:
     """Take a terminal in which the quickstart's stuck worker was reaped."""
     ours, theirs = os.openpty()
@@ -114,7 +94,7 @@ def terminal(picture: Path, place: Path) -> None:
                 said += data
     shown = place / "terminal.html"
     shown.write_text(as_html(f"$ {' '.join(command)}\n{said.decode()}"))
-    with browser("1000,900") as chrome:
+    with chromium(place, WINDOW) as chrome:
         chrome.get(shown.as_uri())
         chrome.find_element(By.TAG_NAME, "pre").screenshot(str(picture))
 
@@ -158,7 +138,7 @@ def page(picture: Path, place: Path) -> None:
             assert worker.stdout
             ended.callback(worker.stdout.close)
             assert worker.stdout.readline() == b"ready\n"
-        chrome = ended.enter_context(browser("1000,900"))
+        chrome = ended.enter_context(chromium(place, WINDOW))
         chrome.get(f"http://{service.address}/")
         reaped = (By.CSS_SELECTOR, "#reaps summary")
         eventually(lambda: chrome.find_elements(*reaped), "the reap on the page")

@@ -23,7 +23,7 @@ _MOST_AT_ONCE = 1024
 _MOST_WAITING = 20_000
 _MOST_REAPS = 1000
 _LONGEST_RECORD = 4000
-_NAMES = ("task_id", "actor_id", "said")
+_NAMES = ("task_id", "actor_id", "said", "attempt")
 
 
 class Meeting:
@@ -113,7 +113,7 @@ class Meeting:
         :param reap: ``task_id`` and ``actor_id`` of Ray, and ``said``, in words; a later one of the
             same attempt of a task replaces an earlier one, where ``attempt`` says which it is.
         """
-        kept = {name: str(reap.get(name, ""))[:_LONGEST_RECORD] for name in (*_NAMES, "attempt")}
+        kept = {name: str(reap.get(name, ""))[:_LONGEST_RECORD] for name in _NAMES}
         same = ("task_id", "attempt")
         known = [each for each in self._reaps if any(each[name] != kept[name] for name in same)]
         self._reaps = deque([*known, kept], maxlen=_MOST_REAPS)

@@ -10,6 +10,7 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
+from support.long_tests import LONG
 from support.processes import VICTIMS
 
 from .fault import Fault, Weaker
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FAULTS"]
 
-_MANY = 10_000 if os.environ.get("TIMERS_LONG_TESTS") else 1_000
+_MANY = 10_000 if LONG else 1_000
 _AT_ONCE = 1_000
 _AFTER_SECONDS = 2.0
 """More than it takes to have read so many requests."""

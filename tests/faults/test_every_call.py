@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from support.children import alive, dropped
+from support.long_tests import LONG
 from support.raising import Call, Raising
 from support.rig import Rig
 from timers import ReapPolicy
@@ -222,7 +223,6 @@ def two_refusals() -> Callable[..., bool]:
 
 
 PROMPT = ReapPolicy(grace=0.0)
-LONG = bool(os.environ.get("TIMERS_LONG_TESTS"))
 MAIN = ("killed", "exited", "released")
 SCENARIOS: dict[str, tuple[Callable[[Bench], None], Callable[[], dict[str, Any]], tuple[int, ...]]]
 SCENARIOS = {

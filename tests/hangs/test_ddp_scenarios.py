@@ -7,7 +7,6 @@ ten minutes and more, else some of them once. ``python -m tests.hangs`` makes a 
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,6 +14,7 @@ import pytest
 from hangs.ddp import CASES, SLOW, Case, explained, job, launcher, source
 from observability.hang.text import render
 from observability.hang.types import Verdict
+from support.long_tests import LONG
 from support.torch import require_torch
 
 if TYPE_CHECKING:
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 require_torch()
 
-LONG = bool(os.environ.get("TIMERS_LONG_TESTS"))
 RUNS = 3 if LONG else 1
 FEW = {
     True: (

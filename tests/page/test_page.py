@@ -9,11 +9,9 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
-from selenium import webdriver
-from selenium.webdriver.chrome.service import Service as Driver
 from selenium.webdriver.common.by import By
 
-from support.monitoring.tools import require
+from support.browser import chromium
 from support.processes import VICTIMS
 from support.service import running
 from support.waiting import eventually
@@ -21,6 +19,8 @@ from support.waiting import eventually
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from selenium import webdriver
 
     from observability.service import Service
 
@@ -36,31 +36,12 @@ with timers.expires(after=float(sys.argv[2]), scope=sys.argv[3]):
     stuck_here()
 """
 HOSTILE = "<script>document.title='hacked'</script><img src=x onerror=alert(1)>"
-NO_NETWORK = (
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--disable-dev-shm-usage",
-)
 
 
 @pytest.fixture
 def browser(tmp_path: Path) -> Iterator[webdriver.Chrome]:
-    options = webdriver.ChromeOptions()
-    options.binary_location = require("chromium", "chromium")
-    for argument in (*NO_NETWORK, f"--user-data-dir={tmp_path / 'profile'}"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = Driver(require("chromedriver", "chromium-driver"))
-    chrome = webdriver.Chrome(options=options, service=driver)
-    try:
+    with chromium(tmp_path) as chrome:
         yield chrome
-    finally:
-        chrome.quit()
 
 
 @contextlib.contextmanager

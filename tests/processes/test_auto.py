@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from support.command import Cli
-from support.log_lines import of, read_so_far
+from support.log_lines import block_counts, of, read_so_far
 from support.processes import VICTIMS
 from support.torch import require_torch
 from support.waiting import eventually
@@ -33,21 +33,13 @@ def cli(tmp_path: Path) -> Cli:
     return Cli(tmp_path)
 
 
-def counts(path: Path) -> dict[str, int]:
-    """By scope, how many blocks there were."""
-    entries = [entry for event in of(path, "scope durations") for entry in event["scopes"]]
-    return {
-        entry["scope_id"]: entry["warm_up"]["count"] + entry["steady"]["count"] for entry in entries
-    }
-
-
 def test_a_job_that_works_is_timed_and_nothing_is_reported(cli: Cli, tmp_path: Path) -> None:
     events = tmp_path / "events.jsonl"
     command = [*DDP, "-1", "5", tmp_path / "model"]
     ran = cli.run("run", *FREE, "--events", events, "--", *command)
     assert ran.returncode == 0, ran.stderr
     assert [event["message"] for event in read_so_far(events) if event["level"] != "info"] == []
-    assert counts(events) == {
+    assert block_counts(events) == {
         "init_process_group": 2,
         "next_batch": 2 * 2 * 6,  # of each epoch one more, which ends it
         "step": 2 * 2 * 5,

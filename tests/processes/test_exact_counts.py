@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from typing import TYPE_CHECKING
 
 from prometheus_client.parser import text_string_to_metric_families
 
 from support.command import get
+from support.long_tests import LONG
 from support.otlp import receiver
 from support.processes import victim
 from support.service import running
@@ -53,7 +53,7 @@ def send(directory: Path, pairs: int, scopes: int = 1) -> None:
 
 def test_many_pairs_with_metrics(tmp_path: Path) -> None:
     """A million where ``TIMERS_LONG_TESTS`` is set."""
-    pairs = 125_000 if os.environ.get("TIMERS_LONG_TESTS") else 20_000
+    pairs = 125_000 if LONG else 20_000
     with running(tmp_path) as service:
         send(tmp_path, pairs)
         expected = PROCESSES * pairs

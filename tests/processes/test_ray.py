@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from support.command import Cli
-from support.log_lines import of, read_so_far
+from support.log_lines import block_counts, of, read_so_far
 from support.processes import VICTIMS
 from support.ray import require_ray
 from support.waiting import eventually
@@ -39,14 +39,6 @@ def cli(tmp_path: Path) -> Iterator[Cli]:
         yield made
 
 
-def counts(path: Path) -> dict[str, int]:
-    """By scope, how many blocks there were."""
-    entries = [entry for event in of(path, "scope durations") for entry in event["scopes"]]
-    return {
-        entry["scope_id"]: entry["warm_up"]["count"] + entry["steady"]["count"] for entry in entries
-    }
-
-
 def test_a_job_that_works_is_timed_and_nothing_is_reported(cli: Cli, tmp_path: Path) -> None:
     events = tmp_path / "events.jsonl"
     options = (*FREE, "--auto-after", "task=60", "--events", events)
@@ -58,7 +50,7 @@ def test_a_job_that_works_is_timed_and_nothing_is_reported(cli: Cli, tmp_path: P
     assert "as it should" in out
     assert "timers/auto" not in out
     assert [event["message"] for event in read_so_far(events) if event["level"] != "info"] == []
-    found = counts(events)
+    found = block_counts(events)
     waits = found.pop("Waiting.wait")  # of which several are under way at a time
     assert 1 <= waits <= 9
     assert found == {

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from support.log_lines import read_so_far
-from support.processes import VICTIMS
+from support.processes import MARK, VICTIMS, marked
 from support.ray import require_ray
 from support.waiting import eventually
 
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 require_ray()
 
 pytestmark = pytest.mark.timeout(600)
-MARK = "TIMERS_TEST_MARK"
 STUCK = "ray_cluster.py:35 block"
 
 
@@ -67,19 +66,10 @@ class Job:
     def _clean_up(self) -> None:
         """End what a victim that failed has left; others leave nothing, after a while."""
         with contextlib.suppress(AssertionError):
-            eventually(lambda: not self._processes(), "Ray has ended", timeout=20)
-        for pid in self._processes():
+            eventually(lambda: not marked(self._mark), "Ray has ended", timeout=20)
+        for pid in marked(self._mark):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-
-    def _processes(self) -> list[int]:
-        mark, found = f"{MARK}={self._mark}".encode(), []
-        for entry in Path("/proc").iterdir():
-            if entry.name.isdigit():
-                with contextlib.suppress(OSError):
-                    if mark in (entry / "environ").read_bytes().split(b"\0"):
-                        found.append(int(entry.name))
-        return found
 
     def events(self) -> dict[str, list[dict[str, Any]]]:
         """By node, its events."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from support.long_tests import LONG
 from support.waiting import eventually
 from timers import SocketTimerServer
 from timers.events import TimerExpired, WorkerKilled
@@ -22,9 +23,7 @@ if TYPE_CHECKING:
     from support.remote import Remote
     from support.servers import SocketPair
 
-ROUNDS = int(
-    os.environ.get("TIMERS_TEST_RESTARTS", "200" if os.environ.get("TIMERS_LONG_TESTS") else "40")
-)
+ROUNDS = int(os.environ.get("TIMERS_TEST_RESTARTS", "200" if LONG else "40"))
 STOPPED_SECONDS = float(os.environ.get("TIMERS_TEST_STOPPED_SECONDS", "3"))
 WORKERS = 8
 HANG_EVERY = 4

@@ -106,19 +106,9 @@ document.documentElement.append(frame);
 
 
 def test_a_page_of_another_origin_reads_nothing(service: Service, tmp_path: Path) -> None:
-    webdriver = pytest.importorskip("selenium.webdriver")
-    from selenium.webdriver.chrome.service import Service as Driver
+    pytest.importorskip("selenium.webdriver")
+    from support.browser import chromium
 
-    from support.monitoring.tools import require
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = require("chromium", "chromium")
-    for argument in (
-        *("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run"),
-        *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-        *("--disable-dev-shm-usage", f"--user-data-dir={tmp_path / 'profile'}"),
-    ):
-        options.add_argument(argument)
     content = PAGE.replace("SERVICE", str(service.address)).encode()
 
     class Evil(http.server.BaseHTTPRequestHandler):
@@ -134,19 +124,16 @@ def test_a_page_of_another_origin_reads_nothing(service: Service, tmp_path: Path
     evil = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Evil)
     thread = threading.Thread(target=evil.serve_forever, daemon=True)
     thread.start()
-    browser = webdriver.Chrome(
-        options=options, service=Driver(require("chromedriver", "chromium-driver"))
-    )
     try:
-        browser.get(f"http://127.0.0.1:{evil.server_port}/")
-        title = eventually(lambda: browser.title != "begun" and browser.title, "all four tries")
-        assert title == "fetch-refused frame-closed opaque:0 script-refused"
-        # The same from the service's own origin: there is something to be read.
-        browser.get(f"http://{service.address}/")
-        read = "return fetch('/timers').then((answer) => answer.text())"
-        assert '"run_id": "run-1"' in browser.execute_script(read)
+        with chromium(tmp_path) as browser:
+            browser.get(f"http://127.0.0.1:{evil.server_port}/")
+            title = eventually(lambda: browser.title != "begun" and browser.title, "all four tries")
+            assert title == "fetch-refused frame-closed opaque:0 script-refused"
+            # The same from the service's own origin: there is something to be read.
+            browser.get(f"http://{service.address}/")
+            read = "return fetch('/timers').then((answer) => answer.text())"
+            assert '"run_id": "run-1"' in browser.execute_script(read)
     finally:
-        browser.quit()
         evil.shutdown()
         evil.server_close()
         thread.join()

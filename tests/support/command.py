@@ -11,20 +11,19 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .processes import VICTIMS
+from .processes import MARK, VICTIMS, marked
 from .waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
 
 __all__ = ["SUPERVISED", "TIMERS", "Cli", "get", "json_lines"]
 
 TIMERS = [sys.executable, "-c", "from observability.cli.main import main; main(prog_name='timers')"]
 SUPERVISED = [sys.executable, str(VICTIMS / "supervised.py")]
-_MARK = "TIMERS_TEST_MARK"
 WAIT_SECONDS = 60
 
 
@@ -48,7 +47,7 @@ class Cli:
             **kept,
             "TMPDIR": str(self.temporary),
             "XDG_STATE_HOME": str(self.state),
-            _MARK: self.mark,
+            MARK: self.mark,
         }
 
     @contextlib.contextmanager
@@ -94,14 +93,7 @@ class Cli:
 
     def processes(self) -> list[int]:
         """The living processes that were started by this object, directly or not."""
-        mark = f"{_MARK}={self.mark}".encode()
-        found = []
-        for entry in Path("/proc").iterdir():
-            if entry.name.isdigit():
-                with contextlib.suppress(OSError):
-                    if mark in (entry / "environ").read_bytes().split(b"\0"):
-                        found.append(int(entry.name))
-        return found
+        return marked(self.mark)
 
     def assert_nothing_left(self) -> None:
         """No process, no pipe, no temporary directory."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["of", "parse", "read", "read_so_far"]
+__all__ = ["block_counts", "of", "parse", "read", "read_so_far"]
 
 
 def parse(data: bytes) -> list[dict[str, Any]]:
@@ -33,6 +33,14 @@ def read_so_far(path: Path) -> list[dict[str, Any]]:
 def of(path: Path, name: str) -> list[dict[str, Any]]:
     """Of these, the events of one name."""
     return [event for event in read_so_far(path) if event["event"] == name]
+
+
+def block_counts(path: Path) -> dict[str, int]:
+    """By scope, how many blocks there were."""
+    entries = [entry for event in of(path, "scope durations") for entry in event["scopes"]]
+    return {
+        entry["scope_id"]: entry["warm_up"]["count"] + entry["steady"]["count"] for entry in entries
+    }
 
 
 def _refuse(constant: str) -> None:

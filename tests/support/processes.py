@@ -12,9 +12,22 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-__all__ = ["VICTIMS", "victim"]
+__all__ = ["MARK", "VICTIMS", "marked", "victim"]
 
 VICTIMS = Path(__file__).resolve().parent.parent / "victims"
+MARK = "TIMERS_TEST_MARK"
+"""A variable by which a test finds what it has started, directly or not."""
+
+
+def marked(mark: str) -> list[int]:
+    """The living processes that were started with :data:`MARK` set to ``mark``."""
+    variable, found = f"{MARK}={mark}".encode(), []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                if variable in (entry / "environ").read_bytes().split(b"\0"):
+                    found.append(int(entry.name))
+    return found
 
 
 @contextlib.contextmanager

@@ -97,14 +97,18 @@ def labels_of(pid: int, thread: int | None = None) -> dict[str, str]:
     return _labels(plain.get("process")) | _labels(work)
 
 
-def name_of(pid: int) -> str | None:
-    """Return what users of its framework call ``pid``, as it wrote; None where it did not."""
-    name = _read(pid).get("name")
+def name_of(pid: int, environment: dict[str, str] | None = None) -> str | None:
+    """Return what users of its framework call ``pid``, as it wrote; None where it did not.
+
+    :param environment: of the process, where the caller has read it.
+    """
+    name = _read(pid, environment).get("name")
     return name[:_LONGEST] if isinstance(name, str) and name else None
 
 
-def _read(pid: int) -> dict[str, Any]:
-    line = read_note(pid, _KIND, most=_MOST_BYTES).partition("\n")[0]
+def _read(pid: int, environment: dict[str, str] | None = None) -> dict[str, Any]:
+    note = read_note(pid, _KIND, most=_MOST_BYTES, environment=environment)
+    line = note.partition("\n")[0]
     try:
         plain = json.loads(line) if line else {}
     except (ValueError, RecursionError):

@@ -71,9 +71,13 @@ def ranks_from(environment: Mapping[str, str]) -> Ranks:
     )
 
 
-def ranks_of(pid: int) -> Ranks:
-    """Find out which rank ``pid`` is: as it announced, else from what it was started with."""
-    environment = procfs.environment(pid)
+def ranks_of(pid: int, environment: dict[str, str] | None = None) -> Ranks:
+    """Find out which rank ``pid`` is: as it announced, else from what it was started with.
+
+    :param environment: of the process, where the caller has read it.
+    """
+    if environment is None:
+        environment = procfs.environment(pid)
     return ranks_from({**environment, **_announced(pid, environment)})
 
 

@@ -133,14 +133,15 @@ class Worker:
 
 def worker_info(pid: int, start_time: int | None) -> WorkerInfo:
     """Return who ``pid`` is, with its ranks as it announced them, or as its launcher set them."""
-    found = ranks_of(pid)
+    environment = procfs.environment(pid)
+    found = ranks_of(pid, environment)
     return WorkerInfo(
         pid=pid,
         start_time=start_time,
         rank=found.rank,
         local_rank=found.local_rank,
         restart_count=found.restart_count,
-        name=name_of(pid),
+        name=name_of(pid, environment),
     )
 
 
