@@ -17,6 +17,7 @@ TOP = Path(__file__).resolve().parent.parent
 TITLES = {
     "cost": "Cost of one block in the worker",
     "server": "Requests that one server takes",
+    "boards": "Blocks on boards",
     "lateness": "From the deadline to the signal, and to the worker's death",
     "fairness": "Stuck workers beside others at full speed",
     "growth": "With more and more active timers",

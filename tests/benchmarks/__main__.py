@@ -12,6 +12,7 @@ import json
 from typing import TYPE_CHECKING
 
 from . import (
+    boards,
     connections,
     cost,
     explaining,
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 BENCHMARKS: dict[str, tuple[str, Callable[[Effort], Iterator[Row]]]] = {
     "cost": ("Cost of one block in the worker", cost.rows),
     "server": ("Requests that one server takes", server.rows),
+    "boards": ("Blocks on boards", boards.rows),
     "lateness": ("From the deadline to the signal, and to the worker's death", lateness.rows),
     "fairness": ("Stuck workers beside others at full speed", fairness.rows),
     "growth": ("With more and more active timers", growth.rows),

@@ -2,7 +2,8 @@
 
 ``timers serve`` at its own settings, with nobody connected and with a hundred idle workers that
 hold a timer each. A wake-up is a context switch of any of its threads. What its settings ask for
-is to look after itself every ``max_interval`` seconds.
+is to look after itself every ``max_interval`` seconds, and to watch for stalls, which is measured
+apart: that looks at every worker again and again.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ WAKE_UPS = "wake-ups a second"
 ASKED = "wake-ups a second that its settings ask for (1 / max_interval)"
 ALONE = "no worker"
 WITH_WORKERS = "100 idle workers with a timer each"
+STALLS = "the same, watched for stalls"
 _COUNT = 100
 _SERVE = "from observability.cli.main import main; main(prog_name='timers')"
 _WORKERS = """
@@ -73,11 +75,13 @@ def rows(effort: Effort) -> Iterator[Row]:
     """Measure."""
     with tempfile.TemporaryDirectory() as directory:
         pipe = f"{directory}/timers.pipe"
-        with _service(pipe) as pid:
+        with _service(pipe, "--stall-after", "0") as pid:
             yield Row(ASKED, [1 / Settings(run_id="").max_interval], "1/s")
             yield from _rows(pid, ALONE, effort)
             with _workers(pipe):
                 yield from _rows(pid, WITH_WORKERS, effort)
+        with _service(pipe) as pid, _workers(pipe):
+            yield from _rows(pid, STALLS, effort)
 
 
 def _rows(pid: int, who: str, effort: Effort) -> Iterator[Row]:
@@ -100,9 +104,9 @@ def _rows(pid: int, who: str, effort: Effort) -> Iterator[Row]:
 
 
 @contextlib.contextmanager
-def _service(pipe: str) -> Iterator[int]:
+def _service(pipe: str, *options: str) -> Iterator[int]:
     command = [sys.executable, "-c", _SERVE, "serve", "--timer-file", pipe]
-    command += ["--http", "127.0.0.1:0", "--events", f"{pipe}.events"]
+    command += ["--http", "127.0.0.1:0", "--events", f"{pipe}.events", *options]
     with subprocess.Popen(command, stderr=subprocess.PIPE) as process:
         assert process.stderr
         try:

@@ -30,6 +30,7 @@ __all__ = [
     "FLOOR",
     "FLOOR_UNREAD",
     "LEAST",
+    "NOTHING",
     "SOCKET_FLOOR",
     "STOPPED",
     "TRACED",
@@ -44,6 +45,7 @@ FLOOR = "two bare writes of the same bytes, same server reading"
 FLOOR_UNREAD = "two bare writes of the same bytes, nobody waiting for them"
 SOCKET_FLOOR = "two bare sends of the same bytes, same server reading"
 LEAST = "the least a Python block can do: clock, one f-string, write"
+NOTHING = "a Python block that does nothing"
 ALONE = "server asleep: "
 """What the names begin with of what is done once in a while, as between steps of training."""
 STOPPED = "server stopped: "
@@ -87,6 +89,7 @@ def file_pair(path: str) -> Iterator[Contender]:
     served = os.open(path, os.O_WRONLY | os.O_NONBLOCK)
     yield Contender(FLOOR, partial(_two, os.write, served, capture), settle=settle)
     yield Contender(LEAST, partial(_least, served, capture), settle=settle)
+    yield Contender(NOTHING, lambda: _nothing)
     reader, writer = os.pipe()
     fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, _CAPACITY)
     yield Contender(
@@ -107,6 +110,7 @@ def _one_by_one(served: int, capture: Callable[[], Captured], client: Any) -> It
     for contender in (
         Contender(FLOOR, partial(_two, os.write, served, capture)),
         Contender(LEAST, partial(_least, served, capture)),
+        Contender(NOTHING, lambda: _nothing),
         named,
     ):
         yield contender._replace(
@@ -200,6 +204,21 @@ class _Least:
 
     def __exit__(self, *_: object) -> None:
         os.write(self._fd, self._release)
+
+
+class _Nothing:
+    __slots__ = ()
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+def _nothing() -> None:
+    with _Nothing():
+        pass
 
 
 def _least(fd: int, capture: Callable[[], Captured]) -> Callable[[], None]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, NamedTuple
 
-from . import fairness, growth, idle, lateness, ours, server, starting
+from . import boards, fairness, growth, idle, lateness, ours, server, starting
 from .bursts import DEEP, SHALLOW
 from .cost import CPU
 from .hosts import METRICS, SERVICE
@@ -27,9 +27,10 @@ if TYPE_CHECKING:
 
 __all__ = ["NEEDED", "Target", "as_json", "as_markdown", "as_text", "targets"]
 
-NEEDED = ("cost", "server", "lateness", "fairness", "growth", "starting", "idle")
+NEEDED = ("cost", "server", "boards", "lateness", "fairness", "growth", "starting", "idle")
 """The benchmarks that these are taken from."""
 _NAMED = ours.title("File", "named", SHALLOW)
+_ON_BOARD = ours.title("Socket", "named", SHALLOW)
 _TORCH_FILE = ours.title("torch File", "named", SHALLOW)
 _TORCH_LOCAL = ours.title("torch Local, mp.Queue", "named", SHALLOW)
 
@@ -64,7 +65,9 @@ class Target(NamedTuple):
 def targets(rows: Mapping[str, Sequence[Row]], effort: Effort) -> Iterator[Target]:
     """Yield the targets for the rows of the benchmarks in :data:`NEEDED`, by name."""
     yield from _cost(rows["cost"])
+    yield from _cost_on_boards(rows["cost"])
     yield from _server(rows["server"])
+    yield from _boards(rows["boards"], effort)
     yield from _lateness(rows["lateness"])
     yield from _fairness(rows["fairness"])
     yield from _growth(rows["growth"], effort)
@@ -94,6 +97,40 @@ def _cost(rows: Sequence[Row]) -> Iterator[Target]:
     for depth in (SHALLOW, DEEP):
         default = ratio(ours.title("File", "default", depth), ours.title("File", "named", depth))
         yield Target(f"a default scope / a named one, stack depth {depth}", default, "x", 1.3)
+
+
+def _cost_on_boards(rows: Sequence[Row]) -> Iterator[Target]:
+    def ratio(name: str, base: str) -> float:
+        return find(rows, name).median / find(rows, base).median
+
+    named = "with expires(after, scope) on a board"
+    yield Target(f"{named} / {ours.FLOOR}", ratio(_ON_BOARD, ours.FLOOR), "x", 1.5)
+    yield Target(f"... / {ours.NOTHING}", ratio(_ON_BOARD, ours.NOTHING), "x")
+    if any(row.name == _TORCH_FILE for row in rows):
+        cheaper = ratio(_TORCH_FILE, _ON_BOARD)
+        yield Target("torch's File pair / the same on a board", cheaper, "x", 20, at_least=True)
+    default = ratio(ours.title("Socket", "default", SHALLOW), _ON_BOARD)
+    yield Target("a default scope / a named one, on a board", default, "x", 1.2)
+    asleep = ratio(ours.ALONE + _NAMED, ours.ALONE + _ON_BOARD)
+    what = "our pipe / a board, each a millisecond after the last"
+    yield Target(what, asleep, "x", 15, at_least=True)
+    asleep = ratio(ours.ALONE + _ON_BOARD, ours.ALONE + ours.NOTHING)
+    yield Target(f"... a board / {ours.NOTHING}", asleep, "x")
+    stopped = ratio(ours.STOPPED + _ON_BOARD, _ON_BOARD)
+    yield Target("a block on a board, server stopped / server running", stopped, "x", 1.1)
+
+
+def _boards(rows: Sequence[Row], effort: Effort) -> Iterator[Target]:
+    yield Target(boards.MILLION, find(rows, boards.MILLION).median * 1e3, "ms", 10)
+    yield Target(boards.BUSY, find(rows, boards.BUSY).median * 100, "%", 1)
+    late = quantile(find(rows, boards.LATE).samples, 0.99) * 1e3
+    yield Target(f"p99 {boards.LATE}", late, "ms", 5)
+    few, many = boards.crowds(effort)
+    for crowd, limit in ((few, 1), (many, None)):
+        name = boards.title(boards.PASS, crowd)
+        yield Target(name, find(rows, name).median * 1e3, "ms", limit)
+    name = boards.title(boards.NOTICED, many)
+    yield Target(f"p99 {name}", quantile(find(rows, name).samples, 0.99) * 1e3, "ms")
 
 
 def _server(rows: Sequence[Row]) -> Iterator[Target]:
