@@ -400,6 +400,8 @@ def main() -> None:
     die_with_parent()
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
     threading.excepthook = fail
+    # Made under a lock of asyncio, for which a child that is forked meanwhile would wait for ever.
+    asyncio.get_event_loop_policy()
     episode = Episode.from_json(sys.argv[1])
     client = make_client(episode)
     timers.configure(client)
