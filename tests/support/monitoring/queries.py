@@ -19,9 +19,9 @@ class Asked(NamedTuple):
     expr: str
 
 
-def _filled(expr: str, run_id: str) -> str:
+def _filled(expr: str, run_id: str, window: str = "10s") -> str:
     values = {
-        "$__rate_interval": "10s",
+        "$__rate_interval": window,
         "$__range": "2m",
         "$run_id": run_id,
         "$job": ".*",
@@ -34,13 +34,18 @@ def _filled(expr: str, run_id: str) -> str:
     return expr
 
 
-def panel_queries(path: Path, run_id: str = ".*") -> Iterator[Asked]:
-    """Every query of every panel, those of collapsed rows included."""
+def panel_queries(path: Path, run_id: str = ".*", window: str = "10s") -> Iterator[Asked]:
+    """Every query of every panel, those of collapsed rows included.
+
+    :param window: what rates are taken over: Grafana takes four times the scrape interval.
+    """
     board = json.loads(path.read_text())
     for panel in board["panels"]:
         for each in (panel, *panel.get("panels", [])):
             for target in each.get("targets", ()):
-                yield Asked(f"{each['title']} {target['refId']}", _filled(target["expr"], run_id))
+                yield Asked(
+                    f"{each['title']} {target['refId']}", _filled(target["expr"], run_id, window)
+                )
 
 
 def annotation_queries(path: Path) -> Iterator[Asked]:

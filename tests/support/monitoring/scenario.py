@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["Seen", "trouble"]
+__all__ = ["RUNS", "Seen", "trouble"]
 
 _SERVICE = Path(__file__).with_name("service.py")
-_RUNS = (
+RUNS = (
     ("gpu-1", "llm-7", "steady"),
     ("gpu-2", "llm-7", "reaping"),
     ("gpu-3", "vision-3", "near"),
@@ -61,14 +61,14 @@ class Seen:
 def trouble(directory: Path) -> Iterator[Seen]:
     """Start real services with real workers; what is to happen has happened after half a minute."""
     seen = Seen(
-        run_ids=frozenset(run_id for _, run_id, _ in _RUNS),
+        run_ids=frozenset(run_id for _, run_id, _ in RUNS),
         scopes=frozenset({"all_reduce", "load_batch", "save_checkpoint", "train_step"}),
     )
     tests = str(Path(__file__).parents[2])
     path = os.pathsep.join(filter(None, (tests, os.environ.get("PYTHONPATH"))))
     with contextlib.ExitStack() as ended:
         started = {}
-        for host, run_id, kind in _RUNS:
+        for host, run_id, kind in RUNS:
             process = subprocess.Popen(
                 [sys.executable, str(_SERVICE), str(directory), run_id, kind],
                 stdout=subprocess.PIPE,

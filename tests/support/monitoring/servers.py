@@ -29,6 +29,7 @@ class Prometheus:
     """A running server."""
 
     address: str
+    pid: int
 
     def api(self, path: str, **parameters: str) -> Any:
         """Ask the HTTP API; an error of the server fails the test with the server's words."""
@@ -65,8 +66,8 @@ def prometheus(config: Path, data: Path, *more: str) -> Iterator[Prometheus]:
         "--web.enable-lifecycle",
         *more,
     ]
-    with _server(require("prometheus", "prometheus"), arguments) as address:
-        yield Prometheus(address)
+    with _server(require("prometheus", "prometheus"), arguments) as (address, pid):
+        yield Prometheus(address, pid)
 
 
 @contextlib.contextmanager
@@ -78,18 +79,18 @@ def alertmanager(config: Path, data: Path) -> Iterator[str]:
         "--cluster.listen-address=",  # alone
     ]
     program = require("prometheus-alertmanager", "prometheus-alertmanager")
-    with _server(program, arguments) as address:
+    with _server(program, arguments) as (address, _):
         yield address
 
 
 @contextlib.contextmanager
-def _server(program: str, arguments: Sequence[str]) -> Iterator[str]:
+def _server(program: str, arguments: Sequence[str]) -> Iterator[tuple[str, int]]:
     command = [program, *arguments, "--web.listen-address=127.0.0.1:0", "--log.level=error"]
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
     try:
         address = f"http://127.0.0.1:{listening_port(process)}"
         eventually(lambda: _ready(address), f"{program} ready")
-        yield address
+        yield address, process.pid
     finally:
         process.kill()
         process.wait()
