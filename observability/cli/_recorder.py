@@ -6,11 +6,12 @@ import contextlib
 import glob
 import os
 import shutil
-import tempfile
 from typing import TYPE_CHECKING
 
 from observability.recorder.ask import DUMP_VARIABLE, PIPE_VARIABLE
 from timers.auto import RECORDER_VARIABLE
+
+from ._directory import private_directory
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -33,7 +34,7 @@ def recorder_environment(environ: Mapping[str, str], *, timing: bool) -> Iterato
     :param timing: whether NCCL shall record when an operation starts on the GPU.
     """
     try:
-        directory = tempfile.mkdtemp(prefix="timers-recorder-")  # mode 0700
+        directory = private_directory("timers-recorder-")
     except OSError:  # the recorders do without; what cannot, says so
         yield {}
         return

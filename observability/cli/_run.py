@@ -7,7 +7,6 @@ import os
 import shutil
 import signal
 import sys
-import tempfile
 import time
 from typing import TYPE_CHECKING
 
@@ -22,6 +21,7 @@ from timers.transport.socket_path import check_path
 from timers.worker.environment import SERVER_PID_VARIABLE, SOCKET_VARIABLE
 
 from ._child import CannotStart, Child
+from ._directory import private_directory
 from ._own_process import devote_process
 from ._recorder import recorder_environment
 from ._supervise import Supervisor, become_subreaper, block_signals
@@ -141,7 +141,7 @@ def _paths(pipe: str | None, socket: str | None) -> Iterator[tuple[str, str | No
 @contextlib.contextmanager
 def _directory() -> Iterator[str]:
     try:
-        directory = tempfile.mkdtemp(prefix="timers-")  # mode 0700
+        directory = private_directory("timers-")
     except OSError as error:
         raise SettingsError(
             f"no directory for the pipe and the socket: {error.strerror or error}. Set TMPDIR, or"
@@ -161,7 +161,7 @@ def _directory() -> Iterator[str]:
 def _usable(path: str) -> str | None:
     try:
         return check_path(path)
-    except ValueError:  # TMPDIR is deep: the pipe does as well
+    except ValueError:  # TMPDIR is deep, and /tmp not to be had: the pipe does as well
         return None
 
 

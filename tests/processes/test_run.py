@@ -142,6 +142,21 @@ def test_the_command_finds_the_addresses_in_its_environment(cli: Cli) -> None:
     cli.assert_nothing_left()
 
 
+def test_a_deep_directory_for_temporary_files_costs_no_socket(cli: Cli, tmp_path: Path) -> None:
+    deep = tmp_path / ("deep-" * 20)
+    deep.mkdir()
+    with cli.start(
+        "run", *FREE, "--", *SUPERVISED, "environment", env={"TMPDIR": str(deep)}
+    ) as process:
+        found = environment(process)
+        directories = [os.path.dirname(found["TIMERS_SOCKET"]), found["TIMERS_RECORDER_DIR"]]
+        assert [os.path.dirname(each) for each in directories] == ["/tmp", "/tmp"]
+        assert [os.stat(each).st_mode & 0o777 for each in directories] == [0o700, 0o700]
+        assert end(process) == 0
+    assert [os.path.exists(each) for each in directories] == [False, False]
+    assert list(deep.iterdir()) == []
+
+
 def test_without_http(cli: Cli) -> None:
     ran = cli.run("run", "--http", "off", "--", *SUPERVISED, "environment")
     assert "TIMERS_FILE=" in ran.stdout
