@@ -4,6 +4,10 @@ Each simulated host has its own connection to the store and waits there as a wat
 eight ranks are the same few stacks, as in a job that hangs. One host is real: the one that calls,
 with its helper process. All of it shares this machine, so that the time is an upper bound.
 
+For each connection both ends of a TCPStore ask the resolver for the other's name. One that has to
+ask a slow server for 127.0.0.1 makes the preparation, which is not measured, take minutes or longer
+("unshare --mount", and an /etc/nsswitch.conf with "hosts: files", spares that).
+
 ``python -m tests.benchmarks.fleet [HOSTS]``, from the top of the tree; it needs PyTorch.
 """
 
