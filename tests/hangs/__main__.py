@@ -1,7 +1,7 @@
-"""``python -m tests.hangs [RUNS]``, from the top of the tree: how often the hang report is right.
+"""``python -m tests.hangs [RUNS [CASE]...]``, from the top: how often hang reports are right.
 
-Runs every case of :mod:`hangs.ddp` as a real job, RUNS times (3) with torch's Flight Recorder and
-as often without it, which takes half an hour, and prints a Markdown table.
+Runs each CASE of :mod:`hangs.ddp` (all of them) as a real job, RUNS times (3) with torch's Flight
+Recorder and as often without it, which takes half an hour, and prints a Markdown table.
 """
 
 from __future__ import annotations
@@ -48,12 +48,14 @@ def tried(started: subprocess.Popen[str], case: Case, *, recorder: bool) -> tupl
     return judged(case, report), report.confidence.value
 
 
-def main(runs: int) -> None:
+def main(runs: int, names: list[str]) -> None:
     """Print the table, and how often each confidence was right."""
+    if unknown := sorted(set(names) - set(map(str, CASES))):
+        sys.exit(f"no case {', '.join(unknown)}; there are {', '.join(map(str, CASES))}")
     sure: Counter[tuple[str, str]] = Counter()
     print("| case | with the recorder | without it |", "| --- | --- | --- |", sep="\n")
     with tempfile.TemporaryDirectory() as recorders, launcher(Path(recorders)) as started:
-        for case in CASES:
+        for case in [case for case in CASES if not names or str(case) in names]:
             cells = []
             for recorder in (True, False):
                 found = [tried(started, case, recorder=recorder) for _ in range(runs)]
@@ -70,4 +72,4 @@ def main(runs: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 3)
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 3, sys.argv[2:])
