@@ -52,6 +52,7 @@ The map::
     clock.py                     the two clocks, replaceable in tests
     bounded.py                   run what may block for a bounded time
     forks.py                     reset objects in a forked child
+    living.py                    objects that are known for as long as they live
     testing.py                   clocks, clients and observers for tests
     README.md                    how blocks, servers and the wire behave
 """

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-import weakref
 from typing import Protocol
+
+from .living import Living
 
 __all__ = ["Forked", "reset_in_child"]
 
@@ -18,7 +19,7 @@ class Forked(Protocol):
         ...
 
 
-_living: weakref.WeakSet[Forked] = weakref.WeakSet()
+_living: Living[Forked] = Living()
 
 
 def reset_in_child(thing: Forked) -> None:
@@ -29,7 +30,7 @@ def reset_in_child(thing: Forked) -> None:
 def _reset() -> None:
     # A stack calls all of them whatever one raises, which is shown as "unraisable".
     with contextlib.ExitStack() as stack:
-        for thing in list(_living):
+        for thing in _living.members():
             stack.callback(thing.after_fork)
 
 

@@ -13,10 +13,10 @@ import contextlib
 import errno
 import os
 import threading
-import weakref
 from typing import TYPE_CHECKING, TypeVar
 
 from timers.forks import reset_in_child
+from timers.living import Living
 
 from .owned import Owned
 
@@ -78,7 +78,7 @@ class Reserve:
             self.close()
 
 
-_reserves: weakref.WeakSet[Reserve] = weakref.WeakSet()
+_reserves: Living[Reserve] = Living()
 
 
 def _spare() -> Owned:
@@ -96,7 +96,7 @@ def with_reserve(call: Callable[[], _Answer]) -> _Answer:
     except OSError as error:
         if error.errno not in EXHAUSTED:
             raise
-        for reserve in list(_reserves):
+        for reserve in _reserves.members():
             with reserve.lent(), contextlib.suppress(OSError):
                 return call()
         raise

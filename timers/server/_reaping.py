@@ -267,7 +267,7 @@ class Reaping:
         # By the thread as well: the pid may have been recycled since the timers expired, and
         # belong to another worker that is being reaped.
         me = threading.current_thread()
-        for reap in self._under_way.values():
+        for reap in list(self._under_way.values()):  # others begin and end meanwhile
             if reap.worker.pid == pid and reap.thread in (me, None):
                 return reap
         return None

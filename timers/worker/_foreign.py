@@ -58,7 +58,7 @@ def slot_of(client: TimerClient, scope: str) -> MessageSlot:
     if known is None or known[0].client is not client:
         if len(_clients.by_id) >= _MOST_CLIENTS:
             for key, (_, slots) in list(_clients.by_id.items()):
-                if not any(slot.is_needed for slot in slots.by_scope.values()):
+                if not any(slot.is_needed for slot in list(slots.by_scope.values())):
                     del _clients.by_id[key]
         known = _clients.by_id[id(client)] = _ForeignChannel(client), ThreadSlots()
     channel, slots = known

@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING
 
 from timers.errors import NoServerError
 from timers.linux.owned import Identity, identity
+from timers.living import Living
 from timers.transport import board
 from timers.transport.receipt import OvertakenError, Unnoted, is_of_system
 from timers.transport.socket_path import check_path, connect
@@ -92,7 +93,7 @@ class SocketChannel(Channel):
         self.reached = False
         """Whether there has ever been a server."""
         self.board: Board | None = None
-        self.board_slots: weakref.WeakSet[BoardSlot] = weakref.WeakSet()
+        self.board_slots: Living[BoardSlot] = Living()
         self.wants = False
         """Whether the server wants each acquire and release as an event as well."""
         self.uses: dict[str, int] = {}
@@ -185,8 +186,8 @@ class SocketChannel(Channel):
         """How many requests there were before there was any server."""
         if self.reached:
             return 0
-        on_board = (slot.totals for slot in list(self.board_slots))
-        return sum(map(sum, on_board)) + sum(sum(slot.totals) for slot in list(self.slots))
+        on_board = (slot.totals for slot in self.board_slots.members())
+        return sum(map(sum, on_board)) + sum(sum(slot.totals) for slot in self.slots.members())
 
     # -- what the server says on the board ----------------------------------------------------
 
@@ -198,7 +199,7 @@ class SocketChannel(Channel):
         if served != self._served:
             self._served, self._woken = served, (-1, 0)
             self.wants = bool(words[board.WANTS])
-            for slot in list(self.board_slots):
+            for slot in self.board_slots.members():
                 slot.after = None  # its lead may be another
         return self.wants
 
@@ -358,7 +359,7 @@ class SocketChannel(Channel):
         """Move all slots to a new board: somebody closed the descriptor of the old one."""
         self.board = new = Board(old.layout, old)
         old.words[board.CLOSED] = board.MOVED
-        for slot in list(self.board_slots):
+        for slot in self.board_slots.members():
             if slot.board is old:
                 slot.move(new)
 
@@ -398,7 +399,7 @@ class SocketChannel(Channel):
             return
         was_taken = identity(connection.fileno()) != self._file
         self._hang_up()
-        for slot in list(self.slots):
+        for slot in self.slots.members():
             if slot.is_needed:
                 self.unsent[slot] = None
         now = time.monotonic()
@@ -454,9 +455,9 @@ class SocketChannel(Channel):
         """Leave everything to the parent, in a forked child."""
         self._kept = None  # the thread is the parent's, as is the connection's other end
         self._hang_up()
-        for slot in list(self.board_slots):
+        for slot in self.board_slots.members():
             slot.forget()
-        self.board_slots = weakref.WeakSet()
+        self.board_slots = Living()
         if self.board is not None:
             self.board.close()
         self.board = None

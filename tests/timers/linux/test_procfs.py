@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import threading
-import weakref
 from typing import TYPE_CHECKING
 
 import pytest
@@ -18,6 +17,7 @@ from support.waiting import eventually
 from timers.linux import descriptors as descriptors_module
 from timers.linux import procfs
 from timers.linux.descriptors import Reserve
+from timers.living import Living
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,7 +43,7 @@ def child() -> Iterator[subprocess.Popen[bytes]]:
 @pytest.fixture
 def no_reserve(monkeypatch: pytest.MonkeyPatch) -> None:
     """There is none but what the test makes."""
-    monkeypatch.setattr(descriptors_module, "_reserves", weakref.WeakSet())
+    monkeypatch.setattr(descriptors_module, "_reserves", Living())
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import itertools
 import logging
 import os
 import pickle
@@ -19,6 +20,7 @@ import pytest
 import timers
 from support.board_server import BoardServer
 from support.children import FORKS, descriptors, in_child, same_path
+from support.each_line import at_each_line
 from support.waiting import eventually
 from timers import SocketTimerClient
 from timers.errors import NoServerError, RequestTooLargeError
@@ -75,6 +77,28 @@ def test_a_block_is_on_the_board_and_no_message(
     assert server.open == []
     assert server.counts == {"x": (1001, 1001)}
     assert (server.messages, server.wakes) == ([], 0)
+
+
+def test_new_scopes_may_come_while_a_new_server_is_attended_to(
+    listener: Listener, serve: Callable[[Listener], BoardServer]
+) -> None:
+    client = SocketTimerClient(listener.path)
+    blocks(client, "x", 4)
+    server = serve(listener)
+    expected = {"x": (4, 4)}
+    for turn in range(60):
+        server.serve(time.monotonic_ns() + NS)
+        seen = itertools.count()
+
+        def enter_another(turn: int = turn, seen: Iterator[int] = seen) -> None:
+            if next(seen) == turn:
+                blocks(client, f"other {turn}")
+
+        with at_each_line(enter_another):
+            blocks(client, "x", after=30 + turn)  # not as before: it asks what the server wants
+        assert next(seen) > turn
+        expected |= {"x": (5 + turn, 5 + turn), f"other {turn}": (1, 1)}
+    assert server.counts == expected
 
 
 def test_all_kinds_of_blocks_are_counted(

@@ -25,6 +25,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from timers.forks import reset_in_child
+from timers.living import Living
 from timers.transport.receipt import OvertakenError, Unnoted, is_of_system
 
 from .request import Request
@@ -86,7 +87,7 @@ class MessageSlot(Slot):
             yield Request(self.thread, self.scope, -1, missed=missed)
             return
         blocks = sorted(
-            (block for block in self.blocks.values() if block.ticket),
+            (block for block in list(self.blocks.values()) if block.ticket),
             key=lambda block: block.ticket,
         )
         if self.top is None:  # a plain block, or somebody's own timer
@@ -259,7 +260,7 @@ class Channel(abc.ABC):
     def __init__(
         self, on_failure: Callable[[Exception], None] | None, full_timeout: float = 1.0
     ) -> None:
-        self.slots: weakref.WeakSet[MessageSlot] = weakref.WeakSet()
+        self.slots: Living[MessageSlot] = Living()
         self.unsent: dict[MessageSlot, None] = {}
         """Slots that stand otherwise than the server was sent, for want of room."""
         self.raw: Callable[[bytes], Any] | None = None
@@ -527,9 +528,9 @@ class Channel(abc.ABC):
 
     def after_fork(self) -> None:
         """Leave what is open to the parent, in a forked child."""
-        for slot in list(self.slots):
+        for slot in self.slots.members():
             slot.forget()
-        self.slots = weakref.WeakSet()
+        self.slots = Living()
         self.unsent = {}
         self._reset()
 

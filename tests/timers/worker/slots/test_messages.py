@@ -66,7 +66,7 @@ class Wire(Channel):
 
     def lose_server(self) -> None:
         """Have another server, which knows nothing yet."""
-        for slot in list(self.slots):
+        for slot in self.slots.members():
             if slot.is_needed:
                 self.unsent[slot] = None
 
@@ -222,11 +222,11 @@ def test_a_slot_lives_as_long_as_it_has_something_to_send() -> None:
     wire = client.wire
     del client
     gc.collect()
-    assert len(wire.slots) == 1
+    assert len(wire.slots.members()) == 1
     wire.room = 1
     eventually(lambda: caught_up(wire))
     gc.collect()
-    assert len(wire.slots) == 0
+    assert wire.slots.members() == []
 
 
 def test_the_bound_grows_with_what_cannot_be_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
