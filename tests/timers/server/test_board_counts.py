@@ -79,12 +79,31 @@ def test_a_block_that_is_left_while_its_slot_is_read_is_timed_once(written: Writ
     written.add(board.DURATIONS + 3)  # of this block, which was left after the state was read
     written.counts.count()
     written.state(-1)
-    written.counts.count()
-    written.counts.count()
+    written.counts.count(final=True)
     assert written.seen() == (1, 1, 1)
     written.state(ENTER - 1)  # a short one: nothing but its state tells of it
     written.counts.count(final=True)
     assert written.seen() == (2, 2, 2)
+    assert written.counts.absurd == 0
+
+
+def test_a_block_that_is_sorted_long_after_it_was_left_is_timed_once(written: Written) -> None:
+    written.state(ENTER)
+    written.state(-1)
+    written.counts.count(final=True)  # by a server that has waited for its worker in vain
+    assert written.seen() == (1, 1, 1)
+    written.add(board.DURATIONS + 3)
+    written.add(board.RATIOS + 2)
+    written.add(board.DURATION_NS, 30_000_000)
+    written.counts.count(final=True)
+    assert written.seen() == (1, 1, 1)
+    scope = written.statistics.scopes["x"]
+    assert scope.durations.total == 0.03
+    written.state(ENTER - 1)  # a short one
+    BoardCounts(written.board, written.statistics).count(final=True)  # of another server
+    assert written.seen() == (2, 2, 2)
+    assert (scope.durations.counts[0], scope.durations.counts[3]) == (1, 1)
+    assert (scope.ratios.counts[0], scope.ratios.counts[2]) == (1, 1)
     assert written.counts.absurd == 0
 
 

@@ -132,16 +132,23 @@ class BoardCounts:
     ) -> list[int]:
         """Count them; return ``counts`` with what is counted in each first bucket.
 
-        A worker counts no block of a first bucket: they are those that nothing else counts.
+        A worker counts no block of a first bucket: they are those that nothing else counts. One
+        that was released and not sorted yet, because its worker had to make way for somebody else
+        just then, is taken for such a block. When it turns up in its own bucket it is not counted
+        there before another one has come to the first bucket in its place.
         """
         scope = self._statistics.scope(scope_id)
         timed = released - counts[board.UNTIMED]
         others = sum(counts[DURATIONS + 1 : DURATIONS + _DURATION_BUCKETS])
-        short, short_counted = self._beyond(timed - others, known[DURATIONS])
+        shorts = timed - others
+        short, short_counted = self._beyond(shorts, known[DURATIONS])
         others = sum(counts[RATIOS + 1 : RATIOS + _RATIO_BUCKETS]) + counts[board.UNRATED]
-        low, low_counted = self._beyond(timed - others, known[RATIOS])
+        lows = timed - others
+        low, low_counted = self._beyond(lows, known[RATIOS])
         counts[DURATIONS], counts[RATIOS] = short_counted, low_counted
         more = [self._more(now, then) for now, then in zip(counts, known, strict=False)]
+        _put_off(short_counted - shorts, counts, more, DURATIONS, _DURATION_BUCKETS)
+        _put_off(low_counted - lows, counts, more, RATIOS, _RATIO_BUCKETS)
         short_ns = more[board.SHORT_NS]
         durations = [short, *more[DURATIONS + 1 : DURATIONS + _DURATION_BUCKETS]]
         scope.durations.add(durations, (more[board.DURATION_NS] + short_ns) / _NS)
@@ -193,6 +200,20 @@ class BoardCounts:
         self._open, self._overdue = set(), {}
         self._states = b""
         self.count()
+
+
+def _put_off(beyond: int, counts: list[int], more: list[int], first: int, buckets: int) -> None:
+    """Take ``beyond`` blocks back out of ``more``, and out of ``counts``, which is kept as counted.
+
+    From all buckets but the ``first``.
+    """
+    for index in range(first + 1, first + buckets):
+        if beyond <= 0:
+            return
+        some = min(beyond, more[index])
+        more[index] -= some
+        counts[index] -= some
+        beyond -= some
 
 
 def _words(data: bytes) -> memoryview:
