@@ -19,6 +19,7 @@ import observability
 from observability import open_pipeline
 from observability.sinks.metrics import Metrics
 from support.samples import all_events
+from timers.auto import KINDS
 from timers.events import Event
 from timers.server.statistics import Statistics
 from timers.transport.wire import Decoder
@@ -44,6 +45,11 @@ def table(heading: str) -> str:
     section = text.split(f"\n## {heading}\n", 1)[1].split("\n## ", 1)[0]
     rows = [line for line in section.splitlines() if line.startswith("| `")]
     return " ".join(row.split("|")[1] for row in rows)
+
+
+def test_each_kind_of_automatic_timers_is_described() -> None:
+    section = (TOP / "timers" / "README.md").read_text().split("\n## Timers without code\n", 1)[1]
+    assert tuple(re.findall(r"(?m)^\| `(\w+)` \|", section.split("\n## ", 1)[0])) == KINDS
 
 
 @pytest.mark.process

@@ -91,8 +91,8 @@ def main() -> None:
     default="all",
     show_default=True,
     callback=to_kinds,
-    help="Which automatic timers the Python processes of COMMAND get around what torch does: some"
-    f" of {', '.join(KINDS)} with commas between them, 'all' or 'off'.",
+    help="Which automatic timers the Python processes of COMMAND get around what torch, Ray and"
+    f" mpi4py do: some of {', '.join(KINDS)} with commas between them, 'all' or 'off'.",
 )
 @option(
     "--auto-after",
@@ -134,10 +134,10 @@ def main() -> None:
 def run(context: click.Context, /, command: tuple[str, ...], **_: object) -> None:
     """Run COMMAND with a timer server for its workers.
 
-    COMMAND needs no change: what its processes do with torch is timed by itself (--auto), and
-    reported when it takes too long. It finds the addresses in its environment: TIMERS_SOCKET,
-    TORCHELASTIC_TIMER_FILE and TIMERS_FILE (the pipe), TIMERS_RUN_ID and TIMERS_HTTP. Input and
-    output are its own.
+    COMMAND needs no change: what its processes do with torch, Ray and MPI is timed by itself
+    (--auto), and reported when it takes too long. It finds the addresses in its environment:
+    TIMERS_SOCKET, TORCHELASTIC_TIMER_FILE and TIMERS_FILE (the pipe), TIMERS_RUN_ID and
+    TIMERS_HTTP. Input and output are its own.
 
     Signals are passed on to it, except SIGHUP when --events names a file, which is opened anew
     then. A second SIGINT or SIGTERM gives it the grace period to end, a third kills it and all

@@ -88,7 +88,7 @@ COLLECTIVE_WORDS = re.compile(
     re.IGNORECASE,
 )
 SCOPE_WORDS = re.compile(
-    r"all_?reduce|all_?gather|reduce_?scatter|all_?to_?all|barrier|rendezvous|collective",
+    r"all_?reduce|all_?gather|reduce_?scatter|all_?to_?all|barrier|rendezvous|collective|^MPI_",
     re.IGNORECASE,
 )
 POINT_TO_POINT = frozenset(

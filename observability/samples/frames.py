@@ -30,8 +30,8 @@ __all__ = [
 ]
 
 _LIBRARY = re.compile(r"(?:^|.*/)(?:(?:site|dist)-packages|lib(?:32|64)?/python\d[^/]*)/(.*)")
-_HOOKS = re.compile(r"(?:^|.*/)(timers/auto/_(?:blocks|groups|steps)\.py)")
-"""Around calls of torch, in a job under ``timers run``: neither the job's frames nor torch's."""
+_HOOKS = re.compile(r"(?:^|.*/)(timers/auto/_(?:blocks|groups|mpi|steps)\.py)")
+"""Around calls of torch and mpi4py, in a job under ``timers run``: neither its lines nor theirs."""
 _FROZEN = re.compile(r"<frozen (.+)>")
 _SOURCE = re.compile(r"\.(?:py|pyw|pyx|ipynb)$|^<[^>]+>$")
 _NOTEBOOK = re.compile(r"^<ipython-input-.*|.*/ipykernel_\d+/.*")

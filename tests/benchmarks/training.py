@@ -1,7 +1,7 @@
-"""A job that nobody changed: what automatic timers cost each step, and a process without torch.
+"""A job that nobody changed: what automatic timers cost a step, a call of MPI, a process without.
 
-The runs take turns, each of the same data-parallel job over gloo; a sample is the median step of a
-run. ``python -m tests.benchmarks training``.
+The runs of torch take turns, each of the same data-parallel job over gloo; a sample is the median
+step of a run. Of MPI it is the mean of a thousand calls. ``python -m tests.benchmarks training``.
 """
 
 from __future__ import annotations
@@ -10,19 +10,20 @@ import importlib.util
 import json
 import os
 import random
+import shutil
 import statistics
 import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from timers.auto import auto_environment
 
 from .table import Row
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from .effort import Effort
 
@@ -32,12 +33,14 @@ OFF = "a step of 5 ms, timers run --auto off"
 AUTO = "a step of 5 ms, timers run"
 BARE = "a bare interpreter"
 WAITING = "a bare interpreter that waits for torch"
-_VICTIM = Path(__file__).resolve().parent.parent / "victims" / "timed_ddp.py"
+BARE_CALL = "MPI_Allreduce of 8 bytes by 2 ranks"
+TIMED_CALL = "MPI_Allreduce of 8 bytes by 2 ranks, timers run"
+_VICTIMS = Path(__file__).resolve().parent.parent / "victims"
 _TIMERS = "from observability.cli.main import main; main()"
 
 
 def rows(effort: Effort) -> Iterator[Row]:
-    """Measure; the job runs where torch is installed."""
+    """Measure; the jobs run where torch, and MPI with mpi4py, are installed."""
     environments = {BARE: dict(os.environ), WAITING: _with_hooks()}
     took: dict[str, list[float]] = {name: [] for name in environments}
     for number in range(effort.of(100, 2) + 1):
@@ -48,6 +51,10 @@ def rows(effort: Effort) -> Iterator[Row]:
                 took[name].append(time.perf_counter() - began)
     for name, samples in took.items():
         yield Row(name, samples, "ms", BARE)
+    if shutil.which("mpirun") and importlib.util.find_spec("mpi4py"):
+        calls = _calls(effort.of(100, 2))
+        yield Row(BARE_CALL, calls["bare"], "us", BARE_CALL)
+        yield Row(TIMED_CALL, calls["timed"], "us", BARE_CALL)
     if not (effort.torch and importlib.util.find_spec("torch")):
         return
     options = {OFF: ["--auto", "off"], AUTO: []}
@@ -67,14 +74,26 @@ def _with_hooks() -> dict[str, str]:
 
 def _median_step(options: list[str], steps: int) -> float:
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command = [*launcher, "--nproc-per-node", "2", str(_VICTIM), str(steps)]
+    command = [*launcher, "--nproc-per-node", "2", str(_VICTIMS / "timed_ddp.py"), str(steps)]
+    found: list[float] = _said_by(options, command)
+    return statistics.median(found)
+
+
+def _calls(rounds: int) -> dict[str, list[float]]:
+    root = ["--allow-run-as-root"] if os.geteuid() == 0 else []
+    launcher = ["mpirun", *root, "--oversubscribe", "-n", "2", sys.executable]
+    found: dict[str, list[float]] = _said_by([], [*launcher, _VICTIMS / "timed_mpi.py", rounds])
+    return found
+
+
+def _said_by(options: list[str], command: Sequence[object]) -> Any:
+    """Run ``command`` under ``timers run``; its last line is JSON."""
     watched = [sys.executable, "-c", _TIMERS, "run", "--http", "off", "--events", "/dev/null"]
     done = subprocess.run(
-        [*watched, *options, "--", *command],
+        [*watched, *options, "--", *map(str, command)],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         check=True,
         capture_output=True,
         text=True,
     )
-    found: list[float] = json.loads(done.stdout.splitlines()[-1])
-    return statistics.median(found)
+    return json.loads(done.stdout.splitlines()[-1])

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import json
-import os
-import shutil
 import signal
 import subprocess
-import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,6 +13,7 @@ import pytest
 from observability.hang.explain import explain
 from observability.hang.text import render
 from observability.hang.types import Verdict
+from support.mpi import mpirun
 from support.processes import VICTIMS
 from support.waiting import eventually
 from timers.stacks.take import take
@@ -30,22 +27,8 @@ VICTIM = VICTIMS / "hang_mpi.py"
 @contextlib.contextmanager
 def job(odd: int, *how: str) -> Iterator[list[int]]:
     """The pids of three ranks, once each is where it stays."""
-    mpirun = shutil.which("mpirun")
-    if mpirun is None or (not how and importlib.util.find_spec("mpi4py") is None):
-        if os.environ.get("CI"):
-            pytest.fail("mpirun or mpi4py is not installed, and CI must not skip this")
-        pytest.skip("mpirun or mpi4py is not installed")
-    process = subprocess.Popen(
-        [mpirun, "-n", "3", sys.executable, str(VICTIM), str(odd), *how],
-        stdout=subprocess.PIPE,
-        text=True,
-        env={
-            **os.environ,
-            "OMPI_ALLOW_RUN_AS_ROOT": "1",
-            "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
-            "OMPI_MCA_rmaps_base_oversubscribe": "1",
-        },
-    )
+    command = [*mpirun(3, with_mpi4py=not how), str(VICTIM), str(odd), *how]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     try:
         said = [json.loads(process.stdout.readline()) for _ in range(3)]

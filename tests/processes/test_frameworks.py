@@ -6,8 +6,6 @@ They are not among what the CI installs: ``pip install -e '.[frameworks]'``.
 from __future__ import annotations
 
 import importlib.util
-import os
-import shutil
 import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
@@ -16,6 +14,7 @@ import pytest
 
 from support.command import Cli
 from support.log_lines import read_so_far
+from support.mpi import mpirun
 from support.processes import VICTIMS
 from support.waiting import eventually
 
@@ -97,15 +96,9 @@ MPI.COMM_WORLD.Barrier()
 
 
 def test_a_rank_of_mpi_that_is_stuck_is_named(tmp_path: Path) -> None:
-    require("mpi4py")
-    mpirun = shutil.which("mpirun")
-    if mpirun is None:
-        pytest.skip("no mpirun: Debian has it in openmpi-bin")
     script = tmp_path / "job.py"
     script.write_text(MPI)
-    root = ["--allow-run-as-root"] if os.geteuid() == 0 else []
-    job = [mpirun, *root, "--oversubscribe", "-n", "2", sys.executable, str(script)]
-    assert_named(tmp_path, job, 1)
+    assert_named(tmp_path, [*mpirun(2), str(script)], 1)
 
 
 def assert_named(tmp_path: Path, job: list[str], rank: int | None) -> None:

@@ -1,7 +1,8 @@
 """What a worker gets from ``timers run`` besides its timers. Standard library only.
 
 ``timers run`` puts ``site/`` on the job's PYTHONPATH; whatever Python the job starts then waits for
-torch and Ray, and gets blocks around what it does: ordinary ones, that report and do not kill.
+torch, Ray and mpi4py, and gets blocks around what they do: ordinary ones, that report and kill
+nobody.
 
 The map::
 
@@ -11,6 +12,7 @@ The map::
     _steps.py            steps of an optimizer, batches of a DataLoader
     _groups.py           process groups and collectives
     _ray.py              tasks and methods of actors
+    _mpi.py              calls of MPI that wait for other ranks
     _blocks.py           open and close such a block, and never harm what it is in
     _chosen.py           deadlines that somebody chose
     learned.py           deadlines that follow from how long blocks took before
@@ -46,7 +48,7 @@ anything else reports only."""
 KILL_CHOSEN = "kill-chosen"
 """To kill only where somebody chose the deadline, and not where it was learned."""
 
-KINDS = ("step", "batch", "collective", "checkpoint", "group", "task")
+KINDS = ("step", "batch", "collective", "checkpoint", "group", "task", "mpi")
 """Of automatic blocks."""
 _SITE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "site")
 """The folder for PYTHONPATH."""

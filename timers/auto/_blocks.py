@@ -6,7 +6,8 @@ import functools
 import logging
 import os
 import signal
-from typing import TYPE_CHECKING, Any
+from time import monotonic
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from timers.worker.environment import offered_client
 from timers.worker.scopes import expires
@@ -29,13 +30,15 @@ _NEVER_SECONDS = 7 * 24 * 3600.0
 _SHORTEST_SECONDS = 600.0
 """No automatic deadline is shorter: as long a collective of NCCL's may take by default, so that
 ranks may wait for one that evaluates or saves."""
+_KEPT_SECONDS = 1.0
+"""How long a deadline is taken for what it was: to find it costs as much as the block does."""
 
 
 @functools.cache
 def _client(number: int) -> TimerClient | None:
     """Return the client of automatic blocks that end with a signal; a forked child goes on with it.
 
-    :param number: of the signal; 0 to report only.
+    :param number: of the signal; 0 to report only, as where there is no deadline.
     """
     client = offered_client(os.environ, signal=number, on_error="warn")
     return client if isinstance(client, SocketTimerClient) else None
@@ -59,19 +62,36 @@ def _signal(*, chosen: bool) -> int:
     return signal.SIGKILL if kills else 0
 
 
+class _Kept(NamedTuple):
+    """How the blocks of a scope are opened."""
+
+    until: float
+    """Of the monotonic clock."""
+    after: float
+    client: TimerClient | None
+
+
 class Hook:
     """Opens and closes the blocks of one kind; whatever fails turns it off, with one warning.
 
     :param kind: its name in ``TIMERS_AUTO``.
     :param unknown: seconds, the deadline of a scope that nothing is known of; None for no deadline.
+    :param patient: scopes that have none as long as nothing is known of them.
     """
 
-    def __init__(self, kind: str, *, unknown: float | None = UNKNOWN_SECONDS) -> None:
+    def __init__(
+        self,
+        kind: str,
+        *,
+        unknown: float | None = UNKNOWN_SECONDS,
+        patient: frozenset[str] = frozenset(),
+    ) -> None:
         self.kind = kind
         self._unknown = unknown
+        self._patient = patient
         self.is_off = False
-        self._clients: dict[int, TimerClient | None] = {}
-        """By the signal of their timers; 0 for those that only report, or have no deadline."""
+        self._kept: dict[tuple[str, bool], _Kept] = {}
+        """By scope, and whether it has a deadline."""
 
     def begin(self, scope: str, *, timed: bool = True) -> expires | None:
         """Open a block and return it; None when this kind is off.
@@ -81,26 +101,32 @@ class Hook:
         if self.is_off:
             return None
         try:
-            after, number = self._deadline(scope) if timed else (None, 0)
-            if number not in self._clients:
-                self._clients[number] = _client(number)
-            client = self._clients[number]
-            if client is None or not _is_apart(client, scope):
+            now = monotonic()
+            kept = self._kept.get((scope, timed))
+            if kept is None or now >= kept.until:
+                kept = self._kept[scope, timed] = self._look(scope, now, timed=timed)
+            if kept.client is None or not _is_apart(kept.client, scope):
                 self.is_off = True
                 return None
-            block = expires(_NEVER_SECONDS if after is None else after, scope, client)
+            block = expires(kept.after, scope, kept.client)
             block.__enter__()
         except Exception as error:  # noqa: BLE001  # whatever it is, the job goes on
             self.fail(error)
             return None
         return block
 
+    def _look(self, scope: str, now: float, *, timed: bool) -> _Kept:
+        after, number = self._deadline(scope) if timed else (None, 0)
+        seconds = _NEVER_SECONDS if after is None else after
+        return _Kept(now + _KEPT_SECONDS, seconds, _client(number))
+
     def _deadline(self, scope: str) -> tuple[float | None, int]:
         """Return the deadline of ``scope`` and its signal; None for what may take days."""
         chosen = chosen_seconds(scope, self.kind)
         if chosen is not None:
             return chosen, _signal(chosen=True)
-        after = learned_seconds(scope, shortest=_SHORTEST_SECONDS, unknown=self._unknown)
+        unknown = None if scope in self._patient else self._unknown
+        after = learned_seconds(scope, shortest=_SHORTEST_SECONDS, unknown=unknown)
         return after, 0 if after is None else _signal(chosen=False)
 
     def end(self, block: expires | None) -> None:

@@ -27,6 +27,8 @@ _MODULES = (
     "torch.distributed.checkpoint.state_dict_saver",
     "safetensors.torch",
     "ray._private.worker",
+    "mpi4py.MPI",
+    "mpi4py.util.pkl5",
 )
 """Whose import :mod:`timers.auto.hooks` wants to know of."""
 
@@ -95,7 +97,7 @@ class _Loader:
 
 
 def wait_for_modules(chosen: str, root: str) -> None:
-    """Put the hooks into torch and Ray as soon as the process imports them.
+    """Put the hooks into torch, Ray and mpi4py as soon as the process imports them.
 
     :param chosen: which, as ``TIMERS_AUTO`` says.
     :param root: the folder with the package ``timers``, for an interpreter that has none.
@@ -117,7 +119,7 @@ def _load_hooks(root: str) -> Any:
 
     :raises ImportError: ``timers`` is something else to this program.
     """
-    from importlib import import_module  # noqa: PLC0415  # torch and Ray have loaded both
+    from importlib import import_module  # noqa: PLC0415  # who is waited for has loaded both
     from importlib.machinery import PathFinder  # noqa: PLC0415  # as above
 
     if "timers" not in sys.modules:

@@ -12,6 +12,7 @@ from . import KINDS
 from ._blocks import Hook, wrapped
 from ._bootstrap import WhenImported
 from ._groups import install_collectives, install_groups
+from ._mpi import install_mpi, install_pickling
 from ._ray import install_tasks
 from ._steps import install_batches, install_steps
 
@@ -48,6 +49,8 @@ _INTO: dict[str, tuple[tuple[str, Callable[[ModuleType], None]], ...]] = {
     ),
     "torch.distributed.checkpoint.state_dict_loader": (("checkpoint", _around(load="load")),),
     "ray._private.worker": (("task", install_tasks),),
+    "mpi4py.MPI": (("mpi", install_mpi),),
+    "mpi4py.util.pkl5": (("mpi", install_pickling),),
     "safetensors.torch": (("checkpoint", _around(save_file="save", load_file="load")),),
 }
 

@@ -181,9 +181,10 @@ def test_a_collective_that_the_job_implements_is_known_by_its_name_while_it_wait
     asleep = ProcessFacts(state="sleeping", wait_channel="hrtimer_nanosleep")
     assert judge(frames, asleep, is_main=True, active=False).peers is Peers.NO
     plain = (Frame("load", "/job/data.py", 4),)
-    assert judge(plain, facts, is_main=True, active=False, scope_id="all_reduce").peers is (
-        Peers.BY_SCOPE
-    )
+    for scope in ("all_reduce", "MPI_Bcast"):
+        assert judge(plain, facts, is_main=True, active=False, scope_id=scope).peers is (
+            Peers.BY_SCOPE
+        )
     assert judge(plain, facts, is_main=True, active=False, scope_id="step").peers is Peers.NO
 
 

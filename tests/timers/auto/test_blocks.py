@@ -44,7 +44,7 @@ class Client(timers.TimerClient):
 def client(monkeypatch: pytest.MonkeyPatch) -> Client:
     made = Client()
     monkeypatch.setattr(_blocks, "_client", lambda _: made)
-    HOOK._clients.clear()
+    HOOK._kept.clear()
     return made
 
 
@@ -99,6 +99,37 @@ def test_another_kind_goes_on(client: Client) -> None:
     assert off.begin("step") is None
     on.end(on.begin("next_batch"))
     assert client.calls == ["+next_batch", "-next_batch"]
+
+
+def test_a_deadline_is_looked_for_once_a_second(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A block within an inner loop would cost twice as much."""
+    del client
+    now, looked = [100.0], list[str]()
+
+    def learned_seconds(scope: str, **_: object) -> float:
+        looked.append(scope)
+        return 5.0
+
+    monkeypatch.setattr(_blocks, "monotonic", lambda: now[0])
+    monkeypatch.setattr(_blocks, "learned_seconds", learned_seconds)
+    hook = Hook("mpi")
+    for now[0] in (100.0, 100.5, 100.9, 101.0, 101.5):
+        hook.end(hook.begin("MPI_Send"))
+        hook.end(hook.begin("MPI_Send", timed=False))
+    assert looked == ["MPI_Send"] * 2
+
+
+def test_a_patient_scope_has_no_deadline_until_something_is_known(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("TIMERS_LEARNED", raising=False)
+    monkeypatch.delenv("TIMERS_AUTO_DEADLINES", raising=False)
+    hook = Hook("mpi", patient=frozenset({"MPI_Recv"}))
+    assert [hook._deadline(scope) for scope in ("MPI_Recv", "MPI_Send")] == [(None, 0), (1800.0, 0)]
+    monkeypatch.setenv("TIMERS_AUTO_DEADLINES", '{"mpi": 5}')
+    assert hook._deadline("MPI_Recv") == (5.0, 0)
 
 
 # -- which client they have -----------------------------------------------------------------------

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from timers.auto import auto_environment
-from timers.auto._bootstrap import WhenImported
+from timers.auto._bootstrap import _MODULES, WhenImported
+from timers.auto.hooks import _INTO
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -91,6 +92,10 @@ def test_what_nobody_finds_is_not_found() -> None:
     with pytest.raises(ModuleNotFoundError, match=MODULE):
         importlib.import_module(MODULE)
     assert importlib.util.find_spec("json") is not None
+
+
+def test_whatever_has_hooks_is_waited_for() -> None:
+    assert sorted(_MODULES) == sorted(_INTO)
 
 
 # -- as the interpreter starts --------------------------------------------------------------------

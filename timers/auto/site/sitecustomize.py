@@ -1,7 +1,8 @@
 """Runs in each Python of a job under ``timers run``, whose PYTHONPATH has this folder.
 
-Waits for torch or Ray to be imported (``_bootstrap.py``), and goes on to the ``sitecustomize`` that
-would have been found without this one. Written for any Python 3, because a job may run any.
+Waits for torch, Ray or mpi4py to be imported (``_bootstrap.py``), and goes on to the
+``sitecustomize`` that would have been found without this one. Written for any Python 3, because a
+job may run any.
 """
 
 import os
