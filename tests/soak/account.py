@@ -77,17 +77,17 @@ def _differences(
 def short_figures(accounts: Iterable[Account]) -> dict[str, Counter[str]]:
     """What may be missing, in all that cannot be known.
 
-    - The duration of a block that was told of late: over the socket a worker that had to wait tells
+    - The duration of a block that was told of late: over the pipe a worker that found it full tells
       how many blocks there were, no longer how long each of them took (``missed``, in
       :mod:`timers.transport.wire`).
-    - The last request of a thread that was at work when its process was killed; over the socket,
-      all those of that thread which had to wait.
+    - The last request of a thread that was at work when its process was killed; over the pipe, all
+      those of that thread which had to wait.
     """
     short: dict[str, Counter[str]] = {
         name: Counter() for name in ("acquires", "releases", "blocks timed")
     }
     for account in accounts:
-        scope, late = account.at_work, account.pair == "socket"
+        scope, late = account.at_work, account.pair == "file"
         if late:
             short["blocks timed"].update(account.left)
         if scope is not None:
