@@ -5,7 +5,6 @@ The map::
     main.py                the command line: subcommands and their help
     _options.py            the options that run and serve share, each with its variable
     _run.py                timers run: a command, with a server for what it starts
-    _directory.py          a directory of ours, with room for sockets
     _recorder.py           what a job needs so that its flight recorders can be asked
     _child.py              the command as a child process
     _supervise.py          stay with the command to its end: signals, orphans

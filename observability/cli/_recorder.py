@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 
 from observability.recorder.ask import DUMP_VARIABLE, PIPE_VARIABLE
 from timers.auto import RECORDER_VARIABLE
-
-from ._directory import private_directory
+from timers.transport.socket_path import private_directory
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -17,11 +17,10 @@ from observability.settings import SettingsError
 from observability.sinks.trace_ids import spans_wanted
 from timers.auto import auto_environment
 from timers.auto.learned import LEARNED_VARIABLE
-from timers.transport.socket_path import check_path
+from timers.transport.socket_path import check_path, private_directory
 from timers.worker.environment import SERVER_PID_VARIABLE, SOCKET_VARIABLE
 
 from ._child import CannotStart, Child
-from ._directory import private_directory
 from ._own_process import devote_process
 from ._recorder import recorder_environment
 from ._supervise import Supervisor, become_subreaper, block_signals

@@ -42,8 +42,9 @@ def refine(
     asks = around.source is not None and (
         around.source.loop is Loop.ASKING or _sleeps_in_c(reason, pace, around.source)
     )
-    if asks and reason.wait in (Wait.COMPUTE, Wait.SLEEP) and _stays(moments):
-        if reason.wait is Wait.SLEEP:
+    # Between its sleeps one that asks is met wherever the kernel has it look.
+    if asks and reason.wait in (Wait.COMPUTE, Wait.SLEEP, Wait.UNKNOWN) and _stays(moments):
+        if reason.wait is not Wait.COMPUTE:
             return Reason(Wait.ASKING), Pace.REPEATING
         if not _touches_memory(moments):
             return Reason(Wait.ASKING), Pace.SPINNING

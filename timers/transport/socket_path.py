@@ -32,10 +32,14 @@ __all__ = [
     "connect",
     "listen",
     "peer_credentials",
+    "private_directory",
     "remove",
 ]
 
 _MAX_PATH_BYTES = 107  # sun_path has 108, with the terminating null
+_LONGEST_NAME = len("/4194304.sock")
+"""In a directory of sockets, by the largest pid that Linux gives."""
+_SHORT_DIRECTORY = "/tmp"  # noqa: S108  # every host has it
 BACKLOG = 4096
 """As many workers may connect while the server is stopped or being replaced."""
 _TAKEOVER_SECONDS = 5.0
@@ -64,6 +68,27 @@ def peer_credentials(connection: socket.socket) -> Credentials:
     """Return who connected or, on the client's side, who called listen(2): by the kernel's word."""
     data = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
     return Credentials(*_UCRED.unpack(data))
+
+
+def private_directory(prefix: str) -> str:
+    """Make a directory (mode 0700) with room for sockets in it, and return its path.
+
+    It is where temporary files go, unless that is too deep (the scratch directory of a batch
+    system, say): then in ``/tmp``, if that can be.
+
+    :raises OSError: none can be made.
+    """
+    import tempfile  # noqa: PLC0415  # slow to import, and workers make none
+
+    directory = tempfile.mkdtemp(prefix=prefix)
+    if len(os.fsencode(directory)) + _LONGEST_NAME <= _MAX_PATH_BYTES:
+        return directory
+    try:
+        shorter = tempfile.mkdtemp(prefix=prefix, dir=_SHORT_DIRECTORY)
+    except OSError:  # who can do without sockets does
+        return directory
+    os.rmdir(directory)
+    return shorter
 
 
 def check_path(path: str) -> str:

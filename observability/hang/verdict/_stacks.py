@@ -50,7 +50,7 @@ from .case import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Hashable, Sequence
 
 __all__ = ["broken", "by_stacks", "left_early"]
 
@@ -260,12 +260,12 @@ def _all_in_operations(run: Run) -> Decision | None:
 
 def _odd_one_out(run: Run) -> Decision | None:
     cases = run.alive
-    most, odd = odd_ones(cases, lambda case: case.reading.family)
+    most, odd = odd_ones(cases, _place)
     if not odd:
         if mostly_moving(cases):
             return slow(cases, ())
         return together(cases, run, "all are in the same place")
-    second = max(Counter(case.reading.family for case in odd).values())
+    second = max(Counter(_place(case) for case in odd).values())
     if len(most) < 2 or len(most) * 2 < len(cases) or second >= len(most):  # noqa: PLR2004  # a pair
         return None
     if mostly_moving(most):
@@ -274,6 +274,15 @@ def _odd_one_out(run: Run) -> Decision | None:
         # Each waits for something of its own, not for the one that is elsewhere.
         return together(most, run, "most are in the same place") if _majority(most, run) else None
     return _against_most(run, most, odd)
+
+
+def _place(case: Case) -> Hashable:
+    """Where it is: who looks, and sleeps before it looks again, is all the time in one place."""
+    reading = case.reading
+    vague = reading.reason.wait in (Wait.ASKING, Wait.SLEEP, Wait.UNKNOWN)
+    if vague and reading.frames and reading.child is None and not reading.holds_gil:
+        return reading.family[2:]  # without what it waits for
+    return reading.family
 
 
 def _against_most(run: Run, most: tuple[Case, ...], odd: tuple[Case, ...]) -> Decision | None:

@@ -82,6 +82,15 @@ def test_a_rank_that_finished_early_is_missed_by_those_that_wait(name: str) -> N
     assert accused(rank(0, "exchange"), rank(1, "exchange"), unnamed) == []
 
 
+@pytest.mark.parametrize("channel", [SLEEP, "d_alloc_parallel"])
+def test_who_is_met_between_two_looks_is_in_the_same_place_as_those_who_look(channel: str) -> None:
+    others = [rank(number, "meet", SLEEP) for number in (0, 1)]
+    assert accused(*others, rank(3, "meet", channel)) == []
+    unknown = [rank(number, "meet", "d_alloc_parallel") for number in (0, 1)]
+    assert accused(*unknown, rank(3, "meet", channel)) == []
+    assert accused(*others, rank(2, "meet", SLEEP), rank(3, "parse", channel)) == [3]
+
+
 def test_a_worker_alone_that_moves_or_computes_is_not_accused() -> None:
     assert verdict(moving(0)) is Verdict.SLOW
     running = looking(1000, place("work"), state="running", channel=None, active=True)

@@ -118,6 +118,11 @@ def test_one_that_sleeps_time_and_again() -> None:
             Reason(wait),
             Pace.REPEATING,
         )
+    # Or is met where it looks, by a kernel function that says nothing.
+    around = Surroundings(source=source(Loop.ASKING))
+    unknown = moments(wait=Wait.UNKNOWN)
+    found = refine(Reason(Wait.UNKNOWN), Pace.STUCK, unknown, around)
+    assert found == (Reason(Wait.ASKING), Pace.REPEATING)
 
 
 def test_c_frames_of_mpi_say_which_operation() -> None:
