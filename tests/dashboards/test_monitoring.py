@@ -109,7 +109,7 @@ def unanswered(monitored: Monitored, path: Path, run_id: str = ".*") -> list[str
 
     asked = [*panel_queries(path, run_id), *annotation_queries(path)]
     assert len(asked) > 20
-    return [f"{panel}: {expr}" for panel, expr in asked if empty(expr)]
+    return [f"{each.panel}: {each.expr}" for each in asked if empty(each.expr)]
 
 
 @pytest.mark.parametrize(("path", "run_id"), [(FLEET, ".*"), (RUN, EVENTFUL_RUN)])

@@ -17,6 +17,8 @@ class Asked(NamedTuple):
 
     panel: str
     expr: str
+    is_instant: bool = False
+    """Whether it is evaluated at the end of the range alone, for a table or a single figure."""
 
 
 def _filled(expr: str, run_id: str, window: str = "10s") -> str:
@@ -44,7 +46,9 @@ def panel_queries(path: Path, run_id: str = ".*", window: str = "10s") -> Iterat
         for each in (panel, *panel.get("panels", [])):
             for target in each.get("targets", ()):
                 yield Asked(
-                    f"{each['title']} {target['refId']}", _filled(target["expr"], run_id, window)
+                    f"{each['title']} {target['refId']}",
+                    _filled(target["expr"], run_id, window),
+                    bool(target.get("instant")),
                 )
 
 
