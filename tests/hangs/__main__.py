@@ -1,7 +1,7 @@
 """``python -m tests.hangs [RUNS [CASE]...]``, from the top: how often hang reports are right.
 
 Runs each CASE of :mod:`hangs.ddp` (all of them) as a real job, RUNS times (3) with torch's Flight
-Recorder and as often without it, which takes half an hour, and prints a Markdown table.
+Recorder and as often without it, which takes three minutes, and prints a Markdown table.
 """
 
 from __future__ import annotations
