@@ -10,6 +10,7 @@ Nothing here waits longer than it is given, and no answer is needed for anything
 
 from __future__ import annotations
 
+import contextlib
 import json
 import secrets
 import time
@@ -32,6 +33,7 @@ from ._messages import (
     text_of,
 )
 from ._reports import report_from, report_to
+from ._store import StoreError
 from ._summary import Reader, to_text
 
 if TYPE_CHECKING:
@@ -50,8 +52,9 @@ _MOST_CALLS = 1 << 31
 _AT_ONCE = 64
 """Texts that are asked for in one go."""
 _PAUSE_SECONDS = 0.02
+_PAUSE_EACH_SECONDS = 0.0005
 _SEEN_SECONDS = 0.3
-"""How long the one that called waits for the others to have the report, before it kills."""
+"""How long each waits for the others to have the report, before it kills."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,6 +223,10 @@ class Exchange:
             self._refuse(error.reason, f"the report of {call.host}: {error}")
             return None
         self._store.add(f"seen/{call.number}", 1)
+        # What is killed here may be what serves the store, from which others read still.
+        with contextlib.suppress(StoreError):
+            others = self._store.add(f"given/{call.number}", 0)
+            self._wait_until_seen(call, others, until)
         return shared
 
     def _read(self, text: str) -> Shared:
@@ -331,7 +338,8 @@ class Exchange:
     def _wait_until_seen(self, call: RollCall, others: int, until: float) -> None:
         bound = min(until, time.monotonic() + _SEEN_SECONDS)
         while self._store.add(f"seen/{call.number}", 0) < others and left(bound) > 0:
-            time.sleep(min(_PAUSE_SECONDS, left(bound)))
+            # Thousands that wait are not to keep the store from answering.
+            time.sleep(min(max(_PAUSE_SECONDS, others * _PAUSE_EACH_SECONDS), left(bound)))
 
 
 def _unheard(parts: _Parts, present: Mapping[str, Presence]) -> tuple[str, ...]:
