@@ -11,6 +11,7 @@ for, which cost less because nobody has to be woken.
 from __future__ import annotations
 
 import json
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from . import boards, fairness, growth, idle, lateness, ours, server, starting
@@ -79,10 +80,12 @@ def targets(rows: Mapping[str, Sequence[Row]], effort: Effort) -> Iterator[Targe
         yield Target(f"an idle service's {row.name}", row.median, "/s", asked)
 
 
-def _cost(rows: Sequence[Row]) -> Iterator[Target]:
-    def ratio(name: str, base: str) -> float:
-        return find(rows, name).median / find(rows, base).median
+def _ratio(rows: Sequence[Row], name: str, base: str) -> float:
+    return find(rows, name).median / find(rows, base).median
 
+
+def _cost(rows: Sequence[Row]) -> Iterator[Target]:
+    ratio = partial(_ratio, rows)
     named = "with expires(after, scope) over the pipe"
     yield Target(f"{named} / {ours.FLOOR}", ratio(_NAMED, ours.FLOOR), "x", 3)
     yield Target(f"... / {ours.FLOOR_UNREAD}", ratio(_NAMED, ours.FLOOR_UNREAD), "x")
@@ -100,9 +103,7 @@ def _cost(rows: Sequence[Row]) -> Iterator[Target]:
 
 
 def _cost_on_boards(rows: Sequence[Row]) -> Iterator[Target]:
-    def ratio(name: str, base: str) -> float:
-        return find(rows, name).median / find(rows, base).median
-
+    ratio = partial(_ratio, rows)
     named = "with expires(after, scope) on a board"
     yield Target(f"{named} / {ours.FLOOR}", ratio(_ON_BOARD, ours.FLOOR), "x", 1.5)
     yield Target(f"... / {ours.NOTHING}", ratio(_ON_BOARD, ours.NOTHING), "x")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import timers
+from support.noting_client import NotingClient
 from timers.auto import _blocks
 from timers.auto._blocks import Hook, wrapped
 
@@ -23,26 +24,9 @@ if TYPE_CHECKING:
 HOOK = Hook("checkpoint")
 
 
-class Client(timers.TimerClient):
-    """Notes what is asked of it, or fails."""
-
-    def __init__(self) -> None:
-        self.calls: list[str] = []
-        self.fails = False
-
-    def acquire(self, scope_id: str, expiration_time: float) -> None:
-        del expiration_time
-        if self.fails:
-            raise OSError("no server")
-        self.calls.append(f"+{scope_id}")
-
-    def release(self, scope_id: str) -> None:
-        self.calls.append(f"-{scope_id}")
-
-
 @pytest.fixture
-def client(monkeypatch: pytest.MonkeyPatch) -> Client:
-    made = Client()
+def client(monkeypatch: pytest.MonkeyPatch) -> NotingClient:
+    made = NotingClient()
     monkeypatch.setattr(_blocks, "_client", lambda _: made)
     HOOK._kept.clear()
     return made
@@ -59,12 +43,12 @@ plain_double = double
 globals()["double"] = wrapped(plain_double, HOOK, "save")
 
 
-def test_a_call_is_a_block_and_returns_what_it_does(client: Client) -> None:
+def test_a_call_is_a_block_and_returns_what_it_does(client: NotingClient) -> None:
     assert double(3) == 6
     assert client.calls == ["+save", "-save"]
 
 
-def test_an_exception_passes_through_and_ends_the_block(client: Client) -> None:
+def test_an_exception_passes_through_and_ends_the_block(client: NotingClient) -> None:
     with pytest.raises(ValueError, match="negative"):
         double(-1)
     assert client.calls == ["+save", "-save"]
@@ -78,7 +62,7 @@ def test_the_function_looks_as_before() -> None:
 
 
 def test_a_hook_that_fails_is_off_and_says_so_once(
-    client: Client, caplog: pytest.LogCaptureFixture
+    client: NotingClient, caplog: pytest.LogCaptureFixture
 ) -> None:
     hook = Hook("checkpoint")
     guarded = wrapped(plain_double, hook, "save")
@@ -93,7 +77,7 @@ def test_a_hook_that_fails_is_off_and_says_so_once(
     assert client.calls == []
 
 
-def test_another_kind_goes_on(client: Client) -> None:
+def test_another_kind_goes_on(client: NotingClient) -> None:
     off, on = Hook("step"), Hook("batch")
     off.fail(OSError("x"))
     assert off.begin("step") is None
@@ -102,7 +86,7 @@ def test_another_kind_goes_on(client: Client) -> None:
 
 
 def test_a_deadline_is_looked_for_once_a_second(
-    client: Client, monkeypatch: pytest.MonkeyPatch
+    client: NotingClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A block within an inner loop would cost twice as much."""
     del client

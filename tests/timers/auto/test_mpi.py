@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import pytest
 
-import timers
+from support.noting_client import NotingClient
 from timers.auto import _blocks, _mpi, hooks
 from timers.auto._blocks import Hook
 
@@ -21,26 +21,9 @@ if TYPE_CHECKING:
 NAME = "mpi_of_a_test"
 
 
-class Client(timers.TimerClient):
-    """Notes what is asked of it."""
-
-    def __init__(self) -> None:
-        self.calls: list[str] = []
-        self.fails = False
-
-    def acquire(self, scope_id: str, expiration_time: float) -> None:
-        del expiration_time
-        if self.fails:
-            raise OSError("no server")
-        self.calls.append(f"+{scope_id}")
-
-    def release(self, scope_id: str) -> None:
-        self.calls.append(f"-{scope_id}")
-
-
 @pytest.fixture
-def client(monkeypatch: pytest.MonkeyPatch) -> Client:
-    made = Client()
+def client(monkeypatch: pytest.MonkeyPatch) -> NotingClient:
+    made = NotingClient()
     monkeypatch.setattr(_blocks, "_client", lambda _: made)
     hook = Hook("mpi", patient=_mpi._calls._patient)
     monkeypatch.setattr(_mpi, "_calls", hook)
@@ -135,7 +118,7 @@ def mpi(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     copyreg.dispatch_table.pop(Intracomm, None)
 
 
-def test_calls_that_wait_are_blocks_by_the_names_of_mpi(mpi: Any, client: Client) -> None:
+def test_calls_that_wait_are_blocks_by_the_names_of_mpi(mpi: Any, client: NotingClient) -> None:
     _mpi.install_mpi(mpi)
     mpi.COMM_WORLD.Barrier()
     assert mpi.COMM_SELF.allreduce(3) == 3
@@ -144,14 +127,14 @@ def test_calls_that_wait_are_blocks_by_the_names_of_mpi(mpi: Any, client: Client
     assert client.calls == [f"{sign}{name}" for name in names for sign in "+-"]
 
 
-def test_a_call_that_does_not_wait_is_left_alone(mpi: Any, client: Client) -> None:
+def test_a_call_that_does_not_wait_is_left_alone(mpi: Any, client: NotingClient) -> None:
     _mpi.install_mpi(mpi)
     assert mpi.COMM_WORLD.Isend() == "request"
     assert type(mpi.COMM_WORLD).Isend is Comm.Isend
     assert client.calls == []
 
 
-def test_an_exception_passes_through_and_ends_the_block(mpi: Any, client: Client) -> None:
+def test_an_exception_passes_through_and_ends_the_block(mpi: Any, client: NotingClient) -> None:
     _mpi.install_mpi(mpi)
     comm = type(mpi.COMM_WORLD)()
     with pytest.raises(RuntimeError, match="null communicator"):
@@ -159,7 +142,7 @@ def test_an_exception_passes_through_and_ends_the_block(mpi: Any, client: Client
     assert client.calls == ["+MPI_Barrier", "-MPI_Barrier"]
 
 
-def test_a_communicator_made_from_one_is_one(mpi: Any, client: Client) -> None:
+def test_a_communicator_made_from_one_is_one(mpi: Any, client: NotingClient) -> None:
     _mpi.install_mpi(mpi)
     ours = type(mpi.COMM_WORLD)
     for made in (mpi.COMM_WORLD.Dup(), mpi.COMM_WORLD.Split(), mpi.COMM_WORLD.Split().Dup()):
@@ -169,7 +152,7 @@ def test_a_communicator_made_from_one_is_one(mpi: Any, client: Client) -> None:
     assert client.calls.count("-MPI_Comm_split") == 2
 
 
-def test_pickle_takes_it_for_what_it_stands_for(mpi: Any, client: Client) -> None:
+def test_pickle_takes_it_for_what_it_stands_for(mpi: Any, client: NotingClient) -> None:
     plain = mpi.COMM_WORLD
     before = pickle.dumps(plain)
     _mpi.install_mpi(mpi)
@@ -182,7 +165,7 @@ def test_pickle_takes_it_for_what_it_stands_for(mpi: Any, client: Client) -> Non
     assert client.calls == ["+MPI_Comm_dup", "-MPI_Comm_dup"]
 
 
-def test_a_constant_is_not_freed_and_others_are(mpi: Any, client: Client) -> None:
+def test_a_constant_is_not_freed_and_others_are(mpi: Any, client: NotingClient) -> None:
     del client
     _mpi.install_mpi(mpi)
     made = mpi.COMM_WORLD.Dup()
@@ -191,7 +174,7 @@ def test_a_constant_is_not_freed_and_others_are(mpi: Any, client: Client) -> Non
     assert (mpi.COMM_WORLD.handle, made.handle) == ("COMM_WORLD", None)
 
 
-def test_who_initialises_mpi_later_has_them_from_then_on(mpi: Any, client: Client) -> None:
+def test_who_initialises_mpi_later_has_them_from_then_on(mpi: Any, client: NotingClient) -> None:
     plain = mpi.COMM_WORLD
     mpi.state.clear()
     _mpi.install_mpi(mpi)
@@ -201,7 +184,7 @@ def test_who_initialises_mpi_later_has_them_from_then_on(mpi: Any, client: Clien
     assert client.calls == ["+MPI_Barrier", "-MPI_Barrier"]
 
 
-def test_after_the_end_of_mpi_nothing_is_replaced(mpi: Any, client: Client) -> None:
+def test_after_the_end_of_mpi_nothing_is_replaced(mpi: Any, client: NotingClient) -> None:
     del client
     plain = mpi.COMM_WORLD
     mpi.Finalize()
@@ -215,7 +198,7 @@ def test_after_the_end_of_mpi_nothing_is_replaced(mpi: Any, client: Client) -> N
 @pytest.mark.parametrize("missing", ["Graphcomm", "Is_finalized", "COMM_SELF", "Finalize"])
 def test_an_mpi4py_that_is_not_as_expected_costs_one_warning(
     mpi: Any,
-    client: Client,
+    client: NotingClient,
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
     missing: str,
@@ -235,7 +218,7 @@ def test_an_mpi4py_that_is_not_as_expected_costs_one_warning(
 @pytest.mark.parametrize("late", [False, True])
 def test_a_communicator_that_cannot_be_made_ours_is_what_it_was(
     mpi: Any,
-    client: Client,
+    client: NotingClient,
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
     late: bool,
@@ -262,7 +245,7 @@ def _refuse(cls: Any, comm: Any = None) -> Any:
 
 
 def test_a_server_that_is_gone_costs_one_warning_and_no_call(
-    mpi: Any, client: Client, caplog: pytest.LogCaptureFixture
+    mpi: Any, client: NotingClient, caplog: pytest.LogCaptureFixture
 ) -> None:
     _mpi.install_mpi(mpi)
     client.fails = True

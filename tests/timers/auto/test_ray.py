@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import timers
+from support.noting_client import NotingClient
 from timers.auto import _blocks, _ray
 from timers.auto._blocks import Hook
 from timers.linux.labels import labels_of, name_of
@@ -18,20 +19,6 @@ from timers.linux.labels import labels_of, name_of
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
-
-
-class Client(timers.TimerClient):
-    """Notes what is asked of it."""
-
-    def __init__(self) -> None:
-        self.calls: list[str] = []
-
-    def acquire(self, scope_id: str, expiration_time: float) -> None:
-        del expiration_time
-        self.calls.append(f"+{scope_id}")
-
-    def release(self, scope_id: str) -> None:
-        self.calls.append(f"-{scope_id}")
 
 
 class Context:
@@ -71,8 +58,8 @@ def context(monkeypatch: pytest.MonkeyPatch) -> Context:
 
 
 @pytest.fixture
-def client(monkeypatch: pytest.MonkeyPatch) -> Iterator[Client]:
-    made = Client()
+def client(monkeypatch: pytest.MonkeyPatch) -> Iterator[NotingClient]:
+    made = NotingClient()
     monkeypatch.setattr(_blocks, "_client", lambda _: made)
     monkeypatch.setattr(_ray, "_tasks", Hook("task", unknown=None))
     monkeypatch.setattr(_ray, "_scopes", set())
@@ -103,7 +90,7 @@ def worker() -> Any:
 
 
 def test_an_execution_is_a_block_within_what_ray_does(
-    worker: Any, client: Client, context: Context
+    worker: Any, client: NotingClient, context: Context
 ) -> None:
     with worker._changeproctitle("ray::f", "ray::IDLE"):
         assert client.calls == ["+f"]
@@ -116,7 +103,9 @@ def test_an_execution_is_a_block_within_what_ray_does(
 
 
 @pytest.mark.usefixtures("context")
-def test_an_exception_passes_through_without_a_frame_of_ours(worker: Any, client: Client) -> None:
+def test_an_exception_passes_through_without_a_frame_of_ours(
+    worker: Any, client: NotingClient
+) -> None:
     with pytest.raises(ValueError, match="wrong") as raised, worker._changeproctitle("a", "b"):
         raise ValueError("wrong")
     assert [entry.path.name for entry in raised.traceback] == ["test_ray.py"]  # type: ignore[union-attr]  # a path
@@ -126,7 +115,7 @@ def test_an_exception_passes_through_without_a_frame_of_ours(worker: Any, client
 
 @pytest.mark.usefixtures("context")
 def test_of_executions_at_a_time_each_end_begins_the_countdown_anew(
-    worker: Any, client: Client
+    worker: Any, client: NotingClient
 ) -> None:
     first, second = worker._changeproctitle("1", ""), worker._changeproctitle("2", "")
     first.__enter__()
@@ -138,7 +127,7 @@ def test_of_executions_at_a_time_each_end_begins_the_countdown_anew(
 
 
 def test_names_are_bounded_in_number_and_length(
-    worker: Any, client: Client, context: Context
+    worker: Any, client: NotingClient, context: Context
 ) -> None:
     for number in range(300):
         context.function = f"module.{'f' * 300}" if number == 1 else f"module.f{number}"
@@ -151,7 +140,7 @@ def test_names_are_bounded_in_number_and_length(
 
 
 def test_what_fails_turns_it_off_and_ray_goes_on(
-    worker: Any, client: Client, context: Context, caplog: pytest.LogCaptureFixture
+    worker: Any, client: NotingClient, context: Context, caplog: pytest.LogCaptureFixture
 ) -> None:
     context.get_task_id = None  # type: ignore[assignment,method-assign]  # a Ray that is not as expected
     context.worker = None  # type: ignore[assignment]  # as above
@@ -168,7 +157,7 @@ def test_what_fails_turns_it_off_and_ray_goes_on(
 
 def test_it_says_what_it_is_and_does(
     worker: Any,
-    client: Client,
+    client: NotingClient,
     context: Context,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
