@@ -3,7 +3,7 @@
 The keys, below ``timers/``: ``hosts`` counts those that take part, ``host/I`` says who the I-th is
 (an empty text: it has left). ``calls`` counts roll calls; the N-th is announced in ``call/N`` by
 whoever comes first. Each host hands its part over as ``part/N/J``, the J-th of ``given/N``. The one
-that called puts them together and hands out ``report/N``; ``seen/N`` counts who has it.
+that called puts them together and hands out ``report/N``; ``seen/N`` counts who has made it known.
 
 Nothing here waits longer than it is given, and no answer is needed for anything but the report.
 """
@@ -53,8 +53,8 @@ _AT_ONCE = 64
 """Texts that are asked for in one go."""
 _PAUSE_SECONDS = 0.02
 _PAUSE_EACH_SECONDS = 0.0005
-_SEEN_SECONDS = 0.3
-"""How long each waits for the others to have the report, before it kills."""
+_SEEN_SECONDS = 1.0
+"""How long each waits for the others to have made the report known, before it kills."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +76,8 @@ class Shared:
     report: HangReport
     counts: bool
     """Whether this host is the one that counts it: that of the suspect."""
+    number: int | None = None
+    """That of the roll call; None for what this host found out alone."""
 
 
 @dataclass(slots=True)
@@ -207,7 +209,7 @@ class Exchange:
         if self._open is not None and self._open[0] == call:
             self._open = None
         if call.is_mine:
-            return self._collect(call, views, world_size, collect_until, until)
+            return self._collect(call, views, world_size, collect_until)
         self.hand_over(call, views, world_size)
         key = f"report/{call.number}"
         try:
@@ -218,21 +220,34 @@ class Exchange:
             return None
         [text] = self._store.get([key])
         try:
-            shared = self._read(text or "")
+            return self._read(call, text or "")
         except RefusedError as error:
             self._refuse(error.reason, f"the report of {call.host}: {error}")
             return None
-        self._store.add(f"seen/{call.number}", 1)
-        # What is killed here may be what serves the store, from which others read still.
-        with contextlib.suppress(StoreError):
-            others = self._store.add(f"given/{call.number}", 0)
-            self._wait_until_seen(call, others, until)
-        return shared
 
-    def _read(self, text: str) -> Shared:
+    def _read(self, call: RollCall, text: str) -> Shared:
         plain = parse(text, MAX_REPORT)
         report = report_from(plain.get("report"))
-        return Shared(report, text_of(plain, "counts") == self.presence.watchdog)
+        return Shared(report, text_of(plain, "counts") == self.presence.watchdog, call.number)
+
+    def confirm(self, number: int, until: float) -> None:
+        """Say that this host has made a report known, and wait until those that gave a part have.
+
+        What is killed next may be what serves the store, from which others still read. Returns
+        when the store is gone.
+
+        :param number: that of the roll call.
+        :param until: the moment of time.monotonic() by which to be done; a second is the most.
+        """
+        bound = min(until, time.monotonic() + _SEEN_SECONDS)
+        with contextlib.suppress(StoreError):
+            seen = self._store.add(f"seen/{number}", 1)
+            # All that gave a part, and the one that called.
+            hosts = self._store.add(f"given/{number}", 0) + 1
+            while seen < hosts and left(bound) > 0:
+                # Thousands that wait are not to keep the store from answering.
+                time.sleep(min(max(_PAUSE_SECONDS, hosts * _PAUSE_EACH_SECONDS), left(bound)))
+                seen = self._store.add(f"seen/{number}", 0)
 
     # -- the one that called --------------------------------------------------------------------
 
@@ -242,7 +257,6 @@ class Exchange:
         views: Sequence[WorkerView],
         world_size: int | None,
         collect_until: float,
-        until: float,
     ) -> Shared:
         parts = _Parts(views=list(views), ranks={view.worker.rank for view in views})
         parts.given[self.presence.watchdog] = self.presence.host
@@ -266,10 +280,9 @@ class Exchange:
         text = packed({"counts": counts_at, "report": report_to(report)})
         if len(text) <= MAX_REPORT:
             self._store.set(f"report/{call.number}", text)
-            self._wait_until_seen(call, len(parts.given) - 1, until)
         keys = [f"part/{call.number}/{place}" for place in range(1, taken + 1)]
         self._store.delete(keys)
-        return Shared(report, counts_at == self.presence.watchdog)
+        return Shared(report, counts_at == self.presence.watchdog, call.number)
 
     def _take_presences(self, present: dict[str, Presence], seen: int, until: float) -> int:
         count = min(self._store.add("hosts", 0), _MOST_HOSTS)
@@ -334,12 +347,6 @@ class Exchange:
             if left(until) <= 0:
                 return
             yield from self._store.get(keys[start : start + _AT_ONCE])
-
-    def _wait_until_seen(self, call: RollCall, others: int, until: float) -> None:
-        bound = min(until, time.monotonic() + _SEEN_SECONDS)
-        while self._store.add(f"seen/{call.number}", 0) < others and left(bound) > 0:
-            # Thousands that wait are not to keep the store from answering.
-            time.sleep(min(max(_PAUSE_SECONDS, others * _PAUSE_EACH_SECONDS), left(bound)))
 
 
 def _unheard(parts: _Parts, present: Mapping[str, Presence]) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ of several hosts, without a store, or with one that is gone, a host goes on with
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import queue
@@ -170,6 +171,19 @@ class Fleet:
             caller = "the host that called" if call is None else f"{call.host}, which called,"
             return Shared(with_unheard(alone, (f"{caller} handed no report out",)), counts=True)
         return shared
+
+    def confirm(self, shared: Shared, until: float) -> None:
+        """Say that a report was made known here; wait until it was everywhere, a second at most.
+
+        To be called before anything is killed. Never raises.
+
+        :param until: the moment of time.monotonic() by which to be done.
+        """
+        number = shared.number
+        if number is None:
+            return
+        with contextlib.suppress(StoreError, TimeoutError):
+            self._ask(lambda exchange: exchange.confirm(number, until)).result(left(until))
 
     def _share(
         self, call: RollCall, views: Sequence[WorkerView], world_size: int | None, until: float

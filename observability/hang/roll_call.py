@@ -297,6 +297,8 @@ class RollCall:
                 self._emit_stack(view, timers.get(view.worker), dump)
         if shared is not None:
             self._emit_report(shared)
+            if self._fleet is not None:
+                self._fleet.confirm(shared, kill_at)
         return dumps
 
     def _emit_stack(self, view: WorkerView, running: RunningTimer | None, dump: StackDump) -> None:

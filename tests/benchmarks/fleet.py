@@ -181,8 +181,7 @@ def _crowd(connection: Any, port: int, hosts: range, size: int) -> None:
         store.set(f"part/{call.number}/{place}", text)
         key = f"report/{call.number}"
         assert store.wait([key], LONG).result()
-        shared = exchange._read(store.get([key])[0] or "")
-        store.add(f"seen/{call.number}", 1)
+        shared = exchange._read(call, store.get([key])[0] or "")
         assert shared.report.suspects[0].rank == STUCK
         done.append(time.monotonic())
 

@@ -88,8 +88,10 @@ def test_a_store_that_dies_fails_what_waits_for_it() -> None:
     with victim("tcp_store") as process:
         assert process.stdout is not None
         store = join(int(process.stdout.readline()), seconds=10.0)
-        waiting = store.wait(["never"], LONG)
         assert store.add("n", 1) == 1
+        # Its connection is there then: torch tries for long to make one to a store that is gone.
+        assert store.wait(["n"], LONG).result(LONG)
+        waiting = store.wait(["never"], LONG)
         process.kill()
         process.wait()
         wait([waiting], LONG)

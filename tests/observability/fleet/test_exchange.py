@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from hangs.simulated import IN_ALL_REDUCE, OUTER, looking, view
+from observability.fleet import exchange
 from observability.fleet._messages import MAX_CALL, packed
 from observability.fleet.exchange import Exchange, Shared
 from observability.hang.types import Verdict
@@ -60,6 +61,12 @@ class Host:
         self.shared = self.exchange.share(
             self.call, views, 6, collect_until=now + collect, until=now + seconds
         )
+
+    def confirm(self) -> None:
+        """Say that the report is known here, and wait for the others."""
+        assert self.shared is not None
+        assert self.shared.number is not None
+        self.exchange.confirm(self.shared.number, time.monotonic() + LONG)
 
 
 def together(hosts: Sequence[Host], **bounds: float) -> None:
@@ -214,6 +221,39 @@ def test_a_caller_that_dies_is_waited_for_no_longer_than_the_bound(store: Memory
     other.take_part(seconds=0.3)
     assert other.call is not None
     assert (other.call.is_mine, other.shared) == (False, None)
+
+
+def test_a_host_goes_on_when_all_have_made_the_report_known(
+    store: MemoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exchange, "_SEEN_SECONDS", LONG)
+    hosts = [Host(store, number) for number in range(3)]
+    together(hosts)
+    going_on = [threading.Thread(target=host.confirm) for host in hosts[:2]]
+    for thread in going_on:
+        thread.start()
+    eventually(lambda: store.texts.get("seen/1") == "2", "two have made it known")
+    assert all(thread.is_alive() for thread in going_on)
+    hosts[2].confirm()
+    for thread in going_on:
+        thread.join(LONG)
+        assert not thread.is_alive()
+
+
+@pytest.mark.parametrize("dies", [False, True], ids=["a host that is silent", "a store that dies"])
+def test_the_others_are_waited_for_within_the_bound(
+    store: MemoryStore, monkeypatch: pytest.MonkeyPatch, *, dies: bool
+) -> None:
+    monkeypatch.setattr(exchange, "_SEEN_SECONDS", LONG if dies else 0.2)
+    hosts = [Host(store, number) for number in range(3)]
+    together(hosts)
+    going_on = threading.Thread(target=hosts[0].confirm)
+    going_on.start()
+    eventually(lambda: "seen/1" in store.texts, "it has said so")
+    if dies:
+        store.die()
+    going_on.join(LONG)
+    assert not going_on.is_alive()
 
 
 def test_who_is_called_and_expires_before_it_has_answered_joins_that_call(

@@ -14,6 +14,7 @@ import pytest
 
 from hangs.simulated import IN_ALL_REDUCE, OUTER, looking, view
 from observability.events import HangReported
+from observability.fleet import exchange as exchanges
 from observability.fleet import fleet as fleets
 from observability.fleet._find import Job
 from observability.fleet._messages import packed
@@ -239,16 +240,41 @@ def test_the_report_is_about_all_hosts_and_counted_by_that_of_the_suspect(
     assert sum(host.server.statistics.hang_reports.values()) == 0
 
 
-def answering(rig: Rig) -> threading.Thread:
-    """Another host, whose rank is stuck; it answers one roll call."""
+def test_nobody_is_killed_before_the_report_is_known_everywhere(
+    rig: Rig, host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is killed may serve the store from which the others read."""
+    monkeypatch.setattr(exchanges, "_SEEN_SECONDS", LONG)
+    rig.start()
     other = other_host(rig.store)
+    answer = answering(rig, other)
+    expiring = threading.Thread(target=host.expire, args=(LONG,))
+    expiring.start()
+    eventually(lambda: "seen/1" in rig.store.texts, "this host has made it known")
+    assert host.reports
+    answer.join(LONG)
+    assert expiring.is_alive()
+    other.confirm(1, time.monotonic() + LONG)
+    expiring.join(LONG)
+    assert not expiring.is_alive()
+
+
+def answering(rig: Rig, silent: Exchange | None = None) -> threading.Thread:
+    """Another host, whose rank is stuck; it answers one roll call.
+
+    :param silent: one that does not say when it has made the report known.
+    """
+    other = silent or other_host(rig.store)
     called = other.wait_for_call(LONG)
 
     def answer() -> None:
         assert called.result(LONG)
         call = other.take_call()
         assert call is not None
-        other.share(call, [stuck(1)], 2, collect_until=0.0, until=time.monotonic() + LONG)
+        until = time.monotonic() + LONG
+        shared = other.share(call, [stuck(1)], 2, collect_until=0.0, until=until)
+        if shared is not None and shared.number is not None and silent is None:
+            other.confirm(shared.number, until)
 
     thread = threading.Thread(target=answer)
     thread.start()
