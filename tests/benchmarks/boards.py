@@ -139,7 +139,8 @@ def _lateness(
     """Let so many get stuck, and say how late each was noticed."""
     assert workers.stdin
     workers.stdin.write(b"." * stuck)
-    until(lambda: len(ask("late")) == stuck, "all of them expire")
+    # The thread that answers is no concern of the scheduler's, and must not be in the other's way.
+    until(lambda: len(ask("late")) == stuck, "all of them expire", every=2.0)
     return ask("late")
 
 

@@ -11,8 +11,10 @@ if TYPE_CHECKING:
 __all__ = ["until"]
 
 
-def until(probe: Callable[[], bool], what: str, seconds: float = 60.0) -> None:
-    """Look once in a millisecond.
+def until(
+    probe: Callable[[], bool], what: str, seconds: float = 60.0, *, every: float = 0.001
+) -> None:
+    """Look every so many seconds.
 
     :raises RuntimeError: it did not come within ``seconds``.
     """
@@ -20,4 +22,4 @@ def until(probe: Callable[[], bool], what: str, seconds: float = 60.0) -> None:
     while not probe():
         if time.monotonic() > give_up:
             raise RuntimeError(f"waited {seconds:g} s in vain: {what}")
-        time.sleep(0.001)
+        time.sleep(every)

@@ -86,7 +86,8 @@ def test_the_right_rank_is_named_on_every_node_before_the_first_kill(
         kills = [each for node in everywhere for each in nodes.events(node, "kill worker process")]
         reports = [nodes.events(node, "hang report")[0] for node in everywhere]
     assert {report["sentence"] for report in reports} == {reports[0]["sentence"]}
-    assert [suspect["rank"] for suspect in reports[0]["suspects"]] == [culprit]
+    suspects = [suspect["rank"] for suspect in reports[0]["suspects"]]
+    assert suspects == [culprit], reports[0]["sentence"]
     assert "fetch_shard" in reports[0]["suspects"][0]["frame"]
     assert max(map(at, reports)) < min(map(at, kills))
     assert [report["counts"] for report in reports].count(True) == 1

@@ -15,6 +15,7 @@ import pytest
 
 from support.command import SUPERVISED, Cli, get, json_lines
 from support.log_lines import read
+from support.real_time import require_real_time
 from support.waiting import eventually
 from timers.transport.fifo_writer import FifoWriter
 
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 FREE = ("--http", "127.0.0.1:0")
+
+
+SHOW_POLICY = "import os; print(os.sched_getscheduler(0), os.nice(0), flush=True); input()"
 
 
 @pytest.fixture
@@ -47,6 +51,16 @@ def end(process: subprocess.Popen[str]) -> int:
     """Let the command end by itself."""
     process.communicate("\n", timeout=60)
     return process.returncode
+
+
+def test_the_service_is_scheduled_in_real_time_and_the_command_is_not(cli: Cli) -> None:
+    require_real_time()
+    with cli.start("run", *FREE, "--", sys.executable, "-c", SHOW_POLICY) as process:
+        assert words(process) == [str(os.SCHED_OTHER), str(os.nice(0))]
+        threads = map(int, os.listdir(f"/proc/{process.pid}/task"))
+        policies = [os.sched_getscheduler(thread) & ~os.SCHED_RESET_ON_FORK for thread in threads]
+        assert policies.count(os.SCHED_RR) == 1
+        assert end(process) == 0
 
 
 def test_the_limit_of_open_files_is_raised_for_the_service_alone(cli: Cli) -> None:

@@ -10,5 +10,6 @@ The map::
     links.py          locks, pipes and sockets: who has the other end
     descriptors.py    keep some descriptors free, and one for when none is left
     owned.py          descriptors that are closed only while they are this program's own
+    promptness.py     a thread that runs at once when it is due, beside busy processes
     ptrace.py         let a server read this process's stack
 """

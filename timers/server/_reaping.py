@@ -27,6 +27,8 @@ from .reaper import choose, terminate
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from timers.linux.promptness import Promptness
+
     from ._state import State
     from .reaper import ReapPolicy, Step
     from .table import Timer
@@ -79,6 +81,7 @@ class Reaping:
         as done. Called on the worker's reaping thread.
     :param before_kill: returns the step that runs before a kill (looked up anew each time), given
         the moment of time.monotonic() by which that has to be done.
+    :param promptness: of the watchdog's thread.
     """
 
     def __init__(
@@ -88,12 +91,15 @@ class Reaping:
         policy: ReapPolicy,
         replaced_reap: Callable[[], Callable[[int, int], bool] | None],
         before_kill: Callable[[float], Step],
+        *,
+        promptness: Promptness,
     ) -> None:
         self._state = state
         self._workers = workers
         self._policy = policy
         self._replaced_reap = replaced_reap
         self._before_kill = before_kill
+        self._promptness = promptness
         self._under_way: dict[Worker, Reap] = {}
 
     # -- on the watchdog's thread ---------------------------------------------------------------
@@ -115,7 +121,8 @@ class Reaping:
         reap.thread = thread
         self._under_way[worker] = reap
         try:
-            thread.start()
+            with self._promptness.handed_on():
+                thread.start()
         except (RuntimeError, MemoryError) as error:
             # The kill matters more than the dump.
             reap.thread = None
@@ -173,7 +180,7 @@ class Reaping:
         until = started + self._policy.dump_timeout
         try:
             step = self._before_kill(until)
-            call = partial(step.call, self._state.run_id, {worker.pid: requests})
+            call = partial(self._call, step, {worker.pid: requests})
             if step.keeps_bound:
                 stacks = call()
             else:
@@ -188,6 +195,10 @@ class Reaping:
         with contextlib.suppress(Exception):  # an observer cannot prevent a kill
             self._state.observer.flush(self._policy.flush_timeout)
 
+    def _call(self, step: Step, requests: dict[int, list[str]]) -> object:
+        self._promptness.guard()
+        return step.call(self._state.run_id, requests)
+
     def _report(self, reap: Reap, dump: StackDump) -> None:
         with self._state.lock:  # workers that expire together have a thread each
             self._state.statistics.dumped(
@@ -199,6 +210,7 @@ class Reaping:
         self._state.emit_timer(StackDumped, reap.timer, dump=dump)
 
     def _end(self, reap: Reap) -> None:
+        self._promptness.guard()
         worker, signal = reap.worker, reap.signal
         replaced = self._replaced_reap()
         if replaced is None:

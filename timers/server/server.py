@@ -271,12 +271,15 @@ class WatchdogServer(TimerServer):
         :meth:`start`), it also waits for the reaps that it began.
         """
         end_ns = self._clock.monotonic_ns() + int(self._max_interval * _NS)
+        is_own = threading.current_thread() is self._watchdog_thread
+        if is_own:
+            self._watchdog.promptness.begin()
         while not self._is_ending():
             self._watchdog.step(end_ns)
             self._last_progress = self._clock.time()
             if self._clock.monotonic_ns() >= end_ns:
                 break
-        if threading.current_thread() is not self._watchdog_thread:
+        if not is_own:
             self._watchdog.wait_for_reaps(self._policy.reap_timeout)
 
     def run_once(self) -> None:

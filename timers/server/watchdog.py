@@ -30,6 +30,7 @@ from timers.events import (
     WorkerKilled,
 )
 from timers.forks import reset_in_child
+from timers.linux.promptness import LOOK_NS, Promptness
 from timers.transport.board import MOMENT_NS
 from timers.transport.source import BoardSource
 from timers.transport.wire import BOARD, Rejection
@@ -146,7 +147,16 @@ class Watchdog:
             if isinstance(source, BoardSource):
                 source.on_descriptor, source.on_wake = self._accept_board, self._wake_board
         statistics.collectors.append(self._collect)
-        self._reaping = Reaping(self.state, self.workers, policy, replaced_reap, before_kill)
+        self.promptness = Promptness()
+        """Of the thread that runs :meth:`step`."""
+        self._reaping = Reaping(
+            self.state,
+            self.workers,
+            policy,
+            replaced_reap,
+            before_kill,
+            promptness=self.promptness,
+        )
         self._sampler: Sampler | None = None
         self._retries: dict[Worker, tuple[int, Reap]] = {}
         """When a reap that failed is tried again."""
@@ -183,6 +193,7 @@ class Watchdog:
         What it raises (out of memory, an error of ours) ends that step alone: the next one begins
         with what was left undone.
         """
+        self.promptness.account()
         if self._unfinished or self._intake.disturbed:
             self._recover()
         self._unfinished = True
@@ -245,6 +256,8 @@ class Watchdog:
             deadline = self.state.next_deadline()
             retries = [when for when, _ in self._retries.values()]
         wake_ns = min([_FOREVER if deadline is None else deadline, *retries])
+        if self.promptness.others:
+            wake_ns = min(wake_ns, self._clock.monotonic_ns() + LOOK_NS)
         return max(wake_ns, self._hold_until_ns)
 
     def apply(self, messages: Iterable[Message], rejections: Iterable[Rejection] = ()) -> None:
