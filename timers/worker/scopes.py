@@ -1,8 +1,9 @@
 """``expires()``: the block that may take so long and no longer, as the worker writes it.
 
 Entering and leaving a plain block of a client with a board is written out here, because it is done
-in inner loops; everything else is in :mod:`timers.worker.slots.slot`, which also says why each of
-these lines stands where it does.
+in inner loops, and once more in C, where that can be had (:mod:`timers.worker.accelerator`);
+everything else is in :mod:`timers.worker.slots.slot`, which also says why each of these lines
+stands where it does.
 """
 
 from __future__ import annotations
@@ -22,8 +23,9 @@ from timers.errors import ClientNotConfiguredError
 from ._client_slots import ClientWithSlots
 from ._decorator import guard
 from ._foreign import slot_of
+from .accelerator import accelerated
 from .slots import tasks
-from .slots.slot import DEPTH, ENTER, NONE, TakenError
+from .slots.slot import DEPTH, ENTER, NONE, Slot, TakenError
 from .slots.to_its_ends import to_its_end, to_its_ends
 
 if TYPE_CHECKING:
@@ -31,7 +33,6 @@ if TYPE_CHECKING:
     from types import FrameType, TracebackType
 
     from .client import TimerClient
-    from .slots.slot import Slot
 
 __all__ = ["configure", "expires"]
 
@@ -317,6 +318,10 @@ class expires:  # noqa: N801  # torch's name; used like a function
         awaitable that it returns, and for a generator from its first step to its last.
         """
         return guard(function, self._copy)
+
+
+if not TYPE_CHECKING:  # the same class to whoever reads it
+    expires = accelerated(expires, Slot, globals(), _LOOK)
 
 
 class _Done:
