@@ -12,8 +12,8 @@ core keeps the others waiting, however prompt they are.
 
 Who may do it: a process with CAP_SYS_NICE, or with limits for it (``RLIMIT_RTPRIO``,
 ``RLIMIT_NICE``; systemd's ``LimitRTPRIO=1``). To everybody else nothing changes, nor to a thread
-for which somebody has chosen another policy already. ``TIMERS_REAL_TIME=off`` in the environment
-has it left alone.
+for which somebody has chosen another policy already, or started it with nice(1).
+``TIMERS_REAL_TIME=off`` in the environment has it left alone.
 """
 
 from __future__ import annotations
@@ -65,7 +65,8 @@ class Promptness:
         if self._thread is not None or os.environ.get("TIMERS_REAL_TIME", "").lower() == "off":
             return
         with contextlib.suppress(OSError, AttributeError):  # this may be no Linux
-            if os.sched_getscheduler(0) == os.SCHED_OTHER:
+            niceness = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+            if os.sched_getscheduler(0) == os.SCHED_OTHER and niceness <= 0:
                 self._thread = threading.get_ident()
                 self._at, self._used = time.monotonic_ns(), time.thread_time_ns()
                 _favour(threading.get_native_id())

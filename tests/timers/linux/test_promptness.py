@@ -21,9 +21,7 @@ if TYPE_CHECKING:
 
 SECOND = 1_000_000_000
 PROMPT = os.SCHED_RR | os.SCHED_RESET_ON_FORK
-NICENESS = os.nice(0)
-"""Of the tests themselves; one that is not 0 was chosen by somebody, and stays."""
-ORDINARY = f"{os.SCHED_OTHER} {NICENESS}"
+ORDINARY = f"{os.SCHED_OTHER} 0"
 POLICY = "import os; print(os.sched_getscheduler(0), os.nice(0))"
 
 
@@ -92,7 +90,7 @@ def test_what_it_is_handed_on_to_is_prompt_within_a_share(monkeypatch: pytest.Mo
         assert one.others == []
 
     in_thread(work)
-    assert found == [os.SCHED_RR, PROMPT, ORDINARY, NICENESS or -10]
+    assert found == [os.SCHED_RR, PROMPT, ORDINARY, -10]
 
 
 def test_another_thread_that_does_the_same_work_is_left_alone() -> None:
@@ -171,6 +169,7 @@ class Simulated:
         monkeypatch.setattr(time, "thread_time_ns", lambda: self.used)
         monkeypatch.setattr(promptness, "_schedule", self._schedule)
         monkeypatch.setattr(promptness, "_favour", lambda _thread: None)
+        monkeypatch.setattr(os, "getpriority", lambda _which, _thread: 0)
 
     def _schedule(self, _thread: int, policy: int) -> None:
         if self.refuses:
@@ -226,6 +225,16 @@ def test_a_policy_that_somebody_chose_is_kept(
     system: Simulated, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "sched_getscheduler", lambda _pid: os.SCHED_BATCH)
+    one = Promptness()
+    one.begin()
+    assert not system.passes(one, 10.0, 0.0)
+    assert system.policies == []
+
+
+def test_one_that_somebody_has_made_nice_stays_so(
+    system: Simulated, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "getpriority", lambda _which, _thread: 5)
     one = Promptness()
     one.begin()
     assert not system.passes(one, 10.0, 0.0)
