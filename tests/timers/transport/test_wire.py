@@ -385,6 +385,7 @@ def pipe(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FifoReader]:
 @example("\ud800", 1.0, 9)
 @example('"\\\n\r\x00\x7f\u2028\u0085', 1.0, 9)
 @example("\U0001f600 é", 1.0, 9)
+@example("", 8388608.312426325, 0)
 def test_what_the_client_writes_is_what_the_server_reads(
     pipe: FifoReader, scope: str, expiration_time: float, signal: int
 ) -> None:
@@ -402,7 +403,8 @@ def test_what_the_client_writes_is_what_the_server_reads(
         assert message.start_time == start_time(os.getpid())
         assert message.thread == threading.get_native_id()
     # In whole nanoseconds, which for today's times is exact: floats have fewer digits by far.
-    assert acquired.expiration_time == pytest.approx(expiration_time, rel=0, abs=1e-9)
+    nanosecond = 1e-9 + math.ulp(expiration_time)
+    assert acquired.expiration_time == pytest.approx(expiration_time, rel=0, abs=nanosecond)
     assert acquired.signal == signal
     assert (released.expiration_time, released.signal) == (-1, 0)
     message.scope_id.encode("utf-8")
