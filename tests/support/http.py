@@ -40,7 +40,7 @@ def receiver() -> Iterator[Posted]:
             """Say nothing."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
     posted.address = f"http://127.0.0.1:{server.server_port}"
     try:

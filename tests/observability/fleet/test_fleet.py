@@ -299,6 +299,7 @@ def test_by_kill_culprit_who_waits_is_spared_until_its_launcher_ends_it(
         assert not expiring.is_alive()
 
 
+@pytest.mark.slow
 def test_by_kill_culprit_nobody_is_spared_beyond_the_bound(rig: Rig, host: Host) -> None:
     rig.start()
     host.roll_call._end = lambda pid: pytest.fail(f"{pid} is ended")

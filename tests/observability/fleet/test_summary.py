@@ -97,6 +97,7 @@ def test_who_has_ended_and_what_a_lock_is_held_by_are_kept() -> None:
     assert found[1].surroundings.link == link
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [8, 1500])
 def test_what_does_not_fit_is_left_out_from_the_outside_in(count: int) -> None:
     deep = [
@@ -158,6 +159,7 @@ NAMES = st.sampled_from(
 FIELDS = st.sampled_from(["stack", "children", "around", "pace", "process_state", "stack_method"])
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(st.dictionaries(NAMES, JSON), st.dictionaries(FIELDS, JSON), st.booleans())
 def test_any_text_is_a_summary_or_refused(

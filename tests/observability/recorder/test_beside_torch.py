@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 require_torch()
 
+pytestmark = pytest.mark.slow  # it loads torch
 CASES = ("skip", "mismatch", "kernel", "groups")
 ANALYSE = """
 import sys

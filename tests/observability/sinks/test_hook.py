@@ -72,6 +72,7 @@ def test_a_failure_is_said_and_counted(command: str, said: str) -> None:
     assert pipeline.sink_counts["on_hang"] == (0, 1)
 
 
+@pytest.mark.slow
 def test_one_that_does_not_end_is_killed_with_what_it_started(tmp_path: Path) -> None:
     path = tmp_path / "pids"
     hook = HangHook(f"sleep 1000 & echo $! $$ > {path}; wait", seconds=1.0)

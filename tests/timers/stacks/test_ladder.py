@@ -254,6 +254,7 @@ def test_only_native_has_nothing_else(install: Install) -> None:
     assert dump.error == "py-spy --native: failed with exit code 9: no symbols"
 
 
+@pytest.mark.slow
 def test_only_native_has_most_of_the_time(install: Install) -> None:
     install(f"sleep 1; {printing(JSON)}")  # torch's symbols take that long to read
     assert take(ME, timeout=3, native=True).error is not None  # a third of the time was too short

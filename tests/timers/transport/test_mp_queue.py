@@ -124,6 +124,7 @@ def test_messages_come_whole_however_they_are_cut() -> None:
     os.close(reader)
 
 
+@pytest.mark.slow
 def test_a_manager_that_is_gone_costs_no_deadline() -> None:
     manager = mp.get_context("spawn").Manager()
     requests = manager.Queue()
@@ -146,6 +147,7 @@ def test_a_manager_that_is_gone_costs_no_deadline() -> None:
     assert [event.timer.scope_id for event in recorder.of(TimerExpired)] == ["stuck"]
 
 
+@pytest.mark.slow
 def test_a_manager_that_is_stopped_costs_no_deadline_and_no_request() -> None:
     manager = mp.get_context("spawn").Manager()
     requests = manager.Queue()

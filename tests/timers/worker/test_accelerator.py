@@ -110,6 +110,7 @@ def test_the_default_scope_is_the_line_of_the_caller() -> None:
     assert several[0][0]._scope != several[1][0]._scope
 
 
+@pytest.mark.slow
 def test_code_that_comes_and_goes_is_never_taken_for_other_code() -> None:
     for number in range(2000):
         source = "\n" * number + "found = kind(1)._scope"
@@ -299,6 +300,7 @@ def wheel(tmp_path: Path, **environment: str) -> tuple[str, list[str], str]:
         return made.name, archive.namelist(), done.stdout + done.stderr
 
 
+@pytest.mark.slow
 @needs_it
 def test_an_installation_has_it(tmp_path: Path) -> None:
     pytest.importorskip("hatchling")
@@ -310,6 +312,7 @@ def test_an_installation_has_it(tmp_path: Path) -> None:
     assert "without the accelerator" not in said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["turned off", "no compiler", "an error"])
 def test_an_installation_without_it_is_one(tmp_path: Path, how: str) -> None:
     pytest.importorskip("hatchling")

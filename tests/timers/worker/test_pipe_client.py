@@ -151,6 +151,7 @@ reader.close()
 """
 
 
+@pytest.mark.slow
 def test_a_stopped_server_loses_no_request_of_several_threads(path: str) -> None:
     # A real server process, stopped in the middle, that says at its end what it has read.
     with subprocess.Popen(
@@ -506,6 +507,7 @@ def test_a_process_that_ends_first_sends_what_it_has_not_sent(small: FifoReader,
     assert account.open == set()
 
 
+@pytest.mark.slow
 def test_a_process_that_ends_does_not_wait_for_a_server_that_is_gone(
     small: FifoReader, path: str
 ) -> None:
