@@ -175,7 +175,7 @@ class Boards:
         left = self._most
         for watched in known:
             own = watched.board
-            own.limit = left
+            own.limit = min(left, own.layout.slots)
             left -= own.used
 
     def _skew_ns(self, worker: Worker, own: Board) -> int:
