@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jsonschema
@@ -20,12 +22,16 @@ from support.monitoring.tools import require
 from support.waiting import eventually
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Iterator
 
 EXAMPLES = HERE.parent / "examples"
 PROMETHEUS = EXAMPLES / "prometheus"
 MANIFESTS = sorted((EXAMPLES / "kubernetes").glob("*.yaml"))
-DURATION = {"type": "string", "pattern": "^([0-9]+(ms|[smhdwy]))+$"}
+DURATION = {
+    "type": "string",
+    # The larger unit first, each at most once.
+    "pattern": "^(?=.)" + "".join(rf"(\d+{unit})?" for unit in ("y", *"wdhms", "ms")) + "$",
+}
 STRINGS = {"type": "object", "additionalProperties": {"type": "string"}}
 
 
@@ -143,6 +149,32 @@ def parts(document: dict[str, Any]) -> list[dict[str, Any]]:
     return [kind | {"metadata": {"name": "part"}} | {"spec": each["spec"]} for each in found]
 
 
+def definitions() -> Iterator[dict[str, Any]]:
+    """The CustomResourceDefinitions that ``TIMERS_CRDS``, a directory, has; skips without it."""
+    place = os.environ.get("TIMERS_CRDS")
+    if not place:
+        pytest.skip("the definitions of JobSet and the others are not here: TIMERS_CRDS=DIRECTORY")
+    for path in sorted(Path(place).glob("*.yaml")):
+        for document in yaml.load_all(path.read_text(), yaml.CSafeLoader):
+            if document and document["kind"] == "CustomResourceDefinition":
+                yield document["spec"]
+
+
+def as_strict(schema: Any) -> Any:
+    """The JSON schema that refuses what the API server would drop: what nobody has defined."""
+    if isinstance(schema, list):
+        return [as_strict(each) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    found = {key: as_strict(each) for key, each in schema.items()}
+    if "properties" in schema:  # of which one may be called "type" or "properties" itself
+        found["properties"] = {key: as_strict(each) for key, each in schema["properties"].items()}
+    open_ended = {"additionalProperties", "x-kubernetes-preserve-unknown-fields"} & set(schema)
+    if schema.get("type") == "object" and not open_ended:
+        found["additionalProperties"] = False
+    return found
+
+
 def documents(path: Path) -> list[dict[str, Any]]:
     return list(yaml.safe_load_all(path.read_text()))
 
@@ -179,6 +211,31 @@ def test_a_manifest_is_valid(path: Path, tmp_path: Path) -> None:
                 assert complaints(part, tmp_path / path.name) == ""
         else:
             assert complaints(document, tmp_path / path.name) == ""
+
+
+@pytest.mark.parametrize(
+    "path",
+    [path for path in MANIFESTS if "." in documents(path)[0]["apiVersion"].partition("/")[0]],
+    ids=lambda path: str(path.name),
+)
+def test_a_manifest_is_valid_by_its_own_definition(path: Path) -> None:
+    schemas = [
+        version["schema"]["openAPIV3Schema"]
+        for each in definitions()
+        for version in each["versions"]
+        for document in documents(path)
+        if document["kind"] == each["names"]["kind"]
+        and document["apiVersion"] == f"{each['group']}/{version['name']}"
+    ]
+    assert schemas, f"TIMERS_CRDS has no definition for {path.name}"
+    for schema in schemas:  # of several releases, perhaps
+        strict = as_strict(schema)
+        strict["properties"]["metadata"] = {}  # the API server knows that itself
+        validator = jsonschema.Draft202012Validator(strict)
+        for document in documents(path):
+            assert [error.message for error in validator.iter_errors(document)] == []
+            wrong = document | {"spec": document["spec"] | {"unknown": 1}}
+            assert not validator.is_valid(wrong)
 
 
 def test_a_wrong_manifest_is_not_valid(tmp_path: Path) -> None:
