@@ -17,6 +17,12 @@ Decision: panels compute from the service's own series, not from recorded ones, 
 dashboard is enough to see something, and so that ``$__rate_interval`` follows the zoom. What is
 also computed by an alert, or over weeks, is recorded (``timers-recording.yml``); the last row of
 the fleet dashboard shows the recorded series.
+
+Decision: how panels stay quick over thousands of hosts. What is dear is the ``and`` with the run,
+which copies each sample of each step. So a run's dashboard names the hosts of the run in every
+selector: its variable for hosts depends on that of runs, and *All* is all of their names. The
+fleet's drops what did not happen before it joins, adds the zeros that must be seen where few series
+are left, and asks for at most 200 moments, however wide the time range.
 """
 
 import contextlib

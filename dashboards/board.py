@@ -78,14 +78,27 @@ Other = dashboard.DatasourceVariable | dashboard.TextBoxVariable
 
 
 def metrics_variables(*, one_run: bool) -> list[dashboard.QueryVariable | Other]:
-    """Return data source, job, instance, run and scope; each offers what the earlier ones leave."""
-    target = 'job=~"$job", instance=~"$instance"'
+    """Return data source, job, instance, run and scope; each offers what others leave.
+
+    :param one_run: the run is chosen first, and *All* hosts are those of it, by name: no query
+        touches the series of any other host. The scopes are those of all runs, because Grafana
+        asks for values by an address, and a proxy may refuse one with a thousand hosts in it.
+    """
+    job = 'job=~"$job"'
+    target = f'{job}, instance=~"$instance"'
+    if one_run:
+        of_run = f'timers_run_info{{{job}, run_id=~"$run_id"}}'
+        instance = _query("instance", "Host", f"label_values({of_run}, instance)", every=None)
+        runs, scopes = f"timers_run_info{{{job}}}", f"timers_acquires_total{{{job}}}"
+    else:
+        instance = _query("instance", "Host", f"label_values(timers_build_info{{{job}}}, instance)")
+        runs, scopes = f"timers_run_info{{{target}}}", f"timers_acquires_total{{{target}}}"
     return [
         dashboard.DatasourceVariable("datasource").label("Prometheus").type("prometheus"),
         _query("job", "Job", "label_values(timers_build_info, job)"),
-        _query("instance", "Host", 'label_values(timers_build_info{job=~"$job"}, instance)'),
-        _query("run_id", "Run", f"label_values(timers_run_info{{{target}}}, run_id)", one=one_run),
-        _query("scope", "Scope", f"label_values(timers_acquires_total{{{target}}}, scope)"),
+        instance,
+        _query("run_id", "Run", f"label_values({runs}, run_id)", one=one_run),
+        _query("scope", "Scope", f"label_values({scopes}, scope)"),
     ]
 
 
@@ -116,14 +129,14 @@ def logs_variables() -> list[dashboard.QueryVariable | Other]:
 def reap_annotations() -> dashboard.AnnotationQuery:
     """Mark on every graph where a worker was reaped."""
     labels = f'{SCOPE}, outcome!~"{FAILED}"'
-    reaps = selected(f"increase(timers_reaps_total{{{labels}}}[$__rate_interval])")
+    reaps = selected(f"(increase(timers_reaps_total{{{labels}}}[$__rate_interval]) > 0)")
     mark = (
         dashboard.AnnotationQuery()
         .name("Reaps")
         .datasource(DATASOURCE)
         .enable(enable=True)
         .icon_color("red")
-        .expr(f"sum by (instance, scope, outcome) ({reaps}) > 0")
+        .expr(f"sum by (instance, scope, outcome) ({reaps})")
         .step("60s")
         .title_format("Reap: {{outcome}}")
         .text_format("{{scope}} on {{instance}}")
@@ -135,7 +148,14 @@ def reap_annotations() -> dashboard.AnnotationQuery:
     return mark
 
 
-def _query(name: str, label: str, query: str, *, one: bool = False) -> dashboard.QueryVariable:
+def _query(
+    name: str, label: str, query: str, *, one: bool = False, every: str | None = ".*"
+) -> dashboard.QueryVariable:
+    """Make a variable that Prometheus fills.
+
+    :param one: of the values one is chosen, rather than any number.
+    :param every: what matches when *All* is chosen; None is each of the values by name.
+    """
     variable = (
         dashboard.QueryVariable(name)
         .label(label)
@@ -146,12 +166,9 @@ def _query(name: str, label: str, query: str, *, one: bool = False) -> dashboard
     )
     if one:
         return variable
-    return (
-        variable.multi(multi=True)
-        .include_all(include_all=True)
-        .all_value(".*")
-        .current(VariableOption(text="All", value="$__all"))
-    )
+    variable.multi(multi=True).include_all(include_all=True)
+    variable.current(VariableOption(text="All", value="$__all"))
+    return variable if every is None else variable.all_value(every)
 
 
 def _pattern(name: str, label: str) -> dashboard.TextBoxVariable:

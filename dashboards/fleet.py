@@ -15,6 +15,7 @@ from .queries import (
     TARGET,
     occurrences,
     quantile,
+    quantile_of_rare,
     range_increase,
     selected,
     share_above,
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
 __all__ = ["UID", "build"]
 
 UID = "timers-fleet"
+
+POINTS = 200
+"""How many moments a graph shows at most: each is computed from the series of all hosts."""
 
 _OK = f'{SCOPE}, outcome!~"{FAILED}"'
 _NOT = f'{SCOPE}, outcome=~"{FAILED}"'
@@ -168,7 +172,7 @@ def _runs() -> Panel:
 
 
 def _reaped() -> list[Panel]:
-    reaps = f"increase(timers_reaps_total{{{SCOPE}}}[$__range])"
+    reaps = f"(increase(timers_reaps_total{{{SCOPE}}}[$__range]) > 0)"
     by_run = selected(reaps, over_range=True)
     return [
         bars(
@@ -185,6 +189,7 @@ def _reaped() -> list[Panel]:
                 )
             ],
             span=16,
+            points=POINTS,
         ),
         gauges(
             "Hosts by reaps",
@@ -231,6 +236,7 @@ def _near_misses() -> list[Panel]:
             at_least=0.1,
             steps=[(0.05, RED)],
             span=10,
+            points=POINTS,
         ),
         rows(
             "Scopes, the closest to their deadline first",
@@ -270,13 +276,14 @@ def _watchdogs() -> list[Panel]:
             "gets no CPU; give it a reservation or find what starves it: "
             "runbooks/expiries-late.md.",
             [
-                Query(quantile(0.99, late, "", TARGET), "99th percentile"),
-                Query(quantile(0.5, late, "", TARGET), "median"),
+                Query(quantile_of_rare(0.99, late, "", TARGET), "99th percentile"),
+                Query(quantile_of_rare(0.5, late, "", TARGET), "median"),
             ],
             unit="s",
             steps=[(1, RED)],
             span=8,
             rare=True,
+            points=POINTS,
         ),
         lines(
             "Longest time since a watchdog last looked",
@@ -286,6 +293,7 @@ def _watchdogs() -> list[Panel]:
             unit="s",
             steps=[(SILENT_AFTER_SECONDS, RED)],
             span=8,
+            points=POINTS,
         ),
         rows(
             "Services",

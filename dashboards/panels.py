@@ -110,6 +110,7 @@ def lines(
     fill: int = 8,
     at_least: float | None = None,
     rare: bool = False,
+    points: int = 0,
     colors: Mapping[str, str] | None = None,
 ) -> timeseries.Panel:
     """Make a graph over time.
@@ -117,6 +118,7 @@ def lines(
     :param steps: drawn as dashed lines, where it gets serious.
     :param at_least: how far up the axis reaches even when all values are small.
     :param rare: most moments have no value: show each one, and connect them.
+    :param points: how many moments to ask for at most, rather than one for each pixel.
     :param colors: of series, by name.
     """
     panel = (
@@ -150,6 +152,8 @@ def lines(
         panel.scale_distribution(
             common.ScaleDistributionConfig().type(kinds.ScaleDistribution.LOG).log(10)
         )
+    if points:
+        panel.max_data_points(points)
     if at_least is not None:
         panel.axis_soft_max(at_least)
     for name, color in (colors or {}).items():
@@ -175,6 +179,7 @@ def bars(
     unit: str = "short",
     span: int = 12,
     interval: str = "1m",
+    points: int = 0,
 ) -> timeseries.Panel:
     """Make stacked bars over time: how many things happened.
 
@@ -182,7 +187,7 @@ def bars(
     longer than the bar, so that one event is one bar of height 1 and not four.
     """
     return (
-        lines(title, help_text, queries, unit=unit, span=span)
+        lines(title, help_text, queries, unit=unit, span=span, points=points)
         .draw_style(kinds.GraphDrawStyle.BARS)
         .stacking(common.StackingConfig().mode(kinds.StackingMode.NORMAL))
         .fill_opacity(80)

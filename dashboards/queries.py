@@ -10,9 +10,9 @@ __all__ = [
     "LINES",
     "NEAR_MISS",
     "SILENT_AFTER_SECONDS",
-    "increase",
     "occurrences",
     "quantile",
+    "quantile_of_rare",
     "range_increase",
     "rate",
     "selected",
@@ -47,19 +47,16 @@ def rate(metric: str, by: str, labels: str = SCOPE) -> str:
     return _sum(by, selected(f"rate({metric}{{{labels}}}[$__rate_interval])"))
 
 
-def increase(metric: str, by: str, labels: str = SCOPE) -> str:
-    """Compute how much a counter grew around each point of a graph."""
-    return _sum(by, selected(f"increase({metric}{{{labels}}}[$__rate_interval])"))
-
-
 def occurrences(metric: str, by: str, labels: str = SCOPE) -> str:
     """Compute how often something happened around each point, if it ever did in the time range.
 
-    The zeros in between stay, because Grafana draws the bars of a series with holes too wide.
+    The zeros in between are filled in, because Grafana draws the bars of a series with holes too
+    wide. What did not happen is dropped before it is joined to its run: it is nearly everything.
     """
     run = f"last_over_time({_RUN}[$__range] @ end())"
-    ever = f"increase({metric}{{{labels}}}[$__range] @ end()) and on (job, instance) {run}"
-    return f"{increase(metric, by, labels)} and on ({by}) ({_sum(by, ever)} > 0)"
+    ever = f"(increase({metric}{{{labels}}}[$__range] @ end()) > 0) and on (job, instance) {run}"
+    around = selected(f"(increase({metric}{{{labels}}}[$__rate_interval]) > 0)")
+    return f"{_sum(by, around)} or 0 * {_sum(by, ever)}"
 
 
 def range_increase(metric: str, by: str = "", labels: str = SCOPE) -> str:
@@ -71,8 +68,25 @@ def quantile(q: float, histogram: str, by: str, labels: str, *, over_range: bool
     """Compute a quantile of a histogram, by the labels ``by`` (may be empty)."""
     grouped = f"{by}, le" if by else "le"
     total = range_increase if over_range else rate
+    return _quantile(q, total(f"{histogram}_bucket", grouped, labels))
+
+
+def quantile_of_rare(q: float, histogram: str, by: str, labels: str) -> str:
+    """Compute the same where most hosts have observed nothing: several times cheaper.
+
+    Hosts without an observation are dropped before anything is joined, but of the others no bucket:
+    the quantile is interpolated between two bounds, of which the lower may have counted nothing.
+    """
+    observed = selected(f"rate({histogram}_count{{{labels}}}[$__rate_interval]) > 0")
+    rates = f"rate({histogram}_bucket{{{labels}}}[$__rate_interval])"
+    return _quantile(
+        q, _sum(f"{by}, le" if by else "le", f"{rates} and on (job, instance) ({observed})")
+    )
+
+
+def _quantile(q: float, buckets: str) -> str:
     # ">= 0": no value where nothing was observed, rather than NaN.
-    return f"histogram_quantile({q}, {total(f'{histogram}_bucket', grouped, labels)}) >= 0"
+    return f"histogram_quantile({q}, {buckets}) >= 0"
 
 
 def share_above(bound: str, by: str = "", *, over_range: bool = False) -> str:
@@ -80,9 +94,9 @@ def share_above(bound: str, by: str = "", *, over_range: bool = False) -> str:
     total = range_increase if over_range else rate
     below = total("timers_deadline_used_ratio_bucket", by, f'{SCOPE}, le="{bound}"')
     every = total("timers_deadline_used_ratio_count", by)
-    # "> 0": where no scope finished there is no share, rather than 0 / 0. Not "1 - a / b", which
-    # leaves 1e-16 where nothing is above.
-    return f"({every} - {below}) / ({every} > 0)"
+    # "> 0": where no scope finished there is no share, rather than 0 / 0. Rounded, because sums in
+    # different orders leave 1e-16 where nothing is above. "(a - b) / a" would add up a third sum.
+    return f"round(1 - {below} / ({every} > 0), 1e-6)"
 
 
 def sweep_age() -> str:

@@ -14,6 +14,7 @@ from .queries import (
     TARGET,
     occurrences,
     quantile,
+    quantile_of_rare,
     range_increase,
     rate,
     selected,
@@ -228,7 +229,7 @@ def _reaps() -> list[Panel]:
             "Time to take a stack, 95th percentile",
             "A reap waits for the dump, up to its bound (5 s by default). Above the red line: the "
             "host is overloaded, or lower --dump-timeout.",
-            [Query(quantile(0.95, dumps, "method", TARGET), "{{method}}")],
+            [Query(quantile_of_rare(0.95, dumps, "method", TARGET), "{{method}}")],
             unit="s",
             steps=[(1, RED)],
             span=6,
@@ -251,8 +252,8 @@ def _watchdog() -> list[Panel]:
             "From a deadline to the moment the watchdog noticed. Above the red line: "
             "runbooks/expiries-late.md.",
             [
-                Query(quantile(0.99, late, "", TARGET), "99th percentile"),
-                Query(quantile(0.5, late, "", TARGET), "median"),
+                Query(quantile_of_rare(0.99, late, "", TARGET), "99th percentile"),
+                Query(quantile_of_rare(0.5, late, "", TARGET), "median"),
             ],
             unit="s",
             steps=[(1, RED)],

@@ -67,6 +67,18 @@ def test_a_dashboard(name: str) -> None:
     assert len(ids) == len(set(ids))
 
 
+def test_all_hosts_of_one_run_are_asked_for_by_name() -> None:
+    hosts = {
+        name: variable
+        for name in METRICS_BOARDS
+        for variable in BOARDS[name]["templating"]["list"]
+        if variable["name"] == "instance"
+    }
+    assert hosts["timers-fleet"]["allValue"] == ".*"
+    assert "allValue" not in hosts["timers-run"]
+    assert 'run_id=~"$run_id"' in hosts["timers-run"]["query"]["query"]
+
+
 @pytest.mark.parametrize("name", METRICS_BOARDS)
 def test_annotations_for_reaps(name: str) -> None:
     (annotation,) = BOARDS[name]["annotations"]["list"]

@@ -16,7 +16,12 @@ import yaml
 
 from dashboards.build import ALERTS, HERE, RECORDING
 from support.monitoring import grafana, scenario, servers
-from support.monitoring.queries import annotation_queries, panel_queries, variable_queries
+from support.monitoring.queries import (
+    Chosen,
+    annotation_queries,
+    panel_queries,
+    variable_queries,
+)
 from support.waiting import eventually
 
 if TYPE_CHECKING:
@@ -107,7 +112,7 @@ def unanswered(monitored: Monitored, path: Path, run_id: str = ".*") -> list[str
         answer = monitored.prometheus.query(expr)
         return not any(sample["value"][1] != "NaN" for sample in answer)
 
-    asked = [*panel_queries(path, run_id), *annotation_queries(path)]
+    asked = [*panel_queries(path, Chosen(run_id)), *annotation_queries(path, Chosen())]
     assert len(asked) > 20
     return [f"{each.panel}: {each.expr}" for each in asked if empty(each.expr)]
 
@@ -240,7 +245,7 @@ def test_grafanas_panels_draw_every_panel(
     assert drawn["complaints"] == []
     assert {panel["id"]: panel["error"] for panel in drawn["panels"] if panel["error"]} == {}
     assert picture.stat().st_size > 50_000
-    expected = [asked.panel.rsplit(" ", 1)[0] for asked in panel_queries(path, ".*")]
+    expected = [asked.panel.rsplit(" ", 1)[0] for asked in panel_queries(path, Chosen())]
     assert [panel["title"] for panel in drawn["panels"]] == list(dict.fromkeys(expected))
     for panel in drawn["panels"]:
         what = f"{panel['title']}: {panel['text']!r}"

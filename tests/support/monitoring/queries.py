@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-__all__ = ["Asked", "annotation_queries", "panel_queries", "variable_queries"]
+__all__ = ["Asked", "Chosen", "annotation_queries", "panel_queries", "variable_queries"]
 
 
 class Asked(NamedTuple):
@@ -21,41 +22,49 @@ class Asked(NamedTuple):
     """Whether it is evaluated at the end of the range alone, for a table or a single figure."""
 
 
-def _filled(expr: str, run_id: str, window: str = "10s") -> str:
-    values = {
-        "$__rate_interval": window,
-        "$__range": "2m",
-        "$run_id": run_id,
-        "$job": ".*",
-        "$instance": ".*",
-        "$scope": ".*",
-    }
-    for name, value in values.items():
-        expr = expr.replace(name, value)
-    assert "$" not in expr, expr
-    return expr
+@dataclass(frozen=True)
+class Chosen:
+    """What Grafana would fill in."""
+
+    run_id: str = ".*"
+    hosts: str = ".*"
+    window: str = "10s"
+    """What rates are taken over: Grafana takes four times the scrape interval."""
+    range: str = "2m"
+
+    def fill(self, expr: str) -> str:
+        """Fill the variables of ``expr`` in."""
+        values = {
+            "$__rate_interval": self.window,
+            "$__range": self.range,
+            "$run_id": self.run_id,
+            "$job": ".*",
+            "$instance": self.hosts,
+            "$scope": ".*",
+        }
+        for name, value in values.items():
+            expr = expr.replace(name, value)
+        assert "$" not in expr, expr
+        return expr
 
 
-def panel_queries(path: Path, run_id: str = ".*", window: str = "10s") -> Iterator[Asked]:
-    """Every query of every panel, those of collapsed rows included.
-
-    :param window: what rates are taken over: Grafana takes four times the scrape interval.
-    """
+def panel_queries(path: Path, chosen: Chosen) -> Iterator[Asked]:
+    """Every query of every panel, those of collapsed rows included."""
     board = json.loads(path.read_text())
     for panel in board["panels"]:
         for each in (panel, *panel.get("panels", [])):
             for target in each.get("targets", ()):
                 yield Asked(
                     f"{each['title']} {target['refId']}",
-                    _filled(target["expr"], run_id, window),
+                    chosen.fill(target["expr"]),
                     bool(target.get("instant")),
                 )
 
 
-def annotation_queries(path: Path) -> Iterator[Asked]:
+def annotation_queries(path: Path, chosen: Chosen) -> Iterator[Asked]:
     """The queries that mark something on the graphs."""
     for each in json.loads(path.read_text())["annotations"]["list"]:
-        yield Asked(each["name"], _filled(each["target"]["expr"], ".*"))
+        yield Asked(each["name"], chosen.fill(each["target"]["expr"]))
 
 
 def variable_queries(path: Path) -> Iterator[tuple[str, str, str]]:
@@ -64,4 +73,4 @@ def variable_queries(path: Path) -> Iterator[tuple[str, str, str]]:
         if each["type"] == "query":
             text = each["query"]["query"].removeprefix("label_values(").removesuffix(")")
             series, label = text.rsplit(", ", 1)
-            yield each["name"], _filled(series, ".*"), label
+            yield each["name"], Chosen().fill(series), label

@@ -36,7 +36,7 @@ function panel(model) {
     datasource: source.getRef(),
     queries: model.targets.map((target) => ({ ...target, datasource: source.getRef() })),
     minInterval: parameters.get('interval') ?? model.interval,
-    maxDataPoints: 600,
+    maxDataPoints: model.maxDataPoints ?? 600,
   });
   return new VizPanel({
     key: `panel-${model.id}`,
