@@ -141,7 +141,8 @@ def _took(address: str, asked: Asked, end: float, minutes: float) -> float:
     path, moments = "query", {"time": str(end)}
     if not asked.is_instant:
         path = "query_range"
-        moments = {"start": str(end - 60 * minutes), "end": str(end), "step": str(INTERVAL)}
+        moments = {"start": str(end - 60 * minutes), "end": str(end)}
+        moments["step"] = asked.step or str(INTERVAL)
     parameters = urllib.parse.urlencode({"query": asked.expr, **moments})
     began = time.perf_counter()
     with urllib.request.urlopen(f"{address}/api/v1/{path}?{parameters}", timeout=300) as answer:

@@ -20,6 +20,8 @@ class Asked(NamedTuple):
     expr: str
     is_instant: bool = False
     """Whether it is evaluated at the end of the range alone, for a table or a single figure."""
+    step: str = ""
+    """The least time between two points, where the panel says it."""
 
 
 @dataclass(frozen=True)
@@ -58,13 +60,14 @@ def panel_queries(path: Path, chosen: Chosen) -> Iterator[Asked]:
                     f"{each['title']} {target['refId']}",
                     chosen.fill(target["expr"]),
                     bool(target.get("instant")),
+                    each.get("interval", ""),
                 )
 
 
 def annotation_queries(path: Path, chosen: Chosen) -> Iterator[Asked]:
     """The queries that mark something on the graphs."""
     for each in json.loads(path.read_text())["annotations"]["list"]:
-        yield Asked(each["name"], chosen.fill(each["target"]["expr"]))
+        yield Asked(each["name"], chosen.fill(each["target"]["expr"]), step=each["step"])
 
 
 def variable_queries(path: Path) -> Iterator[tuple[str, str, str]]:
