@@ -123,7 +123,8 @@ MAX_DEPTH = 10_000
 MOMENT_NS = 500_000
 """How long a store takes to arrive, with a thousand times to spare."""
 
-# -- the header: words of the worker, then, on another page, those of the server -------------------
+# -- the header: words of the worker, then, 4 KiB further on, those of the server ------------------
+# Whatever the size of a page, which is 64 KiB on some machines with aarch64.
 MAGIC_WORD = int.from_bytes(b"timers\x00\x01", "little")
 MAGIC, VERSION_WORD, SLOTS, USED, LOST, LOST_RELEASES, CLOSED, MONOTONIC, WALL = range(9)
 EPOCH, MOVED_FROM = range(WALL + 1, WALL + 3)
@@ -139,8 +140,7 @@ MOVED = 2
 """What stands in ``CLOSED`` of a board that everything was moved from, before it is: nothing there
 expires any more. The server goes on with the new one, slot by slot, from what it has counted."""
 VERSION = 1
-_PAGE_WORDS = mmap.PAGESIZE // 8
-LOOK = _PAGE_WORDS
+LOOK = 512
 """When the server looks next (CLOCK_MONOTONIC, ns); 0 before it has the board, so that nobody
 sends it anything; :data:`NONE` when it wants to hear of each block."""
 SERVED = LOOK + 1
@@ -155,7 +155,7 @@ LOOKED = LOOK + 5
 """How often the server has looked, or begun to."""
 COUNTED_LOST = LOOK + 6
 """How many of ``LOST`` a server has counted, and, in the next word, of ``LOST_RELEASES``."""
-HEADER_WORDS = 2 * _PAGE_WORDS
+HEADER_WORDS = 2 * LOOK
 
 # -- of each slot: what describes its block --------------------------------------------------------
 AFTER, STARTED, WARN, EXTRA, THREAD, SIGNAL, NAME_AT, NAME_LENGTH, SHORT_AFTER = range(9)

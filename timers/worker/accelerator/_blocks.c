@@ -182,36 +182,22 @@ slot_of(PyObject *block)
         return NULL;
     }
     Py_INCREF(client);
-    PyObject *slots = PyObject_GetAttr(client, str_timer_slots);
+    PyObject *slots = PyObject_GetAttr(client, str_timer_slots), *by_scope = NULL, *slot = NULL;
     Py_DECREF(client);
-    if (slots == NULL || slots == Py_None) {
-        goto none;
+    if (slots != NULL && slots != Py_None) {
+        by_scope = PyObject_GetAttr(slots, str_by_scope);
     }
-    PyObject *by_scope = PyObject_GetAttr(slots, str_by_scope);
-    Py_DECREF(slots);
-    if (by_scope == NULL) {
-        goto none;
-    }
-    PyObject *slot = NULL;
-    if (PyDict_CheckExact(by_scope)) {
+    Py_XDECREF(slots);
+    if (by_scope != NULL && PyDict_CheckExact(by_scope)) {
         slot = PyDict_GetItemWithError(by_scope, scope);
-        if (slot != NULL && PyObject_TypeCheck(slot, slot_type)) {
-            Py_INCREF(slot);
-        } else {
-            slot = NULL;
-        }
+        slot = slot != NULL && PyObject_TypeCheck(slot, slot_type) ? Py_NewRef(slot) : NULL;
     }
-    Py_DECREF(by_scope);
-    return slot;
-none:
-    if (slots == Py_None) {
-        Py_DECREF(slots);
-    }
+    Py_XDECREF(by_scope);
     /* The method in Python asks again, and raises what there is to raise. */
-    if (PyErr_ExceptionMatches(PyExc_AttributeError)) {
+    if (PyErr_Occurred() && PyErr_ExceptionMatches(PyExc_AttributeError)) {
         PyErr_Clear();
     }
-    return NULL;
+    return slot;
 }
 
 static bool
