@@ -12,6 +12,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import threading
 import time
 import tracemalloc
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ import pytest
 import timers
 from support.children import FORKS, OTHER_UID, descriptors, dropped, waiting
 from support.processes import victim
+from support.real_time import require_real_time
 from support.rig import Rig
 from support.servers import SocketPair
 from support.waiting import eventually
@@ -205,6 +207,23 @@ def test_a_flood_of_one_worker_delays_no_deadline_of_another(
         eventually(lambda: server.statistics.requests > counted, "the flood goes on")
         assert attacker.poll() is None
     assert killed.outcome is Outcome.KILLED
+
+
+def test_a_flood_of_one_worker_takes_no_core_from_others_in_real_time(
+    either: FilePair | SocketPair,
+) -> None:
+    require_real_time()
+    server = either.server()
+    thread = next(each for each in threading.enumerate() if each.name == type(server).__name__)
+    assert thread.native_id is not None
+
+    def policy() -> int:
+        return os.sched_getscheduler(thread.native_id or 0) & ~os.SCHED_RESET_ON_FORK
+
+    eventually(lambda: policy() == os.SCHED_RR, "the server is scheduled in real time")
+    kind = "socket" if either.prefix else "pipe"
+    with victim("attacker", "flood", str(either.path), kind):
+        eventually(lambda: policy() == os.SCHED_OTHER, "no longer, for what it costs", 60.0)
 
 
 def test_a_packet_that_is_too_large_costs_that_packet(
