@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from observability.sampling.members import job_of
 from timers.linux import procfs
-from timers.linux.ranks import ranks_from
+from timers.linux.ranks import ranks_of
 from timers.worker.environment import SERVER_PID_VARIABLE
 
 __all__ = ["FoundJob", "find_jobs", "run_id_of"]
@@ -37,7 +37,7 @@ def find_jobs() -> list[FoundJob]:
     found: dict[object, FoundJob] = {}
     for pid in sorted(int(name) for name in os.listdir("/proc") if name.isdigit()):
         environment = {} if pid in own else procfs.environment(pid)
-        rank = ranks_from(environment).rank
+        rank = ranks_of(pid, environment).rank if environment else None
         ancestors = procfs.ancestors(pid) if SERVER_PID_VARIABLE in environment else []
         server = next(
             (each for each in ancestors if str(each) == environment[SERVER_PID_VARIABLE]), None

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from timers.events import WorkerInfo
 from timers.linux import procfs
-from timers.linux.ranks import Ranks, ranks_of
+from timers.linux.ranks import Ranks, job_environment, ranks_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -35,7 +35,7 @@ _JOB_VARIABLES = (
 
 def job_of(pid: int) -> tuple[str | None, ...]:
     """Return what tells the job of ``pid`` from others on this host."""
-    environment = procfs.environment(pid)
+    environment = job_environment(pid)
     return tuple(environment.get(name) for name in _JOB_VARIABLES)
 
 
@@ -47,13 +47,13 @@ def unregistered(
     :param known: the registered workers of the job.
     :param timeout: seconds, after which what was found by then is returned.
     :param roots: processes of which all descendants are searched, besides the siblings of the
-        known ones.
+        known ones, and their parents: one of these may have started its siblings.
     """
     until = time.monotonic() + timeout
     pids = {int(worker.pid) for worker in known}
     stats = (procfs.stat(pid) for pid in pids)
     parents = {stat.parent for stat in stats if stat is not None and stat.parent > _INIT}
-    tree = _tree(parents | set(roots), until)
+    tree = _tree(parents, set(roots), until)
     ranks = {pid: ranks_of(pid) for pid in tree if time.monotonic() < until}
     taken = {worker.rank for worker in known} | {None}
     jobs = {job_of(pid) for pid in pids}
@@ -84,10 +84,14 @@ def world_size(workers: Iterable[WorkerInfo]) -> int | None:
     return size if size is not None and size > largest else None
 
 
-def _tree(roots: set[int], until: float) -> dict[int, int]:
-    """Map the descendants of ``roots`` to their parents, parents first."""
-    found: dict[int, int] = {}
-    queue = sorted(roots)
+def _tree(parents: set[int], roots: set[int], until: float) -> dict[int, int]:
+    """Map ``parents`` and the descendants of them and of ``roots`` to their parents, those first.
+
+    This process is none of them.
+    """
+    stats = {pid: procfs.stat(pid) for pid in sorted(parents) if pid != os.getpid()}
+    found = {pid: stat.parent for pid, stat in stats.items() if stat is not None}
+    queue = sorted(parents | roots)
     while queue and len(found) < _MOST_PROCESSES and time.monotonic() < until:
         parent = queue.pop(0)
         for child in procfs.children(parent):

@@ -28,6 +28,7 @@ __all__ = [
     "ancestors",
     "children",
     "clock_skew",
+    "command",
     "environment",
     "exit_status",
     "facts",
@@ -301,6 +302,12 @@ def environment(pid: int) -> dict[str, str]:
     """Read the environment ``pid`` was started with, not what it changed; empty if unreadable."""
     pairs = (entry.partition("=") for entry in (_read(pid, "environ") or "").split("\0") if entry)
     return {name: value for name, _, value in pairs}
+
+
+def command(pid: int) -> list[str]:
+    """Read the program and the arguments ``pid`` was started with; empty if unreadable."""
+    text = _read(pid, "cmdline")
+    return text.removesuffix("\0").split("\0") if text else []
 
 
 def thread_names(pid: int) -> dict[int, str]:

@@ -90,9 +90,29 @@ def test_a_rank_that_never_registered_is_found_and_its_helpers_are_not_ranks() -
 
 def test_ranks_that_rank_0_started_are_ranks() -> None:
     # As Lightning's own launcher does.
-    second = {"name": "second", "env": {"NODE_RANK": "0", "LOCAL_RANK": "1", **JOB}}
-    with tree({"name": "first", "children": [second, helper("loader")]}) as pids:
+    variables = {"NODE_RANK": "0", "WORLD_SIZE": "2", **JOB}
+    second = {"name": "second", "env": {"LOCAL_RANK": "1", **variables}}
+    # What it starts later has the variables that it has set for itself by then.
+    loader = {"name": "loader", "env": {"LOCAL_RANK": "0", **variables}}
+    with tree({"name": "first", "children": [second, loader]}) as pids:
         assert found([pids["first"]], roots=[pids["first"]]) == {1: pids["second"]}
+        assert found([pids["second"]]) == {0: pids["first"]}
+        assert found([pids["second"]], roots=[pids["first"]]) == {0: pids["first"]}
+        workers = [WorkerInfo(pid=pids["first"], rank=0), WorkerInfo(pid=pids["second"], rank=1)]
+        assert world_size(workers) == 2
+
+
+def test_of_two_such_jobs_of_one_shell_each_is_apart() -> None:
+    def job(name: str, port: str) -> dict[str, object]:
+        variables = {"NODE_RANK": "0", "WORLD_SIZE": "2", "MASTER_PORT": port}
+        second = {"name": f"{name}, rank 1", "env": {"LOCAL_RANK": "1", **variables}}
+        return {"name": f"{name}, rank 0", "children": [second]}
+
+    with tree({"name": "shell", "children": [job("one", "1"), job("other", "2")]}) as pids:
+        for name in ("one", "other"):
+            first, second = pids[f"{name}, rank 0"], pids[f"{name}, rank 1"]
+            assert found([first]) == {1: second}
+            assert found([second]) == {0: first}
 
 
 def test_an_agent_with_the_variables_of_a_pod_is_no_rank() -> None:

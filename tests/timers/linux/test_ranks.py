@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import subprocess
 import sys
@@ -9,9 +11,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from timers.linux.ranks import Ranks, announce, ranks_from, ranks_of
+from support.waiting import eventually
+from timers.linux import procfs
+from timers.linux.ranks import Ranks, announce, job_environment, ranks_from, ranks_of
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 LAUNCHERS = {
@@ -38,6 +43,16 @@ LAUNCHERS = {
         {"SLURM_PROCID": "1", "SLURM_NTASKS": "2", "RANK": "12", "LOCAL_RANK": "4",
          "WORLD_SIZE": "16"},
         (12, 4, 16, None),
+    ),
+    "Lightning in a shell of Slurm": (
+        {"SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NTASKS": "1",
+         "NODE_RANK": "0", "LOCAL_RANK": "1", "WORLD_SIZE": "2"},
+        (1, 1, 2, None),
+    ),
+    "Slurm, whose names a script has translated": (
+        {"SLURM_PROCID": "3", "SLURM_LOCALID": "1", "SLURM_NTASKS": "4",
+         "NODE_RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "4"},
+        (3, 1, 4, None),
     ),
     "none": ({"PATH": "/bin"}, (None, None, None, None)),
     "nonsense": ({"RANK": "-1", "LOCAL_RANK": "x", "WORLD_SIZE": "1" * 30}, (None,) * 4),
@@ -98,3 +113,98 @@ def test_nothing_is_announced_without_a_rank_or_a_directory(tmp_path: Path) -> N
     (tmp_path / f"{os.getpid()}.rank").symlink_to(tmp_path / "elsewhere")
     announce({"RANK": "1", "TIMERS_RECORDER_DIR": str(tmp_path)})
     assert not (tmp_path / "elsewhere").exists()
+
+
+STARTS = """
+import json, os, subprocess, sys
+waits = "import sys; sys.stdin.read()"
+children = [
+    subprocess.Popen([sys.executable, "-c", waits], env=os.environ | each, stdin=subprocess.PIPE)
+    for each in json.loads(sys.argv[1])
+]
+print(json.dumps([each.pid for each in children]), flush=True)
+sys.stdin.read()
+"""
+SPAWNS = """
+import json, multiprocessing, os, sys, time
+from multiprocessing.resource_tracker import _resource_tracker
+context = multiprocessing.get_context("spawn")
+children = []
+for each in json.loads(sys.argv[1]):
+    os.environ |= each
+    children.append(context.Process(target=time.sleep, args=(1000,), daemon=True))
+    children[-1].start()
+print(json.dumps([_resource_tracker._pid, *(each.pid for each in children)]), flush=True)
+sys.stdin.read()
+"""
+
+
+@contextlib.contextmanager
+def parent(script: str, *given: dict[str, str], **own: str) -> Iterator[tuple[int, list[int]]]:
+    """A process and its children, which are given these variables; it has none but ``own``."""
+    environment = {k: v for k, v in os.environ.items() if "RANK" not in k and "WORLD_SIZE" not in k}
+    with subprocess.Popen(
+        [sys.executable, "-c", script, json.dumps(given)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={**environment, **own},
+    ) as process:
+        assert process.stdout is not None
+        yield process.pid, json.loads(process.stdout.readline())
+        assert process.stdin is not None
+        process.stdin.close()
+
+
+def lightnings(local_rank: int, **more: str) -> dict[str, str]:
+    """What Lightning's own launcher gives a process."""
+    job = {"NODE_RANK": "0", "WORLD_SIZE": "3", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
+    return {**job, "LOCAL_RANK": str(local_rank), **more}
+
+
+def test_who_starts_all_ranks_but_the_first_is_the_first() -> None:
+    with parent(STARTS, lightnings(1), lightnings(2)) as (first, others):
+        assert [ranks_of(pid)[:3] for pid in (first, *others)] == [(n, n, 3) for n in range(3)]
+        assert len({ranks_of(pid).strength for pid in (first, *others)}) == 1
+        assert job_environment(first)["MASTER_PORT"] == "29500"
+    elsewhere = [lightnings(n, NODE_RANK="1", WORLD_SIZE="6") for n in (1, 2)]
+    with parent(STARTS, *elsewhere) as (first, _):
+        assert ranks_of(first)[:3] == (None, 0, 6)
+
+
+def test_so_it_is_in_a_shell_of_slurm() -> None:
+    shell = {"SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NTASKS": "1"}
+    with parent(STARTS, lightnings(1), lightnings(2), **shell) as (first, others):
+        assert [ranks_of(pid).rank for pid in (first, *others)] == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        [lightnings(0), lightnings(1), lightnings(2)],
+        [lightnings(1, RANK="1"), lightnings(2, RANK="2")],
+        [{"LOCAL_RANK": "1"}],
+        [{}],
+    ],
+    ids=("all ranks", "ranks of torchrun", "no job", "no ranks"),
+)
+def test_other_launchers_are_no_rank(given: list[dict[str, str]]) -> None:
+    with parent(STARTS, *given) as (launcher, _):
+        assert ranks_of(launcher) == Ranks()
+
+
+def test_what_several_children_of_multiprocessing_inherit_is_nobodys_rank() -> None:
+    inherited = {"LOCAL_RANK": "0", "NODE_RANK": "0", "WORLD_SIZE": "2"}
+    with parent(SPAWNS, inherited, inherited) as (launcher, pids):
+        eventually(lambda: all(map(executed, pids)), "all are what they are going to be")
+        assert [ranks_of(pid) for pid in (launcher, *pids)] == [Ranks()] * 4
+
+
+def test_what_each_of_them_was_given_is_its_own() -> None:
+    with parent(SPAWNS, {"RANK": "0"}, {"RANK": "1"}) as (_, (tracker, *pids)):
+        eventually(lambda: all(map(executed, (tracker, *pids))), "all are what they will be")
+        assert [ranks_of(pid).rank for pid in pids] == [0, 1]
+        assert ranks_of(tracker) == Ranks()
+
+
+def executed(pid: int) -> bool:
+    return any("multiprocessing" in word for word in procfs.command(pid))
