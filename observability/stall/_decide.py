@@ -12,6 +12,8 @@ from __future__ import annotations
 import enum
 from typing import TYPE_CHECKING
 
+from timers.linux import procfs
+
 from ._judge import Finding
 
 if TYPE_CHECKING:
@@ -28,6 +30,11 @@ _WAKES = 1.0
 """A second. Whoever computes and waits in turns is woken more often than one that asks again."""
 _IO_BYTES = 64 * 1024
 """Between two looks. Less is a log that says that nothing happens."""
+_IO_RATE = 8 * 1024
+"""Bytes a second. Whoever has torch's store, and waits for the others to come to it, asks for them
+a hundred times a second (``waitForWorkers`` in TCPStore.cpp): over half of this."""
+_TICK_SECONDS = 1 / procfs.TICKS_PER_SECOND
+"""The kernel counts whole ones: one between two looks may have been used before the first."""
 _MOST_PATIENCE = 8
 """Times the bound, between two examinations of a job that computes or is idle."""
 _UNSEEN = 3
@@ -146,7 +153,7 @@ def _is_busy(last: Look, look: Look) -> bool:
 
 def _load(before: Counts, now: Counts) -> float:
     seconds = now.at_seconds - before.at_seconds
-    return (now.cpu_seconds - before.cpu_seconds) / seconds if seconds > 0 else 0.0
+    return (now.cpu_seconds - before.cpu_seconds - _TICK_SECONDS) / seconds if seconds > 0 else 0.0
 
 
 def _wakes(before: Counts, now: Counts) -> bool:
@@ -158,4 +165,5 @@ def _wakes(before: Counts, now: Counts) -> bool:
 def _read_or_wrote(before: Counts, now: Counts) -> bool:
     if before.io_bytes is None or now.io_bytes is None:
         return False
-    return now.io_bytes - before.io_bytes >= _IO_BYTES
+    seconds = now.at_seconds - before.at_seconds
+    return now.io_bytes - before.io_bytes >= max(_IO_BYTES, _IO_RATE * seconds)

@@ -98,6 +98,32 @@ def test_a_job_that_stands_still_is_reported_once_and_that_it_moves_again() -> N
     assert len(job.stalls) == 2
 
 
+def waits_at_the_store(job: Job) -> None:
+    """Has torch's store, and asks it a hundred times a second whether the others have come."""
+    job.io[1] += int(4_550 * PERIOD)
+    job.cpu[1] += 0.015 * PERIOD
+    job.switches[1] += int(280 * PERIOD)
+
+
+def test_who_asks_for_the_others_again_and_again_does_not_move() -> None:
+    job = Job(finding=Finding.STUCK)
+    job.run(60, reads_data)
+    began = job.at
+    job.run(HOUR, waits_at_the_store)
+    assert job.stalls == [began + AFTER]
+
+
+def test_a_tick_of_the_clock_is_no_work() -> None:
+    """A short bound has it look so often that one tick between two looks is a large share."""
+    watching = Watching(3.0)
+    steps = []
+    for number in range(20):
+        at = number * period_of(3.0)
+        counts = {(1, 7): Counts(at, 7, 0.01 * (number // 2), 50 * number, 0)}
+        steps.append(watching.look(Look(at, counts, frozenset(counts))))
+    assert Step.EXAMINE in steps
+
+
 def test_work_is_never_examined() -> None:
     for work in (reads_data, trains):
         job = Job(finding=Finding.STUCK)
