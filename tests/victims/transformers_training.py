@@ -1,12 +1,14 @@
 """A training with Hugging Face's Trainer on the CPU.
 
-``transformers_training.py STUCK CALLBACK DIRECTORY``: the step that gets stuck (-1 for none), and
-whether it has a callback of ours; without one there is no word of timers in it.
+``transformers_training.py STUCK CALLBACK DIRECTORY [RANK]``: the step that gets stuck (-1 for
+none), whether it has a callback of ours; without one there is no word of timers in it, and the only
+rank that gets stuck, where it is one of several.
 """
 
 from __future__ import annotations
 
 import importlib
+import os
 import socket
 import sys
 import warnings
@@ -18,6 +20,7 @@ transformers: Any = importlib.import_module("transformers")
 data: Any = importlib.import_module("torch.utils.data")
 
 STUCK = int(sys.argv[1])
+HERE = sys.argv[4:] in ([], [os.environ.get("RANK")])
 
 
 def read_shard() -> None:
@@ -33,7 +36,7 @@ class Model(torch.nn.Module):  # type: ignore[misc]  # an optional package
 
     def forward(self, x: Any) -> Any:
         self.calls += 1
-        if self.calls == STUCK:
+        if self.calls == STUCK and HERE:
             read_shard()
         found = self.layer(x)
         return {"loss": found.sum(), "logits": found}

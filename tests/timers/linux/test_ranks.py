@@ -150,9 +150,17 @@ def parent(script: str, *given: dict[str, str], **own: str) -> Iterator[tuple[in
         env={**environment, **own},
     ) as process:
         assert process.stdout is not None
-        yield process.pid, json.loads(process.stdout.readline())
+        pids = json.loads(process.stdout.readline())
+        # What starts them may go on before the kernel shows what they have become.
+        eventually(lambda: all(executed(pid, process.pid) for pid in pids), "all are started")
+        yield process.pid, pids
         assert process.stdin is not None
         process.stdin.close()
+
+
+def executed(pid: int, parent: int) -> bool:
+    command = procfs.command(pid)
+    return bool(command and procfs.environment(pid)) and command != procfs.command(parent)
 
 
 def lightnings(local_rank: int, **more: str) -> dict[str, str]:
@@ -195,16 +203,10 @@ def test_other_launchers_are_no_rank(given: list[dict[str, str]]) -> None:
 def test_what_several_children_of_multiprocessing_inherit_is_nobodys_rank() -> None:
     inherited = {"LOCAL_RANK": "0", "NODE_RANK": "0", "WORLD_SIZE": "2"}
     with parent(SPAWNS, inherited, inherited) as (launcher, pids):
-        eventually(lambda: all(map(executed, pids)), "all are what they are going to be")
         assert [ranks_of(pid) for pid in (launcher, *pids)] == [Ranks()] * 4
 
 
 def test_what_each_of_them_was_given_is_its_own() -> None:
     with parent(SPAWNS, {"RANK": "0"}, {"RANK": "1"}) as (_, (tracker, *pids)):
-        eventually(lambda: all(map(executed, (tracker, *pids))), "all are what they will be")
         assert [ranks_of(pid).rank for pid in pids] == [0, 1]
         assert ranks_of(tracker) == Ranks()
-
-
-def executed(pid: int) -> bool:
-    return any("multiprocessing" in word for word in procfs.command(pid))
