@@ -29,6 +29,7 @@ __all__ = [
     "ALONE",
     "FLOOR",
     "FLOOR_UNREAD",
+    "IN_PYTHON",
     "LEAST",
     "NOTHING",
     "SOCKET_FLOOR",
@@ -50,6 +51,7 @@ ALONE = "server asleep: "
 """What the names begin with of what is done once in a while, as between steps of training."""
 STOPPED = "server stopped: "
 """The same of blocks whose server does nothing at all."""
+IN_PYTHON = "Socket, named scope, without the accelerator"
 TRACED = "File, named scope, inside a span"
 _SCOPE = "all_reduce"
 _AFTER = 600.0
@@ -129,6 +131,9 @@ def socket_pair(path: str) -> Iterator[Contender]:
     client = timers.SocketTimerClient(path)
     for contender in blocks("Socket", timers.expires, client):
         yield contender._replace(burst=_SOCKET_BURST, settle=_pause)
+    # What the accelerated class derives from, which is the same one where there is none.
+    named = next(blocks("Socket", timers.expires.__mro__[-2], client))
+    yield named._replace(name=IN_PYTHON, burst=_SOCKET_BURST, settle=_pause)
     named = next(blocks("Socket", timers.expires, client))
     yield named._replace(name=ALONE + named.name, burst=_ALONE_BURST, pause=_ALONE_SECONDS)
     named = next(blocks("Socket", timers.expires, _of_stopped_server()))

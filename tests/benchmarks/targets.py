@@ -107,6 +107,7 @@ def _cost_on_boards(rows: Sequence[Row]) -> Iterator[Target]:
     named = "with expires(after, scope) on a board"
     yield Target(f"{named} / {ours.FLOOR}", ratio(_ON_BOARD, ours.FLOOR), "x", 1.5)
     yield Target(f"... / {ours.NOTHING}", ratio(_ON_BOARD, ours.NOTHING), "x")
+    yield Target("... without the accelerator / with it", ratio(ours.IN_PYTHON, _ON_BOARD), "x")
     if any(row.name == _TORCH_FILE for row in rows):
         cheaper = ratio(_TORCH_FILE, _ON_BOARD)
         yield Target("torch's File pair / the same on a board", cheaper, "x", 20, at_least=True)
