@@ -42,6 +42,9 @@ _logger = logging.getLogger(__name__)
 
 _LOOK_SECONDS = 2.0
 """How often the workers are looked for, and whether their store is still the same one."""
+_SOON, _SELDOM = 30, 5
+"""After so many looks that found no job of several hosts there are so many times fewer: each reads
+a little of every process, and workers of such a job need longer to load torch."""
 _WAIT_SECONDS = 120.0
 """How long one wait for a roll call is, at the store."""
 _RETRY_SECONDS = (2.0, 30.0)
@@ -211,6 +214,7 @@ class Fleet:
 
     def _run(self) -> None:
         retry, most = _RETRY_SECONDS
+        in_vain = 0
         while not self._stop.is_set():
             try:
                 job = self._find()
@@ -218,8 +222,10 @@ class Fleet:
                 _logger.exception("could not look for a job of several hosts")
                 job = None
             if job is None:
-                self._stop.wait(_LOOK_SECONDS)
+                in_vain += 1
+                self._stop.wait(_LOOK_SECONDS * (1 if in_vain < _SOON else _SELDOM))
                 continue
+            in_vain = 0
             try:
                 store = self._open_store(job)
             except (StoreError, OSError) as error:

@@ -150,6 +150,26 @@ def test_workers_that_were_restarted_with_another_store_take_this_host_along(
     assert rig.store.texts["host/2"]
 
 
+def test_a_job_is_looked_for_less_often_when_there_is_none_for_long(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waited: list[float] = []
+    stop = rig.fleet._stop.wait
+
+    def wait(seconds: float) -> bool:
+        waited.append(seconds)
+        return stop(0.0)
+
+    monkeypatch.setattr(rig.fleet._stop, "wait", wait)
+    found, rig.job = rig.job, None
+    rig.fleet.start()
+    eventually(lambda: len(waited) > 100, "it has looked in vain for long")
+    assert waited[:29] == [0.02] * 29
+    assert set(waited[29:100]) == {0.1}
+    rig.job = found
+    assert "takes part" in rig.said.get(timeout=LONG)[0]
+
+
 def test_between_two_attempts_it_stays(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     rig.start()
     asked = threading.Event()
