@@ -1,10 +1,10 @@
 """From looks at a job to what is to be done: nothing, take samples, or report that it moves again.
 
 Decision: when in doubt the job moves. Reading, writing, entering or leaving a block, a process
-that starts or ends, and a process that computes and is woken now and then are progress. One that
-only computes may be at work or wait with the CPU busy (MPI and NCCL do), and one that does nothing
-may be idle: that is for samples to tell, which cost more and are therefore taken ever less often
-as long as they find no fault.
+that starts or ends, a process that computes and is woken now and then, and a thread that is woken
+now and then within one write or fsync are progress. One that only computes may be at work or wait
+with the CPU busy (MPI and NCCL do), and one that does nothing may be idle: that is for samples to
+tell, which cost more and are therefore taken ever less often as long as they find no fault.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ _BUSY = 0.02
 watch over their own operations, take less."""
 _WAKES = 1.0
 """A second. Whoever computes and waits in turns is woken more often than one that asks again."""
+_CALL_WAKES = 0.2
+"""A second, of one that stays in the same call. More than its samples cause by pausing it."""
 _IO_BYTES = 64 * 1024
 """Between two looks. Less is a log that says that nothing happens."""
 _IO_RATE = 8 * 1024
@@ -110,6 +112,8 @@ class Watching:
     def examined(self, at: float, finding: Finding) -> Step:
         """Take note of what samples have shown; whether it is a new stall shows in `stalled`."""
         self._examined = at
+        if self._last is not None:
+            self._last = self._last._replace(calls={})  # taking samples may have woken them
         was_stalled = self.stalled
         if finding is Finding.STUCK:
             self.stalled = True
@@ -136,10 +140,21 @@ class Watching:
 def _has_moved(last: Look, look: Look) -> bool:
     if look.blocks != last.blocks or look.python != last.python:
         return True
+    if _gets_on_within_a_call(last, look):
+        return True
     return any(
         _read_or_wrote(before, now) or (_load(before, now) >= _BUSY and _wakes(before, now))
         for key, now in look.processes.items()
         if (before := last.processes.get(key)) is not None
+    )
+
+
+def _gets_on_within_a_call(last: Look, look: Look) -> bool:
+    least = max(1.0, _CALL_WAKES * (look.at - last.at))
+    return any(
+        now.call == before.call and now.switches - before.switches >= least
+        for key, now in look.calls.items()
+        if (before := last.calls.get(key)) is not None
     )
 
 

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from observability.explain.job import descendants
 from observability.explain.rates import Counts, count
 
+from ._calls import LongCall, long_calls
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -29,13 +31,16 @@ class Look(NamedTuple):
     go in a job that stands still, such as one that asks a GPU for its temperature."""
     blocks: int = 0
     """How often a timer was acquired or released so far."""
+    calls: Mapping[tuple[Identity, int], LongCall] = {}
+    """By process and thread, those that take long by themselves."""
 
 
 def take_look(roots: Sequence[int], *, blocks: int) -> Look:
     """Read the counts of all processes below ``roots``, those included."""
     counts = {(pid, found.start_time): found for pid, found in count(descendants(roots)).items()}
     python = frozenset(key for key in counts if _is_python(key[0]))
-    return Look(time.monotonic(), counts, python, blocks)
+    calls = {(key, thread): call for key in counts for thread, call in long_calls(key[0])}
+    return Look(time.monotonic(), counts, python, blocks, calls)
 
 
 def _is_python(pid: int) -> bool:

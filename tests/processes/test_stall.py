@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -102,6 +103,34 @@ def test_that_a_job_moves_again_is_reported_and_both_are_counted(cli: Cli, tmp_p
                 assert "timers_job_stalled 0.0\n" in get(address, "/metrics")[1]
                 assert "timers_job_stalls_total 1.0\n" in get(address, "/metrics")[1]
             assert process.wait(60) == 0
+
+
+def test_one_write_of_minutes_is_progress_as_long_as_somebody_takes_it(
+    cli: Cli, tmp_path: Path
+) -> None:
+    events, path = tmp_path / "events.jsonl", tmp_path / "pipe"
+    os.mkfifo(path)
+    with (
+        running(
+            cli,
+            events,
+            "checkpoint",
+            options=("--stall-after", "3"),
+            env={"EXPLAINED_PIPE": str(path)},
+        ) as process,
+        path.open("rb", buffering=0) as reader,
+    ):
+        end = time.monotonic() + 9
+        while time.monotonic() < end:
+            assert len(reader.read(4096)) == 4096
+            time.sleep(0.02)  # as quick as the disk is
+        assert of(events, "job stalled") == []
+        stalled(events)
+        while reader.read(4096):
+            time.sleep(0.001)
+        eventually(lambda: of(events, "job moves again"), "that it moves is seen")
+        assert process.wait(60) == 0
+    assert len(of(events, "job stalled")) == 1
 
 
 def service(cli: Cli) -> str:

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from observability.explain.rates import Counts
+from observability.stall._calls import LongCall
 from observability.stall._decide import Step, Watching, period_of
 from observability.stall._judge import Finding
 from observability.stall._look import Look
@@ -32,6 +33,8 @@ class Job:
     switches: dict[int, int] = field(default_factory=lambda: {1: 0, 2: 0})
     io: dict[int, int] = field(default_factory=lambda: {1: 0, 2: 0})
     blocks: int = 0
+    calls: dict[int, LongCall] = field(default_factory=dict)
+    woken_by_samples: int = 0
     examined: list[float] = field(default_factory=list)
     stalls: list[float] = field(default_factory=list)
     moved_again: list[float] = field(default_factory=list)
@@ -44,7 +47,8 @@ class Job:
             (pid, 7): Counts(self.at, 7, self.cpu[pid], self.switches[pid], self.io[pid])
             for pid in self.cpu
         }
-        return Look(self.at, counts, frozenset(counts), self.blocks)
+        calls = {((pid, 7), pid): call for pid, call in self.calls.items()}
+        return Look(self.at, counts, frozenset(counts), self.blocks, calls)
 
     def run(self, seconds: float, each: Callable[[Job], None] = lambda _: None) -> None:
         """Look every period for that long; before each look ``each`` is called."""
@@ -56,11 +60,16 @@ class Job:
             step = self.watching.look(self.look())
             if step is Step.EXAMINE:
                 self.examined.append(self.at)
+                self.wake(self.woken_by_samples)
                 step = self.watching.examined(self.at, self.finding)
             if self.watching.stalled and not was_stalled:
                 self.stalls.append(self.at)
             if step is Step.MOVES_AGAIN:
                 self.moved_again.append(self.at)
+
+    def wake(self, times: int) -> None:
+        for pid, call in self.calls.items():
+            self.calls[pid] = call._replace(switches=call.switches + times)
 
 
 def reads_data(job: Job) -> None:
@@ -144,6 +153,37 @@ def test_blocks_and_new_processes_are_progress() -> None:
         job = Job(finding=Finding.STUCK)
         job.run(HOUR, work)
         assert job.examined == []
+
+
+def test_one_write_that_gets_on_is_progress() -> None:
+    def saves(job: Job) -> None:
+        """To a disk that takes a piece every two seconds."""
+        job.wake(int(PERIOD / 2))
+
+    job = Job(finding=Finding.STUCK, calls={1: LongCall("1 0x7 0x7f00 0x20000000", 0)})
+    job.run(HOUR, saves)
+    assert job.examined == []
+    began = job.at
+    job.run(HOUR, lambda _: None)
+    assert job.stalls == [began + AFTER]
+
+
+def test_one_write_that_only_samples_wake_is_stuck_once_and_for_all() -> None:
+    calls = {1: LongCall("1 0x7 0x7f00 0x20000000", 0)}
+    job = Job(finding=Finding.STUCK, calls=calls, woken_by_samples=100)
+    job.run(6 * HOUR, chatters)
+    assert len(job.stalls) == 1
+    assert job.moved_again == []
+
+
+def test_another_call_each_time_is_no_progress_in_one() -> None:
+    def asks_again(job: Job) -> None:
+        job.calls[1] = LongCall(f"1 0x7 {job.at}", 0)
+        job.wake(int(job.at))
+
+    job = Job(finding=Finding.STUCK)
+    job.run(HOUR, asks_again)
+    assert len(job.stalls) == 1
 
 
 def test_who_only_computes_is_examined_ever_less_often() -> None:

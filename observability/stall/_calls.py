@@ -1,0 +1,77 @@
+"""Threads in a system call that may take minutes and get on meanwhile: a large write, an fsync.
+
+The kernel counts what is read and written when a call returns. One write(2) of a checkpoint, to a
+slow disk or to the pipe of an uploader, returns after minutes; until then each piece that is taken
+wakes the thread, which goes on in the same call. One that is stuck is not woken. Who reads from a
+pipe or a socket does not belong here: that call returns with the first piece.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from typing import TYPE_CHECKING, NamedTuple
+
+from timers.linux import procfs
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["LongCall", "long_calls"]
+
+# Numbers: asm/unistd_64.h and asm-generic/unistd.h.
+_WRITES = {
+    # write, close, pwrite64, writev, msync, sendfile, sendto, sendmsg, fsync, fdatasync, sync,
+    # splice, sync_file_range, pwritev, syncfs, copy_file_range, pwritev2
+    "x86_64": (1, 3, 18, 20, 26, 40, 44, 46, 74, 75, 162, 275, 277, 296, 306, 326, 328),
+    "aarch64": (57, 64, 66, 68, 70, 71, 76, 81, 82, 83, 84, 206, 211, 227, 267, 285, 287),
+}
+_READS = {
+    # read, pread64, readv, preadv, preadv2
+    "x86_64": (0, 17, 19, 295, 327),
+    "aarch64": (63, 67, 65, 69, 286),
+}
+
+
+class LongCall(NamedTuple):
+    """What one thread does."""
+
+    call: str
+    """Number and arguments, as in ``/proc/PID/task/TID/syscall`` (proc(5))."""
+    switches: int
+    """Times that the thread has gone to sleep."""
+
+
+def long_calls(pid: int) -> Iterator[tuple[int, LongCall]]:
+    """Find the threads of ``pid`` that are in such a call; needs the right to trace it."""
+    try:
+        threads = os.listdir(f"/proc/{pid}/task")
+    except OSError:
+        return
+    for thread in map(int, threads):
+        try:
+            with open(f"/proc/{pid}/task/{thread}/syscall", encoding="ascii") as file:
+                call = file.read().strip()
+        except OSError:
+            continue
+        if _is_long(pid, call.split()):
+            switches = procfs.voluntary_switches(pid, thread)
+            if switches is not None:
+                yield thread, LongCall(call, switches)
+
+
+def _is_long(pid: int, words: list[str]) -> bool:
+    if len(words) < 2 or not words[0].isdigit():  # noqa: PLR2004  # the call and its first argument
+        return False
+    number, machine = int(words[0]), platform.machine()
+    if number in _WRITES.get(machine, ()):
+        return True
+    return number in _READS.get(machine, ()) and _is_file(pid, int(words[1], 16))
+
+
+def _is_file(pid: int, descriptor: int) -> bool:
+    """Whether it has a path. A stat(2) would wait for a file server that does not answer."""
+    try:
+        return os.readlink(f"/proc/{pid}/fd/{descriptor}").startswith("/")
+    except OSError:
+        return False
