@@ -37,32 +37,22 @@ class LongCall(NamedTuple):
     """What one thread does."""
 
     call: str
-    """Number and arguments, as in ``/proc/PID/task/TID/syscall`` (proc(5))."""
+    """Number and arguments: see :func:`timers.linux.procfs.system_call`."""
     switches: int
     """Times that the thread has gone to sleep."""
 
 
 def long_calls(pid: int) -> Iterator[tuple[int, LongCall]]:
     """Find the threads of ``pid`` that are in such a call; needs the right to trace it."""
-    try:
-        threads = os.listdir(f"/proc/{pid}/task")
-    except OSError:
-        return
-    for thread in map(int, threads):
-        try:
-            with open(f"/proc/{pid}/task/{thread}/syscall", encoding="ascii") as file:
-                call = file.read().strip()
-        except OSError:
-            continue
-        if _is_long(pid, call.split()):
+    for thread in procfs.threads(pid):
+        call = procfs.system_call(pid, thread)
+        if call and _is_long(pid, call):
             switches = procfs.voluntary_switches(pid, thread)
             if switches is not None:
-                yield thread, LongCall(call, switches)
+                yield thread, LongCall(" ".join(call), switches)
 
 
 def _is_long(pid: int, words: list[str]) -> bool:
-    if len(words) < 2 or not words[0].isdigit():  # noqa: PLR2004  # the call and its first argument
-        return False
     number, machine = int(words[0]), platform.machine()
     if number in _WRITES.get(machine, ()):
         return True

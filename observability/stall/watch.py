@@ -210,9 +210,5 @@ class StallWatch:
 
 def _reads_input(pid: int) -> bool:
     """Whether the main thread of ``pid`` waits in read(2) of descriptor 0."""
-    try:
-        with open(f"/proc/{pid}/syscall", encoding="ascii") as file:
-            words = file.read().split()
-    except OSError:
-        return False
+    words = procfs.system_call(pid, pid)
     return words[:1] == [_READ_CALLS.get(os.uname().machine, "")] and words[1:2] == ["0x0"]

@@ -16,6 +16,8 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from . import procfs
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
@@ -75,15 +77,10 @@ class Opened:
 def blocked_descriptor(pid: int, thread: int) -> int | None:
     """Return the descriptor on which a thread is blocked in a system call; None when on none.
 
-    From proc(5), ``syscall``: needs the right to trace the process.
+    Needs the right to trace the process.
     """
-    try:
-        with open(f"/proc/{pid}/task/{thread}/syscall", encoding="ascii") as file:
-            words = file.read().split()
-    except (OSError, UnicodeDecodeError):
-        return None
-    calls = _ON_A_DESCRIPTOR.get(platform.machine(), frozenset())
-    if len(words) < 2 or not words[0].isdigit() or int(words[0]) not in calls:  # noqa: PLR2004  # the call and its first argument
+    words = procfs.system_call(pid, thread)
+    if not words or int(words[0]) not in _ON_A_DESCRIPTOR.get(platform.machine(), frozenset()):
         return None
     found = int(words[1], 16)
     return found if found < 1 << 31 else None

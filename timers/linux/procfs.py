@@ -37,9 +37,11 @@ __all__ = [
     "page_faults",
     "start_time",
     "stat",
+    "system_call",
     "thread_cpu_seconds",
     "thread_names",
     "thread_states",
+    "threads",
     "voluntary_switches",
 ]
 
@@ -310,14 +312,29 @@ def command(pid: int) -> list[str]:
     return text.removesuffix("\0").split("\0") if text else []
 
 
+def system_call(pid: int, thread: int) -> list[str]:
+    """Read the number and arguments of the system call that one thread of ``pid`` is in.
+
+    Empty when it is in none, or may not be looked at: the right to trace is needed (proc(5),
+    ``/proc/PID/task/TID/syscall``).
+    """
+    words = (_read(pid, f"task/{thread}/syscall") or "").split()
+    return words if words and words[0].isdigit() else []
+
+
+def threads(pid: int) -> list[int]:
+    """List the native ids of the threads of ``pid``; empty when it is gone."""
+    return [int(name) for name in _entries(f"/proc/{pid}/task")]
+
+
 def thread_names(pid: int) -> dict[int, str]:
     """Read the kernel's name for each thread of ``pid``, by native thread id.
 
     At most 15 bytes each (prctl(2), PR_SET_NAME); bytes that are not UTF-8 are replaced.
     """
-    texts = {thread: _read(pid, f"task/{thread}/comm") for thread in _entries(f"/proc/{pid}/task")}
+    texts = {thread: _read(pid, f"task/{thread}/comm") for thread in threads(pid)}
     return {
-        int(thread): text.encode("utf-8", "surrogateescape").decode("utf-8", "replace").strip()
+        thread: text.encode("utf-8", "surrogateescape").decode("utf-8", "replace").strip()
         for thread, text in texts.items()
         if text is not None
     }
@@ -325,8 +342,8 @@ def thread_names(pid: int) -> dict[int, str]:
 
 def thread_states(pid: int) -> dict[int, str]:
     """Read the state of each thread of ``pid``, by native id: one letter, as in :class:`Stat`."""
-    texts = {thread: _read(pid, f"task/{thread}/stat") for thread in _entries(f"/proc/{pid}/task")}
-    return {int(thread): _parse_stat(text).state for thread, text in texts.items() if text}
+    texts = {thread: _read(pid, f"task/{thread}/stat") for thread in threads(pid)}
+    return {thread: _parse_stat(text).state for thread, text in texts.items() if text}
 
 
 def facts(pid: int) -> ProcessFacts:
