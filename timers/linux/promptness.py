@@ -24,6 +24,8 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
+from . import procfs
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -34,7 +36,7 @@ _EACH = 20
 _SAVED_NS, _ENOUGH_NS = 1_000_000_000, 100_000_000
 """... and what it has saved, so much at most: many workers begin at once, and cost more then. One
 that has used it all is prompt again when it has saved enough."""
-_OTHERS_NS = 250_000_000
+_OTHERS_SECONDS = 0.25
 """What a thread that it starts may use."""
 _FAVOURED = -10
 """The niceness of one that has used its share."""
@@ -84,8 +86,8 @@ class Promptness:
         if may_be != self.is_prompt:
             self._set(prompt=may_be)
         for thread in tuple(self.others):
-            used_ns = _used_ns(thread)
-            if used_ns is None or used_ns > _OTHERS_NS:
+            seconds = procfs.thread_cpu_seconds(os.getpid(), thread)
+            if seconds is None or seconds > _OTHERS_SECONDS:
                 self.others.remove(thread)
                 with contextlib.suppress(OSError):  # it has ended
                     _schedule(thread, os.SCHED_OTHER | os.SCHED_RESET_ON_FORK)
@@ -136,12 +138,3 @@ def _schedule(thread: int, policy: int) -> None:
     """Have a thread (0: the calling one) scheduled by that policy, as low as it goes."""
     lowest = os.sched_get_priority_min(policy & ~os.SCHED_RESET_ON_FORK)
     os.sched_setscheduler(thread, policy, os.sched_param(lowest))
-
-
-def _used_ns(thread: int) -> int | None:
-    """CPU time of a thread of this process; None if it has ended."""
-    try:
-        with open(f"/proc/self/task/{thread}/schedstat", "rb") as file:
-            return int(file.read().split()[0])
-    except (OSError, ValueError, IndexError):
-        return None

@@ -65,7 +65,7 @@ def test_it_is_the_thread_that_is_prompt_and_nothing_that_it_starts() -> None:
 
 def test_what_it_is_handed_on_to_is_prompt_within_a_share(monkeypatch: pytest.MonkeyPatch) -> None:
     require_real_time()
-    monkeypatch.setattr(promptness, "_OTHERS_NS", 20_000_000)
+    monkeypatch.setattr(promptness, "_OTHERS_SECONDS", 0.02)
     one = Promptness()
     found: list[Any] = []
 
@@ -74,7 +74,7 @@ def test_what_it_is_handed_on_to_is_prompt_within_a_share(monkeypatch: pytest.Mo
         one.guard()
         found.append(os.sched_getscheduler(0))
         found.append(policy_of_a_child())
-        burn(promptness._OTHERS_NS)
+        burn(60_000_000)  # which the kernel counts in ticks of up to 10 ms
         eventually(lambda: os.sched_getscheduler(0) != PROMPT, "it is an ordinary one again")
         found.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
 
@@ -222,20 +222,13 @@ def test_where_it_may_not_nothing_changes_and_nothing_is_tried_again(system: Sim
     assert (system.policies, one.others) == ([], [])
 
 
-def test_a_policy_that_somebody_chose_is_kept(
-    system: Simulated, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("question", "answer"), [("sched_getscheduler", os.SCHED_BATCH), ("getpriority", 5)]
+)
+def test_what_somebody_chose_for_the_thread_is_kept(
+    system: Simulated, monkeypatch: pytest.MonkeyPatch, question: str, answer: int
 ) -> None:
-    monkeypatch.setattr(os, "sched_getscheduler", lambda _pid: os.SCHED_BATCH)
-    one = Promptness()
-    one.begin()
-    assert not system.passes(one, 10.0, 0.0)
-    assert system.policies == []
-
-
-def test_one_that_somebody_has_made_nice_stays_so(
-    system: Simulated, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(os, "getpriority", lambda _which, _thread: 5)
+    monkeypatch.setattr(os, question, lambda *_: answer)
     one = Promptness()
     one.begin()
     assert not system.passes(one, 10.0, 0.0)
