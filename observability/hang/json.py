@@ -9,8 +9,8 @@ merged without the earlier samples and the recorder, which would not fit into a 
     what the worker's Flight Recorder says of the operations under way, see
     :mod:`observability.recorder.json`;
 ``around``
-    what tells a wait from work where its stack does not: ``line``, ``loop``, ``gpu``, ``mpi`` and
-    ``blocked_on``, ``blocked_on_pids``;
+    what tells a wait from work where its stack does not: ``line``, ``loop``, ``gpu``,
+    ``in_driver``, ``mpi`` and ``blocked_on``, ``blocked_on_pids``;
 ``children``
     the processes it started, a list of ``pid``, ``parent``, ``command``, ``pace`` and the fields
     of a stack: ``process_state``, ``process_wait_channel``, ``stack`` and so on.
@@ -80,12 +80,13 @@ def _around(around: Surroundings) -> dict[str, Any]:
         "loop": source.loop.value if source else None,
         "head": source.head if source else None,
         "gpu": around.gpu or None,
+        "in_driver": around.in_driver,
         "mpi": around.mpi or None,
         "blocked_on": link.what if link else None,
         "blocked_on_pids": list(link.pids) if link and link.pids else None,
         "is_lock": link.is_lock or None if link else None,
     }
-    return {name: value for name, value in known.items() if value}
+    return {name: value for name, value in known.items() if value or value is False}
 
 
 def _around_from(value: object) -> Surroundings:
@@ -93,11 +94,12 @@ def _around_from(value: object) -> Surroundings:
         return NOTHING_KNOWN
     line, what = _text(value.get("line")), _text(value.get("blocked_on"))
     loop = next((loop for loop in Loop if loop.value == value.get("loop")), Loop.NONE)
-    pids = value.get("blocked_on_pids")
+    pids, in_driver = value.get("blocked_on_pids"), value.get("in_driver")
     numbers = map(_integer, pids if isinstance(pids, list) else ())
     return Surroundings(
         source=None if line is None else Source(line, loop, _text(value.get("head")) or ""),
         gpu=value.get("gpu") is True,
+        in_driver=in_driver if isinstance(in_driver, bool) else None,
         mpi=value.get("mpi") is True,
         link=None
         if what is None

@@ -76,7 +76,10 @@ def _waits_by_spinning(moments: Sequence[Moment], around: Surroundings) -> Reaso
     operation = MPI_CALLS.search(text) if around.mpi else None
     if operation is not None and free:
         return Reason(Wait.COLLECTIVE, Peers.BY_NAME, operation[1])
-    return Reason(Wait.DEVICE) if around.gpu and free else None
+    if around.in_driver is not None:
+        return Reason(Wait.DEVICE) if around.in_driver else None
+    # A guess. One that waits for its GPU takes no memory meanwhile.
+    return Reason(Wait.DEVICE) if around.gpu and free and not _touches_memory(moments) else None
 
 
 def _works(moments: Sequence[Moment], around: Surroundings) -> bool:

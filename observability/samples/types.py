@@ -110,6 +110,8 @@ class Surroundings:
     """The stack of the thread that matters with its C frames, innermost first."""
     gpu: bool = False
     """Whether it has a GPU open."""
+    in_driver: bool | None = None
+    """Whether what it runs is the driver of a GPU; None when that is not known."""
     mpi: bool = False
     """Whether it has a library of MPI loaded, which waits with the CPU busy."""
     link: Link | None = None

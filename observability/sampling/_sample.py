@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
 from typing import TYPE_CHECKING
 
+from observability.samples.frames import is_python
 from observability.samples.reading import Condition
 from observability.samples.threads import thread_that_matters
 from observability.samples.types import Sample, Surroundings
@@ -14,11 +16,12 @@ from timers.bounded import left
 from timers.linux import procfs
 from timers.stacks import take as stacks
 
+from ._instructions import in_driver, is_driver
 from ._source import source_at
 from ._tasks import with_task
 
 if TYPE_CHECKING:
-    from collections.abc import Container
+    from collections.abc import Container, Iterable
 
     from observability.samples.reading import Reading
     from timers.stacks.take import Frame
@@ -96,20 +99,31 @@ def surroundings(
     """Find out what else tells what ``pid`` does, when its samples alone leave that open.
 
     :param reading: what its samples say.
-    :param timeout: seconds, for the stack with C frames.
-    :param native: whether such a stack may be taken, which pauses the process for a moment.
+    :param timeout: seconds, for looking into C.
+    :param native: whether that may be done, which pauses the process for a moment.
     """
+    until = time.monotonic() + timeout
     runs = reading.condition is Condition.RUNNING
     if not runs and reading.reason.wait is not Wait.SLEEP:
         return Surroundings()
     own = reading.own
     gpu, mpi = (_has_gpu(pid), _has_mpi(pid)) if runs else (False, False)
-    wanted = native and (gpu or mpi)
+    driver = in_driver(pid, pid if thread is None else thread, timeout) if native and gpu else None
+    # They name the operation of MPI, too.
+    wanted = native and (mpi or (gpu and driver is None))
+    frames = native_frames(pid, thread, left(until)) if wanted else ()
     return Surroundings(
         source=None if own is None else source_at(pid, own.file, own.line),
-        native=native_frames(pid, thread, timeout) if wanted else (),
+        native=frames,
         gpu=gpu,
+        in_driver=is_driver(_c_files(frames)) if driver is None else driver,
         mpi=mpi,
+    )
+
+
+def _c_files(frames: Iterable[Frame]) -> Iterable[str]:
+    return (
+        frame.file for frame in itertools.takewhile(lambda each: not is_python(each.file), frames)
     )
 
 

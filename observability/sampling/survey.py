@@ -118,13 +118,11 @@ class Sampling:
         asked = self._pool.submit(_ask, all_watched, min(_ASK_SECONDS, left(until)))
         for number in range(_ROUNDS):
             if number:
-                time.sleep(_BETWEEN_ROUNDS_SECONDS)
+                self._sample_computing(all_watched, asked, until)
             if not self._sample_all(all_watched, until):
                 break
         recordings = _result(asked, until, {})
-        while computing := [
-            each for each in all_watched if self._is_open(each, recordings.get(each.pid))
-        ]:
+        while computing := self._open_ones(all_watched, recordings):
             time.sleep(_BETWEEN_MORE_SECONDS)
             if not self._sample_all(computing, until):
                 break
@@ -149,6 +147,20 @@ class Sampling:
             found.append(replace(view, surroundings=around, descendants=children))
         return found
 
+    def _sample_computing(
+        self,
+        all_watched: Sequence[Watched],
+        asked: Future[dict[int, Recording]],
+        until: float,
+    ) -> None:
+        """Use the time between two rounds for those of which it takes more samples than these."""
+        next_round = min(until, time.monotonic() + _BETWEEN_ROUNDS_SECONDS)
+        while (seconds := left(next_round)) > 0:
+            time.sleep(min(seconds, _BETWEEN_MORE_SECONDS))
+            # Before, nobody knows who waits for the other ranks.
+            if asked.done():
+                self._sample_all(self._open_ones(all_watched, _result(asked, until, {})), until)
+
     def _sample_all(
         self, all_watched: Sequence[Watched], until: float, *, native: bool = False
     ) -> bool:
@@ -161,12 +173,17 @@ class Sampling:
         with self._lock:
             return tuple(self._samples.get(watched.worker, ()))
 
-    def _is_open(self, watched: Watched, recording: Recording | None) -> bool:
-        """Whether more samples could tell if it gets anywhere."""
-        if _is_pending(recording):
-            return False
-        samples = self._kept(watched)
-        return bool(samples) and needs_more_samples(samples, watched.thread)
+    def _open_ones(
+        self, all_watched: Sequence[Watched], recordings: dict[int, Recording]
+    ) -> list[Watched]:
+        """Choose those of which more samples could tell if they get anywhere."""
+        return [
+            each
+            for each in all_watched
+            if not _is_pending(recordings.get(each.pid))
+            and (samples := self._kept(each))
+            and needs_more_samples(samples, each.thread)
+        ]
 
     def _plain_view(self, watched: Watched, recordings: dict[int, Recording]) -> WorkerView:
         return WorkerView(

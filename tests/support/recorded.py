@@ -7,17 +7,19 @@ recorder the last six entries are kept.
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 
 from observability.recorder._read import from_json
+from observability.samples.frames import is_python
 from observability.samples.types import Sample, WorkerView
 from timers.events import WorkerInfo
 from timers.linux.procfs import ProcessFacts
 from timers.stacks._parsing import parse_py_spy
 from timers.stacks.take import StackDump
 
-__all__ = ["RECORDINGS", "recorder_dump", "views"]
+__all__ = ["RECORDINGS", "native_files", "recorder_dump", "views"]
 
 RECORDINGS = Path(__file__).parent / "recordings"
 
@@ -27,8 +29,21 @@ def recorder_dump(case: str, rank: int) -> bytes:
     return (RECORDINGS / case / f"rank{rank}.json").read_bytes()
 
 
-def views(case: str, *, native: bool = False, recorder: bool = True) -> list[WorkerView]:
-    """The four ranks of a case as a roll call sees them."""
+_CHANNELS = {"fetch_shard": "wait_woken", "hold_the_gil": "hrtimer_nanosleep"}
+"""Where the kernel has those that sleep in a function."""
+
+
+def native_files(case: str, rank: int) -> list[str]:
+    """Where the C frames of its main thread are, the innermost first."""
+    threads = parse_py_spy((RECORDINGS / case / f"native{rank}.json").read_bytes()) or ()
+    frames = next(thread.frames for thread in threads if thread.name == "MainThread")
+    return [frame.file for frame in itertools.takewhile(lambda f: not is_python(f.file), frames)]
+
+
+def views(
+    case: str, *, native: bool = False, recorder: bool = True, times: int = 3
+) -> list[WorkerView]:
+    """The four ranks of a case as a roll call sees them, at so many samples."""
     found = []
     for rank in range(4):
         name = (
@@ -39,22 +54,22 @@ def views(case: str, *, native: bool = False, recorder: bool = True) -> list[Wor
         pid = json.loads(output)[0]["pid"]
         threads = parse_py_spy(output) or ()
         main = next(thread for thread in threads if thread.thread == pid)
+        channel = _CHANNELS.get(main.frames[0].function if main.frames else "")
+        runs = main.active and channel is None
         facts = ProcessFacts(
-            state="running" if main.active else "sleeping",
-            wait_channel=None if main.active else "futex_do_wait",
-            system_call="running" if main.active else None,
+            state="running" if runs else "sleeping",
+            wait_channel=None if runs else channel or "futex_do_wait",
+            system_call="running" if runs else None,
             threads=len(threads),
         )
-        if main.frames and main.frames[0].function == "fetch_shard":
-            facts = facts._replace(wait_channel="wait_woken")
         dump = StackDump(pid=pid, method="py-spy", threads=threads, facts=facts)
         found.append(
             WorkerView(
                 worker=WorkerInfo(pid=pid, rank=rank, local_rank=rank),
                 host="node1",
                 samples=tuple(
-                    Sample(dump=dump, at_seconds=at, cpu_seconds=at * main.active)
-                    for at in (0.0, 0.3, 0.6)
+                    Sample(dump=dump, at_seconds=at, cpu_seconds=at * runs)
+                    for at in (0.3 * number for number in range(times))
                 ),
                 scope_id="train_step",
                 thread=pid,

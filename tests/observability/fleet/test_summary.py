@@ -92,9 +92,11 @@ def test_who_has_ended_and_what_a_lock_is_held_by_are_kept() -> None:
     gone = WorkerView(worker=worker(4).worker, host="node0", gone="has exited", unclean=True)
     link = Link("the lock /data/.lock", (1005,), is_lock=True)
     locked = worker(6, surroundings=Surroundings(link=link))
-    found = from_text(to_text(HOST, [gone, locked], None)).views
+    works = worker(7, surroundings=Surroundings(gpu=True, in_driver=False))
+    found = from_text(to_text(HOST, [gone, locked, works], None)).views
     assert (found[0].gone, found[0].unclean, found[0].samples) == ("has exited", True, ())
     assert found[1].surroundings.link == link
+    assert found[2].surroundings == works.surroundings
 
 
 @pytest.mark.slow

@@ -10,6 +10,8 @@ from observability.hang.report import analyse
 from observability.hang.text import render
 from observability.hang.types import Confidence, Verdict
 from observability.recorder.types import Recording
+from observability.samples.types import Surroundings
+from observability.sampling._instructions import is_driver
 from support import recorded
 
 ALL_REDUCE = "all_reduce #26 of default_pg (68,362 floats)"
@@ -75,6 +77,44 @@ def test_each_group_has_its_own_numbers() -> None:
     places = {group.ranks: group.what for group in report.groups}
     assert places[2,] == "waiting in all_reduce #21 of group 2 (8 floats)"
     assert places[0, 1] == f"waiting in {ALL_REDUCE}"
+
+
+SMALLER = "all_reduce #26 of default_pg (34,186 floats)"
+
+
+def test_a_rank_that_holds_the_lock_of_the_interpreter() -> None:
+    report = analyse(recorded.views("gil"))
+    [suspect] = report.suspects
+    assert (suspect.rank, suspect.frame) == (1, "/job/train.py:39 hold_the_gil")
+    assert suspect.holds_up == f"has not joined {SMALLER}"
+    assert report.confidence is Confidence.HIGH
+
+
+def test_a_rank_that_works_has_a_gpu_too() -> None:
+    in_driver = is_driver(recorded.native_files("slow", 2))
+    assert in_driver is False
+    report = analyse(
+        [
+            replace(
+                view,
+                surroundings=Surroundings(gpu=True, in_driver=in_driver if rank == 2 else None),
+            )
+            for rank, view in enumerate(recorded.views("slow", times=12))
+        ]
+    )
+    assert report.verdict is Verdict.SLOW
+    [lagging] = report.lagging
+    assert (lagging.rank, lagging.frame) == (2, "/job/train.py:45 preprocess")
+    assert lagging.holds_up == f"has not joined {SMALLER}"
+    assert report.suspects == ()
+
+
+def test_a_rank_whose_data_has_ended() -> None:
+    report = analyse(recorded.views("uneven"))
+    assert report.verdict is Verdict.DIFFERENT_COLLECTIVES
+    [suspect] = report.suspects
+    assert suspect.rank == 3
+    assert "barrier" in suspect.holds_up
 
 
 @pytest.mark.parametrize("case", ["skip", "mismatch", "kernel", "groups"])

@@ -74,6 +74,27 @@ def source(loop: Loop, text: str = "x = f(x)") -> Source:
         ),
         pytest.param(moments(gil=False), Surroundings(gpu=True), Wait.DEVICE, Pace.STUCK, id="GPU"),
         pytest.param(
+            moments(gil=False, faults=100),
+            Surroundings(gpu=True),
+            Wait.COMPUTE,
+            Pace.SLOW,
+            id="memory, with a GPU",
+        ),
+        pytest.param(
+            moments(gil=False),
+            Surroundings(gpu=True, in_driver=False),
+            Wait.COMPUTE,
+            Pace.SLOW,
+            id="work with a GPU",
+        ),
+        pytest.param(
+            moments(gil=False, faults=100),
+            Surroundings(gpu=True, in_driver=True),
+            Wait.DEVICE,
+            Pace.STUCK,
+            id="in the driver",
+        ),
+        pytest.param(
             moments(), Surroundings(gpu=True), Wait.COMPUTE, Pace.SPINNING, id="Python with a GPU"
         ),
         pytest.param(
