@@ -11,16 +11,21 @@ import importlib
 import importlib.util
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+# What follows is found through the line above.
+from gpu.cases import CASES, Expected
 
 HERE = Path(__file__).resolve().parent
 TOP = HERE.parent.parent
@@ -28,49 +33,9 @@ TIMERS = [sys.executable, "-m", "observability"]
 BOUND_SECONDS = 350.0
 """Of the whole script, and a little more to write down what came of it."""
 JOB_SECONDS = 110.0
-AT_ONCE = 2
+RANKS = 4
+AT_ONCE = 3
 """Jobs beside each other, of four ranks on the one card."""
-
-
-@dataclass(frozen=True)
-class Expected:
-    """What is to be said of one case."""
-
-    case: str
-    ranks: tuple[int, ...]
-    """Accused or, of a slow run, held up by."""
-    verdicts: tuple[str, ...] = ("one_suspect",)
-    frame: str = ""
-    holds_up: str = ""
-    options: tuple[str, ...] = ("--nccl-timing",)
-    within: float = 1.0
-    """Seconds from the first expiry to the report."""
-    without_server: bool = False
-    """Whether torch's worker server is left out, so that NCCL's pipes have to answer."""
-
-    @property
-    def title(self) -> str:
-        """Its name."""
-        extra = ", NCCL's pipes" if self.without_server else ""
-        return self.case + extra + ("" if self.options else ", without timing")
-
-
-CASES = (
-    Expected("before_step", (2,), frame="fetch_shard", holds_up="has not joined all_reduce"),
-    Expected(
-        "mismatch", (1,), ("different_collectives",), holds_up="where ranks 0, 2-3 called"
-    ),
-    Expected("endless_kernel", (3,), holds_up="its GPU has not started it"),
-    Expected("endless_kernel", (), ("common_wait",), options=()),
-    Expected("gil", (1,), frame="hold_the_gil", holds_up="has not joined"),
-    Expected("slow", (2,), ("slow",), frame="preprocess", holds_up="has not joined"),
-    Expected("uneven_data", (3,), ("different_collectives",), frame="finish", holds_up="barrier"),
-    Expected("two_groups", (3,), frame="fetch_shard", holds_up="of group 2"),
-    Expected(
-        "before_step", (2,), frame="fetch_shard", holds_up="has not joined all_reduce", within=2.5,
-        without_server=True,
-    ),
-)  # fmt: skip
 
 
 def why_not() -> str | None:
@@ -89,21 +54,23 @@ def why_not() -> str | None:
 def run(expected: Expected, until: float) -> tuple[list[str], str]:
     """Run one case; return what was wrong, and the report's sentence."""
     with tempfile.TemporaryDirectory(prefix="timers-gpu-") as directory:
-        events = Path(directory) / "events.jsonl"
-        command = [*TIMERS, "run", "--events", str(events), "--http", "off", *expected.options]
-        command += ["--", *_without_server(expected), sys.executable, str(HERE / "job.py")]
-        log = Path(directory) / "log"
+        log, events = Path(directory) / "log", Path(directory) / "events.jsonl"
         with log.open("wb") as output:
             process = subprocess.Popen(
-                [*command, expected.case],
+                _command(expected, events),
                 cwd=TOP,
-                env={**os.environ, "PYTHONPATH": str(TOP)},
+                env={
+                    **os.environ,
+                    "PYTHONPATH": os.pathsep.join([str(TOP), os.environ.get("PYTHONPATH", "")]),
+                },
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
             try:
-                process.wait(max(0.0, min(JOB_SECONDS, until - time.monotonic())))
+                if not expected.options:
+                    _explain_when_stuck(process, log, events, until)
+                process.wait(0 if not expected.options else _left(until))
             except subprocess.TimeoutExpired:
                 pass
             finally:
@@ -115,22 +82,57 @@ def run(expected: Expected, until: float) -> tuple[list[str], str]:
                     process.wait()
         lines = events.read_text().splitlines() if events.exists() else []
         found = [json.loads(line) for line in lines]
-        wrong, sentence = check(expected, found)
+        if expected.verdicts:
+            wrong, sentence = check(expected, found)
+        else:
+            wrong, sentence = check_nothing_said(expected, found, process.returncode)
         if wrong:
             sys.stderr.write(f"-- {expected.title}\n{log.read_text(errors='replace')[-3000:]}\n")
+        _keep(expected, log, events)
         return wrong, sentence
 
 
-def _without_server(expected: Expected) -> list[str]:
-    # The directory of the sockets is this run's alone; without it no server is started.
-    return ["env", "-u", "TIMERS_RECORDER_DIR"] if expected.without_server else []
+def _command(expected: Expected, events: Path) -> list[str]:
+    job = [*expected.wrapper, sys.executable, str(HERE / "job.py"), expected.case]
+    job += ["plain"] if expected.plain else []
+    if not expected.options:
+        return job
+    return [*TIMERS, "run", "--events", str(events), "--http", "off", *expected.options, "--", *job]
+
+
+def _left(until: float) -> float:
+    return max(0.0, min(JOB_SECONDS, until - time.monotonic()))
+
+
+def _explain_when_stuck(
+    process: subprocess.Popen[bytes], log: Path, events: Path, until: float
+) -> None:
+    end = time.monotonic() + _left(until)
+    while log.read_bytes().count(b"good steps") < RANKS and time.monotonic() < end:
+        time.sleep(0.2)
+    time.sleep(2.0)  # until those that are not stuck have come to their wait
+    explained = subprocess.run(
+        [*TIMERS, "explain", "--json", str(process.pid)], cwd=TOP, capture_output=True, check=False
+    )
+    events.write_bytes(explained.stdout)
+
+
+def _keep(expected: Expected, log: Path, events: Path) -> None:
+    """Leave what was written where somebody wants to read it."""
+    folder = os.environ.get("TIMERS_GPU_KEEP")
+    if folder:
+        for path in (log, events):
+            if path.exists():
+                name = f"{expected.title.replace(' ', '_').replace(',', '')}.{path.name}"
+                shutil.copy(path, Path(folder) / name)
 
 
 def check(expected: Expected, events: list[dict[str, Any]]) -> tuple[list[str], str]:
     """Compare the first report with what is expected."""
-    reports = [event for event in events if event["event"] == "hang report"]
+    reports = [event for event in events if event["event"] == expected.event]
     expired = [event for event in events if event["event"] == "timer expired"]
-    if not reports or not expired:
+    timed = not expected.plain
+    if not reports or (timed and not expired):
         return ["no timer expired, or there was no report"], ""
     report = reports[0]
     named = report["suspects"] or report["lagging"]
@@ -144,12 +146,23 @@ def check(expected: Expected, events: list[dict[str, Any]]) -> tuple[list[str], 
             wrong.append(f"at {each.get('frame')}, not in {expected.frame}")
         if expected.holds_up not in each.get("holds_up", ""):
             wrong.append(f"{each.get('holds_up')!r} without {expected.holds_up!r}")
-    if "the flight recorder" not in report["evidence"]:
-        wrong.append(f"decided by {report['evidence']}")
-    seconds = _at(report) - _at(expired[0])
+    if expected.evidence and expected.evidence not in report["evidence"]:
+        wrong.append(f"decided by {report['evidence']}, not by {expected.evidence}")
+    seconds = _at(report) - _at(expired[0]) if timed else 0.0
     if seconds > expected.within:
         wrong.append(f"{seconds:.2f} s from the expiry to the report, not {expected.within} s")
-    return wrong, f"{report['sentence']} ({report['confidence']}, {seconds:.2f} s)"
+    took = f", {seconds:.2f} s" if timed else ""
+    return wrong, f"{report['sentence']} ({report['confidence']}{took})"
+
+
+def check_nothing_said(
+    expected: Expected, events: list[dict[str, Any]], status: int
+) -> tuple[list[str], str]:
+    """Check that a job ended well, and that nobody was alarmed before."""
+    wrong = [event["sentence"] for event in events if event["event"] == expected.event]
+    if status != 0:
+        wrong.append(f"it ended with {status}")
+    return wrong, "" if wrong else "nothing was said, and it ended well"
 
 
 def _at(event: dict[str, Any]) -> float:

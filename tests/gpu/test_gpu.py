@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from gpu import check
-from gpu.check import CASES, Expected
+from gpu.cases import CASES, Expected
 from observability.hang.report import analyse
 from support import recorded
 
@@ -39,6 +39,8 @@ RECORDED = {
     "before_step": "skip",
     "mismatch": "mismatch",
     "endless_kernel": "kernel",
+    "gil": "gil",
+    "uneven_data": "uneven",
     "two_groups": "groups",
 }
 
@@ -56,6 +58,9 @@ def test_the_checks_notice_what_is_wrong() -> None:
     wrong, _ = check.check(expected, events("skip"))
     assert len(wrong) == 5
     assert check.check(expected, [])[0] == ["no timer expired, or there was no report"]
+    silent = Expected("long_steps", verdicts=())
+    assert check.check_nothing_said(silent, [], 0)[0] == []
+    assert len(check.check_nothing_said(silent, events("skip"), 1)[0]) == 2
 
 
 def test_without_a_gpu_it_says_so_and_is_no_failure(
