@@ -9,17 +9,19 @@ from __future__ import annotations
 
 import itertools
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from observability.recorder._read import from_json
 from observability.samples.frames import is_python
-from observability.samples.types import Sample, WorkerView
+from observability.samples.types import Sample, Surroundings, WorkerView
+from observability.sampling._instructions import is_driver
 from timers.events import WorkerInfo
 from timers.linux.procfs import ProcessFacts
 from timers.stacks._parsing import parse_py_spy
 from timers.stacks.take import StackDump
 
-__all__ = ["RECORDINGS", "native_files", "recorder_dump", "views"]
+__all__ = ["RECORDINGS", "recorder_dump", "slow_views", "views"]
 
 RECORDINGS = Path(__file__).parent / "recordings"
 
@@ -33,11 +35,22 @@ _CHANNELS = {"fetch_shard": "wait_woken", "hold_the_gil": "hrtimer_nanosleep"}
 """Where the kernel has those that sleep in a function."""
 
 
-def native_files(case: str, rank: int) -> list[str]:
+def _native_files(case: str, rank: int) -> list[str]:
     """Where the C frames of its main thread are, the innermost first."""
     threads = parse_py_spy((RECORDINGS / case / f"native{rank}.json").read_bytes()) or ()
     frames = next(thread.frames for thread in threads if thread.name == "MainThread")
     return [frame.file for frame in itertools.takewhile(lambda f: not is_python(f.file), frames)]
+
+
+def slow_views() -> list[WorkerView]:
+    """The four ranks of the case in which one works on its CPU, with what its C frames show."""
+    found = views("slow", times=12)
+    work = is_driver(_native_files("slow", 2))
+    assert work is False
+    return [
+        replace(view, surroundings=Surroundings(gpu=True, in_driver=work if rank == 2 else None))
+        for rank, view in enumerate(found)
+    ]
 
 
 def views(

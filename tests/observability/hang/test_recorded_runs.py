@@ -10,8 +10,6 @@ from observability.hang.report import analyse
 from observability.hang.text import render
 from observability.hang.types import Confidence, Verdict
 from observability.recorder.types import Recording
-from observability.samples.types import Surroundings
-from observability.sampling._instructions import is_driver
 from support import recorded
 
 ALL_REDUCE = "all_reduce #26 of default_pg (68,362 floats)"
@@ -91,17 +89,7 @@ def test_a_rank_that_holds_the_lock_of_the_interpreter() -> None:
 
 
 def test_a_rank_that_works_has_a_gpu_too() -> None:
-    in_driver = is_driver(recorded.native_files("slow", 2))
-    assert in_driver is False
-    report = analyse(
-        [
-            replace(
-                view,
-                surroundings=Surroundings(gpu=True, in_driver=in_driver if rank == 2 else None),
-            )
-            for rank, view in enumerate(recorded.views("slow", times=12))
-        ]
-    )
+    report = analyse(recorded.slow_views())
     assert report.verdict is Verdict.SLOW
     [lagging] = report.lagging
     assert (lagging.rank, lagging.frame) == (2, "/job/train.py:45 preprocess")
@@ -117,9 +105,13 @@ def test_a_rank_whose_data_has_ended() -> None:
     assert "barrier" in suspect.holds_up
 
 
-@pytest.mark.parametrize("case", ["skip", "mismatch", "kernel", "groups"])
-def test_a_rank_without_an_answer_accuses_nobody_else(case: str) -> None:
-    odd = {"skip": 2, "mismatch": 1, "kernel": 3, "groups": 3}[case]
+ODD = {
+    "skip": 2, "mismatch": 1, "kernel": 3, "groups": 3, "gil": 1, "slow": 2, "uneven": 3,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("case", "odd"), ODD.items())
+def test_a_rank_without_an_answer_accuses_nobody_else(case: str, odd: int) -> None:
     for silent in range(4):
         views = recorded.views(case)
         views[silent] = replace(views[silent], recording=Recording(error="no answer within 1 s"))
@@ -127,8 +119,8 @@ def test_a_rank_without_an_answer_accuses_nobody_else(case: str) -> None:
         assert accused <= {odd}, (silent, render(analyse(views)))
 
 
-@pytest.mark.parametrize("case", ["skip", "mismatch", "kernel", "groups"])
-def test_without_a_recorder_nobody_is_accused_of_spinning(case: str) -> None:
+@pytest.mark.parametrize(("case", "odd"), ODD.items())
+def test_without_a_recorder_nobody_is_accused_of_spinning(case: str, odd: int) -> None:
     report = analyse(recorded.views(case, recorder=False))
-    assert {suspect.rank for suspect in report.suspects} <= {2, 3}
+    assert {suspect.rank for suspect in report.suspects} <= {odd}
     assert report.confidence is not Confidence.HIGH

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 require_torch()
 
 pytestmark = pytest.mark.slow  # it loads torch
-CASES = ("skip", "mismatch", "kernel", "groups")
+CASES = ("skip", "mismatch", "kernel", "groups", "gil", "slow", "uneven")
 ANALYSE = """
 import sys
 from torch.distributed.flight_recorder.fr_trace import main
@@ -74,10 +74,17 @@ def missing(text: str) -> dict[tuple[str, int], set[int]]:
     return {(group, int(number)): ranks("(.+)", who) for number, group, who in found}
 
 
-def test_both_name_the_rank_that_has_not_joined(said: dict[str, str]) -> None:
-    named, text = ours("skip")
-    assert missing(said["skip"]) == {("0:default_pg", 26): named}, text
+@pytest.mark.parametrize("case", ["skip", "gil"])
+def test_both_name_the_rank_that_has_not_joined(said: dict[str, str], case: str) -> None:
+    named, text = ours(case)
+    assert missing(said[case]) == {("0:default_pg", 26): named}, text
     assert len(named) == 1
+
+
+def test_torch_does_not_tell_slow_from_stuck(said: dict[str, str]) -> None:
+    report = analyse(recorded.slow_views())
+    assert missing(said["slow"]) == {("0:default_pg", 26): {each.rank for each in report.lagging}}
+    assert report.suspects == ()
 
 
 def test_ours_follows_the_wait_into_the_group_where_it_ends(said: dict[str, str]) -> None:
@@ -93,6 +100,13 @@ def test_both_name_the_rank_that_called_something_else(said: dict[str, str]) -> 
     named, text = ours("mismatch")
     assert ranks(r"Culprit rank (\d+)", said["mismatch"]) == named, text
     assert "SIZE_OR_SYNTAX_MISMATCH" in said["mismatch"]
+
+
+def test_of_one_that_is_in_a_barrier_torch_blames_the_three_others(said: dict[str, str]) -> None:
+    """It takes one of them for right, whoever they are; ours goes by what most called."""
+    named, text = ours("uneven")
+    assert named == {3}, text
+    assert ranks(r"Culprit rank (\d+)", said["uneven"]) == {0, 1, 2}
 
 
 def test_of_a_busy_stream_torch_blames_those_who_wait(said: dict[str, str]) -> None:
