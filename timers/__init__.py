@@ -39,6 +39,7 @@ The map::
     server/                      the watchdog: loop, timers, counts, workers, reaper
     transport/                   wire format, named pipe, Unix socket
     stacks/                      take, parse and print the stack of a process
+    accelerator/                 what is done most often once more in C, where that could be built
     auto/                        what timers run adds to a worker
     integrations/                callbacks for Lightning and Hugging Face, loaded by their users
     linux/                       /proc, pidfd, descriptors, ptrace

@@ -19,7 +19,7 @@ FOUND = [
     module
     for module in pkgutil.walk_packages(timers.__path__, "timers.")
     # What is written in C, and what compiles it: no module of an installation.
-    if module.ispkg or not module.name.startswith("timers.worker.accelerator.")
+    if module.ispkg or not module.name.startswith("timers.accelerator.")
 ]
 MODULES = ["timers", *(module.name for module in FOUND if not module.ispkg)]
 ROOMS = [module.name for module in FOUND if module.ispkg]

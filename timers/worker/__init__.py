@@ -3,7 +3,6 @@
 The map::
 
     scopes.py            expires(), the block itself, and configure()
-    accelerator/         a plain block once more in C, where that could be compiled
     beat.py              beat(), a heartbeat without a block
     environment.py       configure a worker from the variables of its launcher
     client.py            the base of every client, for those of one's own too

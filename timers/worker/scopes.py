@@ -1,7 +1,7 @@
 """``expires()``: the block that may take so long and no longer, as the worker writes it.
 
 Entering and leaving a plain block of a client with a board is written out here, because it is done
-in inner loops, and once more in C, where that can be had (:mod:`timers.worker.accelerator`);
+in inner loops, and once more in C, where that can be had (:mod:`timers.accelerator`);
 everything else is in :mod:`timers.worker.slots.slot`, which also says why each of these lines
 stands where it does.
 """
@@ -17,13 +17,13 @@ import weakref
 from time import monotonic_ns
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
+from timers.accelerator import accelerated
 from timers.auto.learned import Learned, learned_seconds
 from timers.errors import ClientNotConfiguredError
 
 from ._client_slots import ClientWithSlots
 from ._decorator import guard
 from ._foreign import slot_of
-from .accelerator import accelerated
 from .slots import tasks
 from .slots.slot import DEPTH, ENTER, NONE, Slot, TakenError
 from .slots.to_its_ends import to_its_end, to_its_ends

@@ -305,9 +305,9 @@ def wheel(tmp_path: Path, **environment: str) -> tuple[str, list[str], str]:
 def test_an_installation_has_it(tmp_path: Path) -> None:
     pytest.importorskip("hatchling")
     name, files, said = wheel(tmp_path)
-    module = f"timers/worker/accelerator/_blocks{sysconfig.get_config_var('EXT_SUFFIX')}"
-    assert module in files
-    assert "timers/worker/accelerator/build.py" not in files
+    for module in ("_blocks", "_boards"):
+        assert f"timers/accelerator/{module}{sysconfig.get_config_var('EXT_SUFFIX')}" in files
+    assert "timers/accelerator/build.py" not in files
     assert not name.endswith("-py3-none-any.whl")
     assert "without the accelerator" not in said
 

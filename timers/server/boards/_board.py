@@ -13,6 +13,7 @@ import os
 from operator import sub
 from typing import TYPE_CHECKING, NamedTuple
 
+from timers.accelerator import least_in_c
 from timers.linux.owned import identity
 from timers.transport import board
 from timers.transport.board import DEPTH, MOMENT_NS, NONE
@@ -121,22 +122,15 @@ class Board:
 
         May be in the past, for what has been taken note of already or is just being left.
         """
-        first = self.layout.deadlines
-        return self._least(self.words[first : first + self.used])
+        return self._least(self.layout.deadlines, 1)
 
     def shortest(self) -> int:
         """Return how soon after it is entered again a block of any slot is to be looked at (ns)."""
-        first = self.layout.infos + board.AFTER
-        end = first + self.used * board.INFO_WORDS
-        return self._least(self.words[first : end : board.INFO_WORDS])
+        return self._least(self.layout.infos + board.AFTER, board.INFO_WORDS)
 
-    def _least(self, values: memoryview) -> int:
+    def _least(self, first: int, step: int) -> int:
         """Return the least of one value for each slot, less what a slot is looked at earlier."""
-        first = self.layout.leads
-        # As lists: a memoryview takes twice as long to give out one number after the other.
-        leads = self.words[first : first + len(values)].tolist()
-        found: int = min(map(sub, values.tolist(), leads), default=NONE)
-        return found
+        return _least(self.words, first, step, self.layout.leads, self.used)
 
     def extras(self) -> bytes:
         """Return what is released beyond what the states say, to be compared likewise."""
@@ -287,6 +281,20 @@ class Board:
         at = start + number * width
         found: list[int] = self.words[at : at + width].tolist()
         return found
+
+
+def least(words: memoryview, first: int, step: int, leads: int, count: int) -> int:
+    """Return the least of one value for each slot, less its lead.
+
+    :param first: where the first value is; each next one is ``step`` words further.
+    :param leads: where the first lead is; the others follow.
+    """
+    # As lists: a memoryview takes twice as long to give out one number after the other.
+    values = words[first : first + count * step : step].tolist()
+    return min(map(sub, values, words[leads : leads + count].tolist()), default=NONE)
+
+
+_least = least_in_c() or least
 
 
 def _map(fd: int) -> mmap.mmap:

@@ -15,24 +15,27 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-_FOLDER = os.path.join("timers", "worker", "accelerator")
+_FOLDER = os.path.join("timers", "accelerator")
+_MODULES = ("_blocks", "_boards")
 
 
 class Accelerator(BuildHookInterface[Any]):
-    """Puts the compiled module beside its source, and from there into the wheel."""
+    """Puts the compiled modules beside their sources, and from there into the wheel."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Compile, if that can be done."""
         del version  # an editable installation uses it where it lies
         if os.environ.get("TIMERS_ACCELERATOR", "").lower() == "off":
             return
-        suffix = sysconfig.get_config_var("EXT_SUFFIX")
-        target = os.path.join(_FOLDER, f"_blocks{suffix}")
-        why = _compiled(os.path.join(self.root, _FOLDER, "_blocks.c"), target, self.root)
-        if why:
-            self.app.display_warning(f"without the accelerator in C: {why}")
-            return
-        build_data["artifacts"].append(f"/{target}")
+        made = []
+        for name in _MODULES:
+            target = os.path.join(_FOLDER, f"{name}{sysconfig.get_config_var('EXT_SUFFIX')}")
+            why = _compiled(os.path.join(self.root, _FOLDER, f"{name}.c"), target, self.root)
+            if why:
+                self.app.display_warning(f"without the accelerator in C: {why}")
+                return
+            made.append(f"/{target}")
+        build_data["artifacts"] += made
         build_data["pure_python"] = False
         build_data["infer_tag"] = True
 
