@@ -34,6 +34,8 @@ class Contender(NamedTuple):
     """Waits, after a burst, until all that was sent has been taken."""
     pause: float = 0.0
     """Seconds before each call, in which the servers go to sleep: waking them is a part of it."""
+    rest: Callable[[float], object] = time.sleep
+    """What this process does meanwhile."""
     depth: int = SHALLOW
     """How many frames are on the stack of the block, its own included."""
 
@@ -100,7 +102,7 @@ def _burst(contender: Contender) -> tuple[float, float]:
     block()  # whatever a new thread costs is not the block's
     contender.settle()
     if contender.pause:
-        return _one_by_one(block, burst, contender.pause), 0.0
+        return _one_by_one(block, contender), 0.0
     all_before = time.process_time()
     started = time.perf_counter()
     for _ in range(burst):
@@ -112,10 +114,10 @@ def _burst(contender: Contender) -> tuple[float, float]:
     return wall / burst, (time.process_time() - all_before - waiting) / burst
 
 
-def _one_by_one(block: Callable[[], object], times: int, pause: float) -> float:
-    wall = 0.0
+def _one_by_one(block: Callable[[], object], contender: Contender) -> float:
+    wall, times = 0.0, contender.burst
     for _ in range(times):
-        time.sleep(pause)
+        contender.rest(contender.pause)
         started = time.perf_counter()
         block()
         wall += time.perf_counter() - started

@@ -40,8 +40,9 @@ def rows(effort: Effort) -> Iterator[Row]:
 
 
 def _base(name: str) -> str:
-    if name.startswith(ours.ALONE):
-        return ours.ALONE + ours.FLOOR
+    for prefix in (ours.ALONE, ours.ASLEEP):
+        if name.startswith(prefix):
+            return prefix + ours.FLOOR
     of_socket = ("Socket", ours.SOCKET_FLOOR, ours.STOPPED)
     return ours.SOCKET_FLOOR if name.startswith(of_socket) else ours.FLOOR
 

@@ -48,7 +48,9 @@ SOCKET_FLOOR = "two bare sends of the same bytes, same server reading"
 LEAST = "the least a Python block can do: clock, one f-string, write"
 NOTHING = "a Python block that does nothing"
 ALONE = "server asleep: "
-"""What the names begin with of what is done once in a while, as between steps of training."""
+"""What the names begin with of what is done once in a while, by a worker that works meanwhile."""
+ASLEEP = "both asleep: "
+"""The same by one that sleeps meanwhile, so that its processor has forgotten everything."""
 STOPPED = "server stopped: "
 """The same of blocks whose server does nothing at all."""
 IN_PYTHON = "Socket, named scope, without the accelerator"
@@ -57,6 +59,7 @@ _SCOPE = "all_reduce"
 _AFTER = 600.0
 _CAPACITY = 1 << 20
 _ALONE_BURST, _ALONE_SECONDS = 20, 0.001
+_DATA = bytes(1 << 16)
 _SOCKET_BURST = 150
 """Fewer fit: each packet is kept by itself."""
 QUEUE_BURST = 75
@@ -115,9 +118,21 @@ def _one_by_one(served: int, capture: Callable[[], Captured], client: Any) -> It
         Contender(NOTHING, lambda: _nothing),
         named,
     ):
+        yield from _now_and_then(contender)
+
+
+def _now_and_then(contender: Contender) -> Iterator[Contender]:
+    for prefix, rest in ((ALONE, _work), (ASLEEP, time.sleep)):
         yield contender._replace(
-            name=ALONE + contender.name, burst=_ALONE_BURST, pause=_ALONE_SECONDS
+            name=prefix + contender.name, burst=_ALONE_BURST, pause=_ALONE_SECONDS, rest=rest
         )
+
+
+def _work(seconds: float) -> None:
+    """Go over data that fits into no cache of the first level, as a step does."""
+    until = time.perf_counter() + seconds
+    while time.perf_counter() < until:
+        sum(_DATA)
 
 
 def socket_pair(path: str) -> Iterator[Contender]:
@@ -135,7 +150,7 @@ def socket_pair(path: str) -> Iterator[Contender]:
     named = next(blocks("Socket", timers.expires.__mro__[-2], client))
     yield named._replace(name=IN_PYTHON, burst=_SOCKET_BURST, settle=_pause)
     named = next(blocks("Socket", timers.expires, client))
-    yield named._replace(name=ALONE + named.name, burst=_ALONE_BURST, pause=_ALONE_SECONDS)
+    yield from _now_and_then(named)
     named = next(blocks("Socket", timers.expires, _of_stopped_server()))
     yield named._replace(name=STOPPED + named.name, burst=_SOCKET_BURST, settle=_pause)
 

@@ -113,11 +113,15 @@ def _cost_on_boards(rows: Sequence[Row]) -> Iterator[Target]:
         yield Target("torch's File pair / the same on a board", cheaper, "x", 20, at_least=True)
     default = ratio(ours.title("Socket", "default", SHALLOW), _ON_BOARD)
     yield Target("a default scope / a named one, on a board", default, "x", 1.2)
-    asleep = ratio(ours.ALONE + _NAMED, ours.ALONE + _ON_BOARD)
-    what = "our pipe / a board, each a millisecond after the last"
-    yield Target(what, asleep, "x", 15, at_least=True)
-    asleep = ratio(ours.ALONE + _ON_BOARD, ours.ALONE + ours.NOTHING)
-    yield Target(f"... a board / {ours.NOTHING}", asleep, "x")
+    alone = ratio(ours.ALONE + _NAMED, ours.ALONE + _ON_BOARD)
+    what = "our pipe / a board, server asleep: each after a millisecond of work"
+    yield Target(what, alone, "x", 15, at_least=True)
+    alone = ratio(ours.ALONE + _ON_BOARD, ours.ALONE + ours.NOTHING)
+    yield Target(f"... a board / {ours.NOTHING}", alone, "x")
+    asleep = ratio(ours.ASLEEP + _NAMED, ours.ASLEEP + _ON_BOARD)
+    yield Target("... our pipe / a board, each after a millisecond of sleep", asleep, "x")
+    asleep = ratio(ours.ASLEEP + _ON_BOARD, ours.ASLEEP + ours.NOTHING)
+    yield Target(f"... a board / {ours.NOTHING}, likewise", asleep, "x")
     stopped = ratio(ours.STOPPED + _ON_BOARD, _ON_BOARD)
     yield Target("a block on a board, server stopped / server running", stopped, "x", 1.1)
 

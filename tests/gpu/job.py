@@ -154,6 +154,7 @@ def start_ranks(arguments: list[str]) -> int:
         "NCCL_SHM_DISABLE": "1",
         "NCCL_IB_DISABLE": "1",
     }
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # the ranks end with it
     ranks = [
         subprocess.Popen(
             [sys.executable, __file__, *arguments],
