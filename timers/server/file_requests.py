@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 from timers.transport.wire import Message
 from timers.worker.pipe_client import FileTimerRequest
 
-from .observers.torch_callback import LogEvent, both
+from .observers.event_queue import Observers
+from .observers.torch_callback import LogEvent
 from .server import WatchdogServer
 
 if TYPE_CHECKING:
@@ -40,7 +41,8 @@ class FileRequestServer(WatchdogServer):
         **options: Any,
     ) -> None:
         if log_event is not None:
-            observer = both(observer, LogEvent(log_event, FileTimerRequest))
+            called = LogEvent(log_event, FileTimerRequest)
+            observer = called if observer is None else Observers(observer, called)
         super().__init__(sources, observer=observer, **options)
 
     def _request(self, timer: Timer[Worker]) -> FileTimerRequest:

@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from timers.transport.source import OwnedSource
 
     from .reaper import BeforeKill
-    from .statistics import Statistics
     from .table import Timer
     from .workers import Worker
 
@@ -108,14 +107,6 @@ class WatchdogServer(TimerServer):
         super()._receive_with(observer)
         if "_watchdog" in vars(self):  # not yet in the base class's constructor
             self._watchdog.state.observer = observer
-
-    @property
-    def statistics(self) -> Statistics:
-        """Exact counts of what this server did; any thread may read them."""
-        found = super().statistics
-        if "_watchdog" in vars(self):  # not yet in the constructor
-            found.collect()
-        return found
 
     # -- what torch's servers have, by the same names --------------------------------------------
 
@@ -258,7 +249,7 @@ class WatchdogServer(TimerServer):
         self._watchdog_thread = threading.Thread(
             target=self._watchdog_loop, name=type(self).__name__, daemon=self._daemon
         )
-        self._watchdog.started(self._address, self._max_interval, self.reached_by)
+        self._watchdog.started(self._address, self._max_interval, **self.reached_by)
         self._watchdog_thread.start()
 
     def _is_ending(self) -> bool:
