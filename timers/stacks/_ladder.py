@@ -12,12 +12,12 @@ hangs.
 from __future__ import annotations
 
 import dataclasses
-import os
 import time
 from typing import TYPE_CHECKING
 
 from timers.bounded import left
 from timers.linux import procfs
+from timers.linux.process import exists
 
 from ._parsing import Failure, explain, parse_py_spy, parse_pystack
 from .tools import find, run
@@ -72,12 +72,8 @@ def climb(attempt: Attempt) -> None:
 def _why_missing(attempt: Attempt) -> str | None:
     facts = attempt.facts
     if facts.state is None:
-        try:
-            os.kill(attempt.pid, 0)
-        except (ProcessLookupError, OverflowError):
+        if not exists(attempt.pid):  # one that does is hidden by the mount option hidepid of /proc
             return f"process {attempt.pid} is gone"
-        except PermissionError:  # it lives, hidden by the mount option hidepid of /proc
-            pass
     # With other threads alive it is only the main thread that has ended.
     elif facts.state in ("zombie", "dead") and (facts.threads or 0) <= 1:
         return f"process {attempt.pid} has exited and waits for its parent to notice (a zombie)"
