@@ -150,11 +150,6 @@ class SocketSource:
                 self._read_from(found, 1, messages, rejections)
         return messages, rejections
 
-    @property
-    def connections(self) -> int:
-        """How many workers are connected."""
-        return len(self._peers)
-
     # -- connections --------------------------------------------------------------------------
 
     def _accept(self, rejections: list[Rejection], most: int) -> None:
