@@ -26,9 +26,7 @@ __all__ = ["FileRequestServer"]
 class FileRequestServer(WatchdogServer):
     """A server whose requests are :class:`~timers.worker.pipe_client.FileTimerRequest`, torch's.
 
-    :param log_event: ``log_event(name, request)`` is called with ``watchdog started``, ``watchdog
-        stopped`` (both with None), ``timer expired`` and ``kill worker process``, on a thread of
-        its own: it may block or raise without consequence.
+    :param log_event: as of :class:`~timers.file_based_local_timer.FileTimerServer`.
     :param options: further ones of :class:`~timers.server.server.WatchdogServer`.
     """
 

@@ -25,8 +25,7 @@ from .tools import find, run
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from ._attempt import Attempt
-    from .dump import ThreadStack
+    from .dump import Attempt, ThreadStack
 
     Parser = Callable[[bytes], tuple[ThreadStack, ...] | None]
 

@@ -43,7 +43,10 @@ class BoardServer(Protocol):
         """Have it look at the board now, because something is due at ``due_ns``."""
 
     def send_event(self, request: Request, elapsed_ns: int | None) -> None:
-        """Send it what is for logs and spans; ``elapsed_ns`` of a block that was left."""
+        """Send it what is for logs and spans, or count that as lost where there is no room.
+
+        :param elapsed_ns: None for a block that was entered.
+        """
 
 
 class BoardSlot(Slot):
