@@ -76,12 +76,8 @@ counted, and nothing else.
 
 
 class State:
-    """What the parts of one server share.
+    """What the parts of one server share; parameters as of its ``Watchdog``, and one more.
 
-    :param run_id: names the job in every event.
-    :param statistics: counts what happens.
-    :param clock: where the time comes from.
-    :param observer: receives the events; may be replaced until the first one.
     :param max_timers: how many timers one worker may have, and how many of blocks around others.
 
     Whoever changes timers or counts holds :attr:`lock`; emitting needs no lock and never raises.
