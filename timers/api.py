@@ -75,7 +75,7 @@ class TimerServer(abc.ABC):
         self._run_id = ""
         self._reap_retries: dict[Any, _Retry] = {}
         self.observer = None
-        self._statistics: Statistics | None = None
+        self._statistics = Statistics()
 
     @property
     def run_id(self) -> str:
@@ -105,8 +105,7 @@ class TimerServer(abc.ABC):
     @property
     def statistics(self) -> Statistics:
         """Exact counts of what this server did; any thread may read them."""
-        if self._statistics is None:
-            self._statistics = Statistics()
+        self._statistics.collect()
         return self._statistics
 
     @abc.abstractmethod

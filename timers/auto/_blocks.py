@@ -104,7 +104,10 @@ class Hook:
             now = monotonic()
             kept = self._kept.get((scope, timed))
             if kept is None or now >= kept.until:
-                kept = self._kept[scope, timed] = self._look(scope, now, timed=timed)
+                after, number = self._deadline(scope) if timed else (None, 0)
+                seconds = _NEVER_SECONDS if after is None else after
+                kept = _Kept(now + _KEPT_SECONDS, seconds, _client(number))
+                self._kept[scope, timed] = kept
             if kept.client is None or not _is_apart(kept.client, scope):
                 self.is_off = True
                 return None
@@ -114,11 +117,6 @@ class Hook:
             self.fail(error)
             return None
         return block
-
-    def _look(self, scope: str, now: float, *, timed: bool) -> _Kept:
-        after, number = self._deadline(scope) if timed else (None, 0)
-        seconds = _NEVER_SECONDS if after is None else after
-        return _Kept(now + _KEPT_SECONDS, seconds, _client(number))
 
     def _deadline(self, scope: str) -> tuple[float | None, int]:
         """Return the deadline of ``scope`` and its signal; None for what may take days."""

@@ -16,7 +16,6 @@ from ._bootstrap import WhenImported
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from types import ModuleType
 
 __all__ = ["RECORDER_VARIABLE", "start_worker_server"]
 
@@ -42,15 +41,12 @@ def start_worker_server(environ: Mapping[str, str] | None = None) -> None:
     directory = (os.environ if environ is None else environ).get(RECORDER_VARIABLE)
     if not directory or not os.path.isdir(directory):
         return
-    if _TORCH in sys.modules and not _is_loading(sys.modules[_TORCH]):
+    torch = sys.modules.get(_TORCH)
+    if torch is not None and not getattr(torch.__spec__, "_initializing", False):
         _start(directory)
     elif not any(isinstance(finder, WhenImported) for finder in sys.meta_path):
         waiting = WhenImported({_TORCH: lambda _: _start(directory)})
         sys.meta_path.insert(0, waiting)
-
-
-def _is_loading(module: ModuleType) -> bool:
-    return bool(getattr(module.__spec__, "_initializing", False))
 
 
 def _start(directory: str) -> None:
@@ -63,11 +59,8 @@ def _start(directory: str) -> None:
     with contextlib.suppress(Exception):
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path)  # of a process that had this pid before
-        _keep_for_ever(make(path))
+        from ctypes import py_object, pythonapi  # noqa: PLC0415  # slow; torch has imported it
 
-
-def _keep_for_ever(server: object) -> None:
-    # Its destructor waits for its thread, which a forked child does not have: it would never end.
-    from ctypes import py_object, pythonapi  # noqa: PLC0415  # slow to import; torch has done so
-
-    pythonapi.Py_IncRef(py_object(server))
+        # Its destructor waits for its thread, which a forked child does not have: it would never
+        # end. So the server is kept for ever.
+        pythonapi.Py_IncRef(py_object(make(path)))

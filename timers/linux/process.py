@@ -21,7 +21,7 @@ from . import procfs
 from .descriptors import is_reserved
 from .owned import Owned
 
-__all__ = ["Process", "require_linux"]
+__all__ = ["Process", "exists", "require_linux"]
 
 _POLL_SECONDS = 0.02
 """How often to look when there is no pidfd to wait on (descriptors exhausted)."""
@@ -52,6 +52,17 @@ def require_linux(what: str) -> None:
             f"{what} needs /proc (proc(5)), by which it identifies workers: it is not mounted "
             "here, or is that of another pid namespace",
         )
+
+
+def exists(pid: int) -> bool:
+    """Return whether any process has this pid; needs neither /proc nor a right."""
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:
+        return True
+    return True
 
 
 class Process:
@@ -115,15 +126,7 @@ class Process:
 
     def _is_there(self) -> bool:
         """Return whether any process has this pid; needs neither /proc nor a right."""
-        if self._held is not None:
-            return not self.exited()
-        try:
-            os.kill(self.pid, 0)
-        except ProcessLookupError:
-            return False
-        except OSError:
-            return True
-        return True
+        return exists(self.pid) if self._held is None else not self.exited()
 
     def replaced(self) -> bool:
         """Return whether its pid now belongs to another process."""

@@ -128,15 +128,19 @@ def _read(pid: int | str, name: str) -> str | None:
     return None if data is None else data.decode("utf-8", "surrogateescape")
 
 
+def _stat_fields(pid: int, name: str = "stat") -> list[str]:
+    """Read the fields of a ``stat`` file from the state on; empty when there is none."""
+    # The command name may hold spaces and parentheses; what follows its last ")" may not.
+    return (_read(pid, name) or "").rpartition(")")[2].split()
+
+
 def stat(pid: int) -> Stat | None:
     """Read ``/proc/PID/stat``; None when there is no such process."""
-    text = _read(pid, "stat")
-    return _parse_stat(text) if text else None
+    fields = _stat_fields(pid)
+    return _stat(fields) if fields else None
 
 
-def _parse_stat(text: str) -> Stat:
-    # The command name may hold spaces and parentheses; what follows its last ")" may not.
-    fields = text[text.rindex(")") + 2 :].split()
+def _stat(fields: list[str]) -> Stat:
     return Stat(
         state=fields[0],
         parent=int(fields[1]),
@@ -159,11 +163,10 @@ def exit_status(pid: int, start_time: int) -> int | None:
 
     :param start_time: of the process that is meant.
     """
-    text = _read(pid, "stat")
-    found = _parse_stat(text) if text else None
-    if text is None or found is None or found.state not in "ZX" or found.start_time != start_time:
+    fields = _stat_fields(pid)
+    if not fields or fields[0] not in "ZX" or _stat(fields).start_time != start_time:
         return None
-    status = int(text[text.rindex(")") + 2 :].split()[49])
+    status = int(fields[49])
     # The kernel shows 0 to those who may not know (ptrace(2), PTRACE_MODE_READ_FSCREDS).
     return status if status != 0 or _is_ours(pid) else None
 
@@ -210,8 +213,8 @@ def _time_namespace(pid: int | str, name: str = "time") -> tuple[int, int] | Non
 
 def thread_cpu_seconds(pid: int, thread: int) -> float | None:
     """Read the user plus system time of one thread of ``pid``; None when it is gone."""
-    text = _read(pid, f"task/{thread}/stat")
-    return _parse_stat(text).cpu_seconds if text else None
+    fields = _stat_fields(pid, f"task/{thread}/stat")
+    return _stat(fields).cpu_seconds if fields else None
 
 
 def page_faults(pid: int, thread: int) -> int | None:
@@ -219,8 +222,8 @@ def page_faults(pid: int, thread: int) -> int | None:
 
     Minor faults (proc(5), ``minflt``): memory that grows, or is given back and taken again.
     """
-    text = _read(pid, f"task/{thread}/stat")
-    return int(text[text.rindex(")") + 2 :].split()[7]) if text else None
+    fields = _stat_fields(pid, f"task/{thread}/stat")
+    return int(fields[7]) if fields else None
 
 
 def voluntary_switches(pid: int, thread: int) -> int | None:
@@ -342,8 +345,8 @@ def thread_names(pid: int) -> dict[int, str]:
 
 def thread_states(pid: int) -> dict[int, str]:
     """Read the state of each thread of ``pid``, by native id: one letter, as in :class:`Stat`."""
-    texts = {thread: _read(pid, f"task/{thread}/stat") for thread in threads(pid)}
-    return {thread: _parse_stat(text).state for thread, text in texts.items() if text}
+    found = {thread: _stat_fields(pid, f"task/{thread}/stat") for thread in threads(pid)}
+    return {thread: fields[0] for thread, fields in found.items() if fields}
 
 
 def facts(pid: int) -> ProcessFacts:

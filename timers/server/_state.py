@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import heapq
 import threading
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from timers.events import TimerInfo, TimerReleased, WorkerInfo
 
@@ -67,51 +67,17 @@ def running(timer: Timer[Worker], now_ns: int) -> RunningTimer:
     )
 
 
-class Deadlines(Protocol):
-    """Where open timers are kept: the table, for those that are sent as requests.
+Deadlines: TypeAlias = "TimerTable[Worker] | Boards"
+"""Where open timers are kept: those that are sent as requests, and those on boards.
 
-    All methods are called under :attr:`State.lock`.
-    """
-
-    def __iter__(self) -> Iterator[Timer[Worker]]:
-        """Return every open timer, in any order."""
-        ...
-
-    def next_deadline(self) -> int | None:
-        """Return when :meth:`expired` next has something to do; None when nothing runs."""
-        ...
-
-    def due(self, now_ns: int) -> set[Worker]:
-        """Return whose timers :meth:`expired` would return now."""
-        ...
-
-    def expired(self, now_ns: int) -> list[Timer[Worker]]:
-        """Return each timer that is due at ``now_ns``, once, marked ``expired``, by deadline."""
-        ...
-
-    def take_reached(self) -> list[Timer[Worker]]:
-        """Return the timers of which :meth:`expired` passed a checkpoint since the last call."""
-        ...
-
-    def remove_worker(self, worker: Worker) -> list[Timer[Worker]]:
-        """Forget the timers of ``worker``, and return them."""
-        ...
-
-    def rebuild(self) -> None:
-        """Be consistent again, after a call that was cut short by an error.
-
-        By then what is active and overdue in :attr:`State.table` is counted, and nothing else.
-        """
-        ...
+To be used under :attr:`State.lock`. After ``rebuild``, what is active and overdue in the table is
+counted, and nothing else.
+"""
 
 
 class State:
-    """What the parts of one server share.
+    """What the parts of one server share; parameters as of its ``Watchdog``, and one more.
 
-    :param run_id: names the job in every event.
-    :param statistics: counts what happens.
-    :param clock: where the time comes from.
-    :param observer: receives the events; may be replaced until the first one.
     :param max_timers: how many timers one worker may have, and how many of blocks around others.
 
     Whoever changes timers or counts holds :attr:`lock`; emitting needs no lock and never raises.

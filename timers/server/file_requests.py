@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 from timers.transport.wire import Message
 from timers.worker.pipe_client import FileTimerRequest
 
-from .observers.torch_callback import LogEvent, both
+from .observers.event_queue import Observers
+from .observers.torch_callback import LogEvent
 from .server import WatchdogServer
 
 if TYPE_CHECKING:
@@ -25,9 +26,7 @@ __all__ = ["FileRequestServer"]
 class FileRequestServer(WatchdogServer):
     """A server whose requests are :class:`~timers.worker.pipe_client.FileTimerRequest`, torch's.
 
-    :param log_event: ``log_event(name, request)`` is called with ``watchdog started``, ``watchdog
-        stopped`` (both with None), ``timer expired`` and ``kill worker process``, on a thread of
-        its own: it may block or raise without consequence.
+    :param log_event: as of :class:`~timers.file_based_local_timer.FileTimerServer`.
     :param options: further ones of :class:`~timers.server.server.WatchdogServer`.
     """
 
@@ -40,7 +39,8 @@ class FileRequestServer(WatchdogServer):
         **options: Any,
     ) -> None:
         if log_event is not None:
-            observer = both(observer, LogEvent(log_event, FileTimerRequest))
+            called = LogEvent(log_event, FileTimerRequest)
+            observer = called if observer is None else Observers(observer, called)
         super().__init__(sources, observer=observer, **options)
 
     def _request(self, timer: Timer[Worker]) -> FileTimerRequest:

@@ -17,7 +17,7 @@ from timers.bounded import left
 from timers.clock import SYSTEM_CLOCK, Clock
 from timers.debug_info_logging import log_debug_info_for_expired_timers
 from timers.linux import procfs
-from timers.linux.process import require_linux
+from timers.linux.process import exists, require_linux
 from timers.transport.wire import Message, Rejection
 
 from .reaper import ReapPolicy, Step
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from timers.transport.source import OwnedSource
 
     from .reaper import BeforeKill
-    from .statistics import Statistics
     from .table import Timer
     from .workers import Worker
 
@@ -79,7 +78,8 @@ class WatchdogServer(TimerServer):
                 raise ValueError(f"max_interval must be more than 0 seconds, got {max_interval!r}")
             super().__init__(request_queue, max_interval, daemon)
             self._run_id = run_id
-            self._address = address
+            self.address = address
+            """What clients connect to: a path, or the kind of queue."""
             self.reached_by: dict[str, str] = {}
             """For the event of the start: ``socket`` and ``url``, where there are such."""
             self._clock = clock or SYSTEM_CLOCK
@@ -108,14 +108,6 @@ class WatchdogServer(TimerServer):
         super()._receive_with(observer)
         if "_watchdog" in vars(self):  # not yet in the base class's constructor
             self._watchdog.state.observer = observer
-
-    @property
-    def statistics(self) -> Statistics:
-        """Exact counts of what this server did; any thread may read them."""
-        found = super().statistics
-        if "_watchdog" in vars(self):  # not yet in the constructor
-            found.collect()
-        return found
 
     # -- what torch's servers have, by the same names --------------------------------------------
 
@@ -202,13 +194,7 @@ class WatchdogServer(TimerServer):
         found = procfs.stat(pid)
         if found is not None:
             return found.state not in "ZX"
-        try:  # /proc may be hidden, or no descriptor be left to read it
-            os.kill(pid, 0)
-        except ProcessLookupError:
-            return False
-        except OSError:
-            return True
-        return True
+        return exists(pid)  # /proc may be hidden, or no descriptor be left to read it
 
     def running_timers(self, limit: int | None = None) -> list[RunningTimer]:
         """List the open timers, the most urgent first. Safe from any thread.
@@ -229,11 +215,6 @@ class WatchdogServer(TimerServer):
     @sampler.setter
     def sampler(self, sampler: Sampler | None) -> None:
         self._watchdog.sampler = sampler
-
-    @property
-    def address(self) -> str:
-        """What clients connect to: a path, or the kind of queue."""
-        return self._address
 
     def wake(self) -> None:
         """Have the watchdog check its deadlines now. Safe from any thread.
@@ -258,7 +239,7 @@ class WatchdogServer(TimerServer):
         self._watchdog_thread = threading.Thread(
             target=self._watchdog_loop, name=type(self).__name__, daemon=self._daemon
         )
-        self._watchdog.started(self._address, self._max_interval, self.reached_by)
+        self._watchdog.started(self.address, self._max_interval, **self.reached_by)
         self._watchdog_thread.start()
 
     def _is_ending(self) -> bool:

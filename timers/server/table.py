@@ -125,12 +125,11 @@ class TimerTable(Generic[WorkerT]):
         self._old_heap: list[tuple[int, int, Timer[WorkerT]]] = []
         """The one that is being moved out of; most often empty."""
         self._sequence = 0
-        self._size = 0
         self._stale = 0
         self._reached: list[Timer[WorkerT]] = []
 
     def __len__(self) -> int:
-        return self._size
+        return sum(map(len, self._workers.values()))
 
     def __iter__(self) -> Iterator[Timer[WorkerT]]:
         for timers in self._workers.values():
@@ -149,9 +148,7 @@ class TimerTable(Generic[WorkerT]):
         if replaced is None and len(timers) >= self._most:
             raise TooManyTimersError
         timers[key] = timer
-        if replaced is None:
-            self._size += 1
-        else:
+        if replaced is not None:
             self._retire(replaced)
         self._sequence += 1
         heappush(self._heap, (_next_ns(timer), self._sequence, timer))
@@ -171,13 +168,11 @@ class TimerTable(Generic[WorkerT]):
         del timers[key]
         if not timers:
             del self._workers[worker]
-        self._size -= 1
         return timer
 
     def remove_worker(self, worker: WorkerT) -> list[Timer[WorkerT]]:
         """Remove and return every timer of ``worker``, in the order of their acquires."""
         timers = list(self._workers.pop(worker, {}).values())
-        self._size -= len(timers)
         for timer in timers:
             self._retire(timer)
         return timers
@@ -219,7 +214,6 @@ class TimerTable(Generic[WorkerT]):
 
         For the owner of a table of which an operation was cut short. O(n).
         """
-        self._size = sum(map(len, self._workers.values()))
         entries = []
         for timer in self:
             if not timer.expired:

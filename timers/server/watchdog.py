@@ -43,7 +43,7 @@ from .reaper import ReapPolicy, retry_delay
 from .workers import Worker, Workers
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Mapping
+    from collections.abc import Callable, Collection, Iterable
 
     from timers.clock import Clock
     from timers.events import Observer, WorkerInfo
@@ -498,15 +498,10 @@ class Watchdog:
 
     # -- for those who ask, and the end -----------------------------------------------------------
 
-    def started(
-        self, address: str, max_interval: float, reached_by: Mapping[str, str] | None = None
-    ) -> None:
+    def started(self, address: str, max_interval: float, **reached_by: str) -> None:
         """Report that the server listens."""
         self.state.emit(
-            WatchdogStarted,
-            address=address,
-            max_interval_seconds=max_interval,
-            **(reached_by or {}),
+            WatchdogStarted, address=address, max_interval_seconds=max_interval, **reached_by
         )
 
     def running(self, limit: int | None = None) -> list[RunningTimer]:

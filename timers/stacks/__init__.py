@@ -7,5 +7,4 @@ The map::
     tools.py       find and run a program under tight bounds
     _ladder.py     by which tool a stack is taken, and what is tried next
     _parsing.py    what the tools print, read into plain data
-    _attempt.py    what is known so far while a dump is being taken
 """

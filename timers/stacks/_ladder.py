@@ -12,12 +12,12 @@ hangs.
 from __future__ import annotations
 
 import dataclasses
-import os
 import time
 from typing import TYPE_CHECKING
 
 from timers.bounded import left
 from timers.linux import procfs
+from timers.linux.process import exists
 
 from ._parsing import Failure, explain, parse_py_spy, parse_pystack
 from .tools import find, run
@@ -25,8 +25,7 @@ from .tools import find, run
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from ._attempt import Attempt
-    from .dump import ThreadStack
+    from .dump import Attempt, ThreadStack
 
     Parser = Callable[[bytes], tuple[ThreadStack, ...] | None]
 
@@ -59,7 +58,8 @@ def climb(attempt: Attempt) -> None:
     rungs = (("py-spy", _py_spy), ("pystack", _pystack))
     for method, rung in rungs[: 1 if attempt.only_native else None]:
         threads = rung(attempt)
-        if threads is None:
+        if isinstance(threads, str):
+            attempt.errors.append(threads)
             continue
         if procfs.start_time(pid) != began:
             attempt.errors.append(f"process {pid} ended while its stack was taken")
@@ -72,12 +72,8 @@ def climb(attempt: Attempt) -> None:
 def _why_missing(attempt: Attempt) -> str | None:
     facts = attempt.facts
     if facts.state is None:
-        try:
-            os.kill(attempt.pid, 0)
-        except (ProcessLookupError, OverflowError):
+        if not exists(attempt.pid):  # one that does is hidden by the mount option hidepid of /proc
             return f"process {attempt.pid} is gone"
-        except PermissionError:  # it lives, hidden by the mount option hidepid of /proc
-            pass
     # With other threads alive it is only the main thread that has ended.
     elif facts.state in ("zombie", "dead") and (facts.threads or 0) <= 1:
         return f"process {attempt.pid} has exited and waits for its parent to notice (a zombie)"
@@ -95,19 +91,20 @@ def _completed(threads: tuple[ThreadStack, ...], pid: int) -> tuple[ThreadStack,
     )
 
 
-def _py_spy(attempt: Attempt) -> tuple[ThreadStack, ...] | None:
+def _py_spy(attempt: Attempt) -> tuple[ThreadStack, ...] | str:
+    """Return the stacks or, as a line for ``errors``, why there are none: so does each rung."""
     path, problem = find("py-spy", "TIMERS_PY_SPY")
     if path is None:
-        attempt.errors.append(f"py-spy: {problem}")
-        return None
+        return f"py-spy: {problem}"
     command = [path, "dump", "--json", "--pid", str(attempt.pid)]
     if attempt.only_native:
         return _py_spy_native(attempt, command, _ALL_BUT_ENDING * left(attempt.until))
     until = time.monotonic() + _PY_SPY_SHARE * left(attempt.until)
     if attempt.native:
         threads = _py_spy_native(attempt, command, _NATIVE_SHARE * left(until))
-        if threads is not None:
+        if not isinstance(threads, str):
             return threads
+        attempt.errors.append(threads)
     failure = Failure("no time left")
     for options in _py_spy_tries(attempt.pid):
         if left(until) == 0:
@@ -118,25 +115,20 @@ def _py_spy(attempt: Attempt) -> tuple[ThreadStack, ...] | None:
         failure = result
         if not failure.transient:
             break
-    attempt.errors.append(f"py-spy: {failure.reason}")
-    return None
+    return f"py-spy: {failure.reason}"
 
 
 def _py_spy_native(
     attempt: Attempt, command: list[str], timeout: float
-) -> tuple[ThreadStack, ...] | None:
+) -> tuple[ThreadStack, ...] | str:
     # py-spy refuses --native together with --nonblocking.
     if not _pausable(attempt.pid):
-        attempt.errors.append(
+        return (
             "py-spy --native: not tried, it would have to pause a process that cannot be paused "
             f"(state: {attempt.facts.state or 'unknown'})"
         )
-        return None
     result = _ask(attempt.pid, [*command, "--native"], parse_py_spy, timeout)
-    if not isinstance(result, Failure):
-        return result
-    attempt.errors.append(f"py-spy --native: {result.reason}")
-    return None
+    return f"py-spy --native: {result.reason}" if isinstance(result, Failure) else result
 
 
 def _py_spy_tries(pid: int) -> Iterator[tuple[str, ...]]:
@@ -152,18 +144,14 @@ def _pausable(pid: int) -> bool:
     return bool(states) and not _UNPAUSABLE.intersection(states.values())
 
 
-def _pystack(attempt: Attempt) -> tuple[ThreadStack, ...] | None:
+def _pystack(attempt: Attempt) -> tuple[ThreadStack, ...] | str:
     path, problem = find("pystack", "TIMERS_PYSTACK")
     if path is None:
-        attempt.errors.append(f"pystack (optional): {problem}")
-        return None
+        return f"pystack (optional): {problem}"
     command = [path, "remote", "--no-block", str(attempt.pid)]
     timeout = _PYSTACK_SHARE * left(attempt.until)
     result = _ask(attempt.pid, command, parse_pystack, timeout)
-    if not isinstance(result, Failure):
-        return result
-    attempt.errors.append(f"pystack: {result.reason}")
-    return None
+    return f"pystack: {result.reason}" if isinstance(result, Failure) else result
 
 
 def _ask(

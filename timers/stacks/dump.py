@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from timers.linux.procfs import ProcessFacts
 
-__all__ = ["Frame", "StackDump", "ThreadStack"]
+__all__ = ["Attempt", "Frame", "StackDump", "ThreadStack"]
 
 _LONGEST_NAME = 300
 _MEBIBYTE = 1024 * 1024
@@ -97,6 +97,21 @@ class StackDump:
         notes = (self.error or "").splitlines()
         lines.extend(f"Note: {_printable(note, longest=1000)}" for note in notes)
         return "\n".join(lines)
+
+
+@dataclass(slots=True)
+class Attempt:
+    """A dump that is being taken: one thread writes it, another one reads it at the end."""
+
+    pid: int
+    native: bool
+    only_native: bool
+    until: float
+    """By when to be done, on the clock of ``time.monotonic``."""
+    method: str = "proc"
+    threads: tuple[ThreadStack, ...] = ()
+    facts: ProcessFacts = field(default_factory=ProcessFacts)
+    errors: list[str] = field(default_factory=list)
 
 
 def _heading(stack: ThreadStack) -> str:

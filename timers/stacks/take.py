@@ -23,8 +23,7 @@ from functools import partial
 
 from timers.bounded import call_until
 
-from ._attempt import Attempt
-from .dump import Frame, StackDump, ThreadStack
+from .dump import Attempt, Frame, StackDump, ThreadStack
 
 __all__ = ["Frame", "StackDump", "ThreadStack", "take"]
 

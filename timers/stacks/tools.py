@@ -18,6 +18,7 @@ from pathlib import Path
 __all__ = ["Ran", "find", "run"]
 
 _CHUNK_BYTES = 65536
+_MAX_OUTPUT_BYTES = 4 * 1024 * 1024
 _MAX_ERROR_BYTES = 65536
 _TICK_SECONDS = 0.02
 _FINAL_TICK_SECONDS = 0.001
@@ -61,8 +62,8 @@ def find(name: str, variable: str) -> tuple[str | None, str | None]:
     return str(Path(found).absolute()), None
 
 
-def run(command: list[str], *, timeout: float, max_bytes: int = 4 * 1024 * 1024) -> Ran:
-    """Run ``command`` for at most ``timeout`` seconds and ``max_bytes`` of output; never raises.
+def run(command: list[str], *, timeout: float) -> Ran:
+    """Run ``command`` for at most ``timeout`` seconds and 4 MiB of output; never raises.
 
     It gets a session of its own, so that it and whatever it started can be killed together, and no
     input. One that cannot be killed (an uninterruptible wait) is left to a daemon thread.
@@ -85,7 +86,7 @@ def run(command: list[str], *, timeout: float, max_bytes: int = 4 * 1024 * 1024)
         return Ran(problem=f"could not be started: {error}")
     output, errors = bytearray(), bytearray()
     try:
-        problem = _collect(process, output, errors, deadline=deadline, max_bytes=max_bytes)
+        problem = _collect(process, output, errors, deadline)
     finally:
         code = _end(process)
     if problem is _TIMED_OUT:
@@ -94,12 +95,7 @@ def run(command: list[str], *, timeout: float, max_bytes: int = 4 * 1024 * 1024)
 
 
 def _collect(
-    process: subprocess.Popen[bytes],
-    output: bytearray,
-    errors: bytearray,
-    *,
-    deadline: float,
-    max_bytes: int,
+    process: subprocess.Popen[bytes], output: bytearray, errors: bytearray, deadline: float
 ) -> str | None:
     """Read both pipes until the process has exited; the reason if it had to be given up."""
     kept = {}
@@ -121,8 +117,8 @@ def _collect(
             if not chunk:
                 poller.unregister(descriptor)
                 del kept[descriptor]
-        if len(output) > max_bytes:
-            return f"printed more than {max_bytes} bytes"
+        if len(output) > _MAX_OUTPUT_BYTES:
+            return f"printed more than {_MAX_OUTPUT_BYTES} bytes"
         del errors[_MAX_ERROR_BYTES:]
         if exited and not ready:
             return None

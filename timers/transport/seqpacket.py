@@ -30,17 +30,9 @@ from .wire import MAX_LINE_BYTES, WAKE, Decoder, Message, Rejection
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Sequence
-    from typing import TypeAlias
 
     from .socket_path import Credentials
-
-    OnDescriptor: TypeAlias = Callable[[int, int | None, bytes, int], Rejection | None]
-    """Takes a packet that brought a descriptor along: ``(pid, start_time, data, descriptor)``.
-
-    Who sent it is vouched for by the kernel, as for messages (``start_time`` is -1 for a process
-    that had ended, None when it could not be read). The descriptor is close-on-exec and belongs to
-    the callee from then on, whatever it returns: None, or why the packet is refused. Called on the
-    watchdog's thread, while a source is read: must neither block nor raise."""
+    from .source import OnDescriptor
 
 __all__ = ["SocketSource"]
 
@@ -98,22 +90,15 @@ class SocketSource:
 
     :param listener: the socket; closed, and its path removed if it is ours, by :meth:`close`.
     :param users: whose processes may connect.
-    :param on_descriptor: takes each packet that brings a descriptor along, in place of the
-        decoder; may be set later. Without it the descriptor is closed, and counted as refused.
 
     For the watchdog's thread; closes itself in a forked child.
     """
 
-    def __init__(
-        self,
-        listener: Listener,
-        users: Iterable[int],
-        on_descriptor: OnDescriptor | None = None,
-    ) -> None:
+    def __init__(self, listener: Listener, users: Iterable[int]) -> None:
         self.path = listener.path
-        self.on_descriptor = on_descriptor
+        self.on_descriptor: OnDescriptor | None = None
         self.on_wake: Callable[[int], None] | None = None
-        """Takes the pid of a worker whose board is to be looked at; called as ``on_descriptor``."""
+        """Both as of :class:`~timers.transport.source.BoardSource`."""
         self._listener = listener
         self._users = frozenset(users)
         self._peers: dict[int, _Peer] = {}
@@ -164,11 +149,6 @@ class SocketSource:
             elif found := self._peers.get(fd):
                 self._read_from(found, 1, messages, rejections)
         return messages, rejections
-
-    @property
-    def connections(self) -> int:
-        """How many workers are connected."""
-        return len(self._peers)
 
     # -- connections --------------------------------------------------------------------------
 

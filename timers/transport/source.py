@@ -7,10 +7,19 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
+    from typing import TypeAlias
 
     from timers.worker.client import TimerRequest
 
     from .wire import Message, Rejection
+
+    OnDescriptor: TypeAlias = Callable[[int, int | None, bytes, int], Rejection | None]
+    """Takes a packet that brought a descriptor along: ``(pid, start_time, data, descriptor)``.
+
+    Who sent it is vouched for by the kernel, as for messages (``start_time`` is -1 for a process
+    that had ended, None when it could not be read). The descriptor is close-on-exec and belongs to
+    the callee from then on, whatever it returns: None, or why the packet is refused. Called on the
+    watchdog's thread, while a source is read: must neither block nor raise."""
 
 __all__ = ["BoardSource", "OwnedSource", "RequestQueue", "Source"]
 
@@ -49,13 +58,9 @@ class Source(Protocol):
 class BoardSource(Protocol):
     """A source over which workers can hand over their boards."""
 
-    on_descriptor: Callable[[int, int | None, bytes, int], Rejection | None] | None
-    """Takes a packet that brought a descriptor along: ``(pid, start_time, data, descriptor)``.
-
-    Who sent it is vouched for by the kernel, as for messages (``start_time`` is -1 for a process
-    that had ended, None when it could not be read). The descriptor is close-on-exec and belongs to
-    the callee from then on, whatever it returns: None, or why the packet is refused. Called on the
-    watchdog's thread, while the source is read: must neither block nor raise."""
+    on_descriptor: OnDescriptor | None
+    """Takes each packet that brings a descriptor along, in place of the decoder. Without it the
+    descriptor is closed, and counted as refused."""
     on_wake: Callable[[int], None] | None
     """Takes the pid of a worker whose board is to be looked at now. Called likewise."""
 

@@ -202,7 +202,9 @@ class Decoder:
         if self._rest:
             data = self._rest + data
         end = data.rfind(b"\n") + 1
-        self._keep(data[end:] if end else data)
+        # A line that is already too long needs only its tail, where a good one may begin. One
+        # byte more than fits marks it as too long until its end is found.
+        self._rest = data[end:][-(MAX_LINE_BYTES + 1) :]
         if end:
             self._decode_lines(data[: end - 1], messages, rejections)
         return messages, rejections
@@ -211,11 +213,6 @@ class Decoder:
         """Return what is left, an unfinished last line, as refused."""
         rest, self._rest = self._rest, b""
         return [Rejection("not_json", f"unfinished line: {_shown(rest)}")] if rest else []
-
-    def _keep(self, rest: bytes) -> None:
-        # A line that is already too long needs only its tail, where a good one may begin. One
-        # byte more than fits marks it as too long until its end is found.
-        self._rest = rest[-(MAX_LINE_BYTES + 1) :]
 
     def _decode_lines(
         self, data: bytes, messages: list[Message], rejections: list[Rejection]

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import abc
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from timers.forks import reset_in_child
 
+from ._on_error import ErrorPolicy
 from .client import TimerClient
 from .slots.request import timer_until
 
@@ -43,8 +44,18 @@ class ClientWithSlots(TimerClient):
     client of somebody's own has.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, on_error: str | None = None) -> None:
         super().__init__()
+        self._errors = ErrorPolicy(on_error)
+        self._reset()
+
+    def __getstate__(self) -> dict[str, Any]:
+        # What is left out names the process that it is pickled in.
+        of_this_process = ("_channel", "_slots", "timer_slots")
+        return {name: value for name, value in vars(self).items() if name not in of_this_process}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
         self._reset()
 
     def _reset(self) -> None:
@@ -62,6 +73,11 @@ class ClientWithSlots(TimerClient):
         self._slots = ThreadSlots()
         if self.timer_slots is not None:
             self.timer_slots = self._slots
+
+    @property
+    def failures(self) -> int:
+        """How many requests were not delivered, with ``on_error="warn"``."""
+        return self._errors.failures
 
     def prepare(self) -> None:
         """Prepare what may be impossible later; called by ``configure``."""

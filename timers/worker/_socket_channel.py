@@ -33,12 +33,12 @@ from timers.linux.owned import Identity, identity
 from timers.living import Living
 from timers.transport import board
 from timers.transport.receipt import OvertakenError, Unnoted, is_of_system
-from timers.transport.socket_path import check_path, connect
+from timers.transport.socket_path import connect
 from timers.transport.wire import BOARD, WAKE
 
 from ._lines import Lines
 from .slots.board import Board
-from .slots.board_slot import BoardSlot
+from .slots.board_slot import BoardServer, BoardSlot
 from .slots.messages import Channel, MessageSlot
 
 if TYPE_CHECKING:
@@ -65,16 +65,13 @@ _TURNED_AWAY_SECONDS = 0.05
 _FULL = (errno.EAGAIN, errno.ENOBUFS)
 
 
-class SocketChannel(Channel):
+class SocketChannel(Channel, BoardServer):
     """Connects one client of one process with its server.
 
-    :param path: of the server's socket.
-    :param users: who, besides this user and root, may be the server.
     :param lines: makes the messages.
-    :param errors: what happens when there never was a server.
-    :param connect_timeout: seconds that the first call waits for a server that is not there (yet).
-    :param full_timeout: seconds that messages wait, all together, for a server that reads nothing.
     :param use_board: whether to have a board; without one each block is two messages.
+
+    The other parameters are those of :class:`~timers.worker.socket_client.SocketTimerClient`.
     """
 
     def __init__(
@@ -88,16 +85,14 @@ class SocketChannel(Channel):
         full_timeout: float,
         use_board: bool,
     ) -> None:
-        self.path = check_path(path)
+        self.path = path
         self.lines = lines
         self.reached = False
         """Whether there has ever been a server."""
         self.board: Board | None = None
         self.board_slots: Living[BoardSlot] = Living()
         self.wants = False
-        """Whether the server wants each acquire and release as an event as well."""
         self.uses: dict[str, int] = {}
-        """By scope: how often it was used, up to the end of its warm-up."""
         self.is_closed = False
         """Whether its client is no more. The thread may find it once more all the same: weak
         references refer to an object until its ``__del__`` is done."""
@@ -189,10 +184,9 @@ class SocketChannel(Channel):
         on_board = (slot.totals for slot in self.board_slots.members())
         return sum(map(sum, on_board)) + sum(sum(slot.totals) for slot in self.slots.members())
 
-    # -- what the server says on the board ----------------------------------------------------
+    # -- what slots on the board ask of the server --------------------------------------------
 
     def attend(self) -> bool:
-        """Take note of a server that is new; return whether it wants to hear of each block."""
         assert self.board is not None  # noqa: S101  # there are slots of it
         words = self.board.words
         served = words[board.SERVED]
@@ -204,7 +198,6 @@ class SocketChannel(Channel):
         return self.wants
 
     def lead(self, after_ns: int) -> int:
-        """How long before a deadline of ``after_ns`` the server wants to look at its block."""
         assert self.board is not None  # noqa: S101  # there are slots of it
         words = self.board.words
         start_ns = words[board.SAMPLE_FROM_NS]
@@ -213,7 +206,6 @@ class SocketChannel(Channel):
         return after_ns - after_ns * words[board.SAMPLE_SHARE] // 1000
 
     def wake(self, due_ns: int) -> None:
-        """Have the server look at the board now, because something is due at ``due_ns``."""
         assert self.board is not None  # noqa: S101  # there are slots of it
         looked = self.board.words[board.LOOKED]
         woken_at, woken_for = self._woken
@@ -228,10 +220,6 @@ class SocketChannel(Channel):
             self._connect_again()
 
     def send_event(self, request: Request, elapsed_ns: int | None) -> None:
-        """Send what is for logs and spans alone, if there is room; the board counts what is lost.
-
-        :param elapsed_ns: None for a block that was entered.
-        """
         assert self.board is not None  # noqa: S101  # there are slots of it
         if not self._send_now(self.lines.event(request, elapsed_ns)):
             self.board.words[board.LOST if elapsed_ns is None else board.LOST_RELEASES] += 1
@@ -272,7 +260,6 @@ class SocketChannel(Channel):
     # -- messages -----------------------------------------------------------------------------
 
     def write(self, request: Request, receipt: Receipt, totals: tuple[int, int]) -> None:
-        """Send one request, connecting first where that is due."""
         line = self.lines.encode(request)
         if self._connection is None:
             self._try_connect()
@@ -284,7 +271,6 @@ class SocketChannel(Channel):
             raise BlockingIOError(errno.EAGAIN, "there is no room, or no server")
 
     def wait_for_room(self, seconds: float) -> bool:
-        """Wait for the server to read."""
         connection = self._connection
         if connection is None:
             return False
@@ -300,7 +286,6 @@ class SocketChannel(Channel):
         return super()._start_sender()
 
     def send_once(self) -> bool:
-        """Send what can be sent now, for the thread; return whether it has to go on."""
         return super().send_once() and self._connection is not None
 
     # -- the connection -----------------------------------------------------------------------

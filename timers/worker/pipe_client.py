@@ -8,20 +8,20 @@ from __future__ import annotations
 import os
 import signal as signals
 import time
-from typing import TYPE_CHECKING, Any, SupportsInt
+from typing import TYPE_CHECKING, SupportsInt
 
 from timers.transport.fifo_writer import FifoWriter
 from timers.transport.wire import VERSION, request_json
 
 from ._client_slots import ClientWithSlots
 from ._lines import Lines
-from ._on_error import ErrorPolicy
 from .client import TimerRequest, signal_number
 from .slots.messages import Channel, MessageSlot
 
 if TYPE_CHECKING:
     from timers.transport.receipt import Receipt
 
+    from ._on_error import ErrorPolicy
     from .slots.request import Request
     from .slots.slot import Slot
 
@@ -97,21 +97,11 @@ class FileTimerClient(ClientWithSlots):
         self._signal = signal
         self._number = signal_number("FileTimerClient", signal)
         self._file_path = os.fspath(file_path)
-        self._errors = ErrorPolicy(on_error)
-        super().__init__()
+        super().__init__(on_error)
 
     def _reset(self) -> None:
         super()._reset()
         self._channel = _PipeChannel(self._file_path, Lines(self._number), self._errors)
-
-    def __getstate__(self) -> dict[str, Any]:
-        # What is left out names the process that it is pickled in.
-        of_this_process = ("_channel", "_slots", "timer_slots")
-        return {name: value for name, value in vars(self).items() if name not in of_this_process}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state)
-        self._reset()
 
     @property
     def signal(self) -> SupportsInt:
@@ -122,11 +112,6 @@ class FileTimerClient(ClientWithSlots):
     def signal(self, signal: SupportsInt) -> None:
         self._number = self._channel.lines.signal = signal_number("FileTimerClient", signal)
         self._signal = signal
-
-    @property
-    def failures(self) -> int:
-        """How many requests were not delivered, with ``on_error="warn"``."""
-        return self._errors.failures
 
     def prepare(self) -> None:
         """Start the thread that sends what there was no room for, while a thread can be had."""

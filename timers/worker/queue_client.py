@@ -10,13 +10,13 @@ from timers.linux import procfs
 from timers.transport.receipt import OvertakenError, is_of_system
 
 from ._client_slots import ClientWithSlots
-from ._on_error import ErrorPolicy
 from .client import TimerRequest
 from .slots.messages import Channel, MessageSlot
 
 if TYPE_CHECKING:
     from timers.transport.receipt import Receipt
 
+    from ._on_error import ErrorPolicy
     from .slots.request import Request
     from .slots.slot import Slot
 
@@ -49,24 +49,11 @@ class LocalTimerClient(ClientWithSlots):
 
     def __init__(self, mp_queue: Any, *, on_error: str | None = None) -> None:
         self._mp_queue = mp_queue
-        self._errors = ErrorPolicy(on_error)
-        super().__init__()
+        super().__init__(on_error)
 
     def _reset(self) -> None:
         super()._reset()
         self._channel = _QueueChannel(self._mp_queue, self._errors)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"_mp_queue": self._mp_queue, "_errors": self._errors}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state)
-        self._reset()
-
-    @property
-    def failures(self) -> int:
-        """How many requests were not delivered, with ``on_error="warn"``."""
-        return self._errors.failures
 
     def _make_slot(self, scope: str, thread: int) -> Slot:
         return MessageSlot(self._channel, scope, thread)

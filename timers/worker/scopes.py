@@ -200,7 +200,8 @@ class expires:  # noqa: N801  # torch's name; used like a function
             now = monotonic_ns()
             ticket = self._ticket  # one step from here
             if ticket is None:
-                raise _not_entered(self._scope)  # noqa: TRY301  # what is raised here ends there
+                message = f"expires(scope={self._scope!r}) was left but never entered"
+                raise RuntimeError(message)  # noqa: TRY301  # what is raised here ends there
             slot = self._slot
             view = slot.view
             if view[slot.at_state] != ticket:
@@ -337,10 +338,6 @@ _DONE = _Done()
 
 def _place(caller: FrameType) -> str:
     return f"{caller.f_code.co_filename}#{caller.f_lineno}"
-
-
-def _not_entered(scope: str) -> RuntimeError:
-    return RuntimeError(f"expires(scope={scope!r}) was left but never entered")
 
 
 _NONE_OF_ITS_OWN = -1

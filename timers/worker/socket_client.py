@@ -11,7 +11,6 @@ from timers.transport.socket_path import check_path
 
 from ._client_slots import ClientWithSlots
 from ._lines import Lines
-from ._on_error import ErrorPolicy
 from ._socket_channel import SocketChannel
 from .client import signal_number
 
@@ -61,10 +60,9 @@ class SocketTimerClient(ClientWithSlots):
         self._number = signal_number("SocketTimerClient", signal)
         self._path = check_path(os.fspath(path))
         self._server_users = frozenset(server_users)
-        self._errors = ErrorPolicy(on_error)
         self._connect_timeout = connect_timeout
         self._full_timeout = full_timeout
-        super().__init__()
+        super().__init__(on_error)
 
     def _reset(self) -> None:
         super()._reset()

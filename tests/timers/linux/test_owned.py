@@ -226,7 +226,7 @@ def test_out_of_descriptors_nobody_elses_is_closed(
         assert os.path.samestat(os.fstat(taken[0]), os.stat(path + ".its"))
         os.close(taken[0])
         source.read(0)
-        assert source.connections == 1
+        assert len(source._peers) == 1
     source.close()
 
 

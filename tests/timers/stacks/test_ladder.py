@@ -322,7 +322,7 @@ def refuse(*_: object) -> None:
 def test_a_hidden_process_is_tried(
     install: Install, monkeypatch: pytest.MonkeyPatch, kill: Callable[..., None]
 ) -> None:
-    monkeypatch.setattr("timers.stacks._ladder.os.kill", kill)
+    monkeypatch.setattr(os, "kill", kill)
     monkeypatch.setattr(procfs, "facts", lambda _: procfs.ProcessFacts())
     monkeypatch.setattr(procfs, "start_time", lambda _: None)
     install(printing(JSON))

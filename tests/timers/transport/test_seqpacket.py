@@ -203,7 +203,7 @@ def test_who_takes_descriptors_may_refuse_one(source: SocketSource, client: sock
     send_with(client, b"x", client.fileno())
     messages, rejections = source.read(0)
     assert (messages, rejections) == ([], [Rejection("wrong_type", "mine")])
-    assert source.connections == 0  # by which its client hears of it
+    assert len(source._peers) == 0  # by which its client hears of it
     taken.close()
 
 
@@ -238,7 +238,7 @@ def test_a_descriptor_for_which_there_is_no_room_is_not_kept(
     messages, rejections = source.read(0)
     assert [rejection.reason for rejection in rejections] == ["internal_error"]
     # The connection is given up, so that the client hears of it and tries again.
-    assert (messages, taken.calls, source.connections) == ([], [], 0)
+    assert (messages, taken.calls, len(source._peers)) == ([], [], 0)
     assert len(descriptors()) == len(before) - 1
     with pytest.raises(ConnectionError):
         client.send(request("x"))
@@ -253,7 +253,7 @@ def test_an_empty_packet_with_a_descriptor_is_the_end(
     send_with(client, b"", client.fileno())
     send_with(client, request(), client.fileno())
     messages, _ = source.read(0)
-    assert (messages, taken.calls, source.connections) == ([], [], 0)
+    assert (messages, taken.calls, len(source._peers)) == ([], [], 0)
     assert len(descriptors()) == len(before) - 1
 
 
@@ -263,7 +263,7 @@ def test_a_connection_is_given_up_when_its_worker_does(source: SocketSource, pat
         before = descriptors()
     messages, _ = source.read(0)  # what it sent before it hung up counts
     assert len(messages) == 1
-    assert source.connections == 0
+    assert len(source._peers) == 0
     assert len(descriptors()) < len(before)
 
 
@@ -271,7 +271,7 @@ def test_an_empty_packet_is_a_hang_up(source: SocketSource, client: socket.socke
     client.send(request())
     client.send(b"")
     assert len(source.read(0)[0]) == 1
-    assert source.connections == 0
+    assert len(source._peers) == 0
 
 
 def test_who_is_no_user_of_ours_is_turned_away(path: str) -> None:
@@ -281,7 +281,7 @@ def test_who_is_no_user_of_ours_is_turned_away(path: str) -> None:
         messages, [rejection] = source.read(0)
         assert messages == []
         assert rejection.reason == "other_user"
-        assert source.connections == 0
+        assert len(source._peers) == 0
         client.setblocking(True)
         with pytest.raises(ConnectionResetError):
             client.recv(1)
@@ -294,7 +294,7 @@ def test_one_process_has_a_bound_on_its_connections(
     monkeypatch.setattr("timers.transport.seqpacket._MOST_CONNECTIONS", 2)
     held = [connect(source.path) for _ in range(3)]
     _, [rejection] = source.read(0)
-    assert (rejection.reason, source.connections) == ("too_many", 2)
+    assert (rejection.reason, len(source._peers)) == ("too_many", 2)
     assert f"process {os.getpid()} has 2 connections" in rejection.detail
     held[2].setblocking(True)
     assert held[2].recv(1) == b""
@@ -307,7 +307,7 @@ def test_one_process_has_a_bound_on_its_connections(
     for each in held:
         each.close()
     source.read(0)
-    assert source.connections == 0
+    assert len(source._peers) == 0
     assert source._by_pid == {}
 
 
@@ -324,7 +324,7 @@ def test_the_last_descriptors_are_not_for_connections(
         assert "no descriptors left" in rejection.detail
         late.setblocking(True)
         assert late.recv(1) == b""
-    assert source.connections == 1
+    assert len(source._peers) == 1
 
 
 def test_without_descriptors_one_is_turned_away_and_the_others_are_served(
@@ -352,7 +352,7 @@ def test_without_descriptors_one_is_turned_away_and_the_others_are_served(
         assert "no descriptors left" in rejection.detail
         late.setblocking(True)
         assert late.recv(1) == b""  # it knows, and can try again
-    assert source.connections == 1
+    assert len(source._peers) == 1
 
 
 @FORKS

@@ -6,14 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 from timers.events import Event, TimerExpired, WatchdogStarted, WatchdogStopped, WorkerKilled
 
-from .event_queue import Dispatcher, Observers
+from .event_queue import Dispatcher
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from timers.events import Observer
-
-__all__ = ["LogEvent", "both"]
+__all__ = ["LogEvent"]
 
 
 class LogEvent(Dispatcher):
@@ -39,8 +37,3 @@ class LogEvent(Dispatcher):
                 int(event.worker.pid), timer.scope_id, timer.expiration_time, timer.signal
             )
             self._log_event(event.name, request)
-
-
-def both(first: Observer | None, second: Observer) -> Observer:
-    """Make one observer of two."""
-    return second if first is None else Observers(first, second)

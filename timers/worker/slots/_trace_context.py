@@ -42,8 +42,10 @@ def enter() -> ScopeSpan | None:
     if trace is None:
         return None
     parent = trace.get_current_span().get_span_context()
-    if not parent.is_valid and not _has_sdk(trace):
-        return None
+    if not parent.is_valid:
+        provider = type(trace.get_tracer_provider())
+        if not provider.__module__.startswith("opentelemetry.sdk"):
+            return None
     if os.environ.get("TIMERS_TRACING") == "0":
         return None
     if parent.is_valid:
@@ -62,10 +64,6 @@ def enter() -> ScopeSpan | None:
 
 def _random(size: int) -> int:
     return int.from_bytes(os.urandom(size), "big") or 1  # zero is no id
-
-
-def _has_sdk(trace: Any) -> bool:
-    return type(trace.get_tracer_provider()).__module__.startswith("opentelemetry.sdk")
 
 
 def leave(span: ScopeSpan) -> None:

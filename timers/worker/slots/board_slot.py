@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Protocol
 
 from timers.transport import board
 
-from .request import Request
+from .request import acquire
 from .slot import DEPTH, ENTER, NONE, NS, Block, Owner, Slot
 
 if TYPE_CHECKING:
     from ._trace_context import ScopeSpan
     from .board import Board
+    from .request import Request
 
 __all__ = ["BoardServer", "BoardSlot"]
 
@@ -42,7 +43,10 @@ class BoardServer(Protocol):
         """Have it look at the board now, because something is due at ``due_ns``."""
 
     def send_event(self, request: Request, elapsed_ns: int | None) -> None:
-        """Send it what is for logs and spans; ``elapsed_ns`` of a block that was left."""
+        """Send it what is for logs and spans, or count that as lost where there is no room.
+
+        :param elapsed_ns: None for a block that was entered.
+        """
 
 
 class BoardSlot(Slot):
@@ -163,7 +167,7 @@ class BoardSlot(Slot):
         """Have the server look in time, and send it what it wants to hear."""
         self._wake_for(block)
         if self.channel.wants:
-            self.channel.send_event(self._request(block), None)
+            self.channel.send_event(acquire(self, block), None)
 
     def closed(self, block: Block | None, elapsed_ns: int, used_ns: int, error: str | None) -> None:
         """Count the block."""
@@ -174,12 +178,8 @@ class BoardSlot(Slot):
         if (around := self.top) is not None:
             self._wake_for(around)
         if self.channel.wants:
-            self.channel.send_event(self._request(block)._replace(error=error), elapsed_ns)
+            self.channel.send_event(acquire(self, block, error=error), elapsed_ns)
         self.end_span(block)
-
-    def held_on(self, timer: Block) -> None:
-        """Have the server look in time, and send it what it wants to hear."""
-        self.opened(timer)
 
     def released(self, was_open: bool, elapsed_ns: int, used_ns: int) -> None:
         """Count what was open; a release of nothing is a release all the same."""
@@ -190,18 +190,7 @@ class BoardSlot(Slot):
         self.count(elapsed_ns, used_ns, after_ns)
         if self.channel.wants:
             timer = Block(after_ns / NS, None, None)
-            self.channel.send_event(self._request(timer), elapsed_ns)
-
-    def _request(self, block: Block) -> Request:
-        return Request(
-            self.thread,
-            self.scope,
-            block.wall_ns / NS,
-            block.deadline_ns,
-            block.after,
-            span=block.span,
-            warn_after=block.warn_after,
-        )
+            self.channel.send_event(acquire(self, timer), elapsed_ns)
 
     # -- statistics ---------------------------------------------------------------------------
 

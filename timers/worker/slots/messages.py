@@ -28,7 +28,7 @@ from timers.forks import reset_in_child
 from timers.living import Living
 from timers.transport.receipt import OvertakenError, Unnoted, is_of_system
 
-from .request import Request
+from .request import Request, acquire
 from .slot import AFTER, DEPTH, ENTER, EXTRA, NONE, NS, Block, Owner, Slot
 
 if TYPE_CHECKING:
@@ -97,22 +97,8 @@ class MessageSlot(Slot):
             plain.wall_ns = time.time_ns() - time.monotonic_ns() + deadline_ns
             blocks = [plain]
         for index, block in enumerate(blocks):
-            yield self.request(
-                block, nested=index > 0, missed=missed if block is blocks[-1] else (0, 0)
-            )
-
-    def request(self, block: Block, **others: Any) -> Request:
-        """The request that starts the timer of ``block``."""
-        return Request(
-            self.thread,
-            self.scope,
-            block.wall_ns / NS,
-            block.deadline_ns,
-            block.after,
-            span=block.span,
-            warn_after=block.warn_after,
-            **others,
-        )
+            its_missed = missed if block is blocks[-1] else (0, 0)
+            yield acquire(self, block, nested=index > 0, missed=its_missed)
 
     # -- plain blocks, by as little as possible ------------------------------------------------
 
@@ -210,7 +196,7 @@ class MessageSlot(Slot):
 
     def opened(self, block: Block) -> None:
         """Send an acquire."""
-        self.channel.send(self, self.request(block, nested=block.outer is not None))
+        self.channel.send(self, acquire(self, block, nested=block.outer is not None))
 
     def abandon(self, block: Block) -> None:
         """Take back an entry that was not sent; close one that was."""
@@ -226,12 +212,8 @@ class MessageSlot(Slot):
         if (around := self.top) is None:
             request = Request(self.thread, self.scope, -1, error=error)
         else:
-            request = self.request(around, leave=True, error=error)._replace(span=None)
+            request = acquire(self, around, leave=True, error=error)._replace(span=None)
         self.channel.send(self, request)
-
-    def held_on(self, timer: Block) -> None:
-        """Send an acquire that was somebody's own."""
-        self.channel.send(self, self.request(timer))
 
     def released(self, was_open: bool, elapsed_ns: int, used_ns: int) -> None:
         """Send a release of somebody's own."""

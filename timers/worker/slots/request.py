@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .slot import NS, Block
 
 if TYPE_CHECKING:
     from ._trace_context import ScopeSpan
+    from .slot import Slot
 
-__all__ = ["Request", "timer_until"]
+__all__ = ["Request", "acquire", "timer_until"]
 
 _LATEST = 2**33
 """Seconds since the epoch: the year 2242."""
@@ -43,6 +44,20 @@ class Request(NamedTuple):
     def is_release(self) -> bool:
         """Whether it stops a timer."""
         return self.expiration_time < 0
+
+
+def acquire(slot: Slot, block: Block, **others: Any) -> Request:
+    """Return the request that starts the timer of ``block`` in ``slot``."""
+    return Request(
+        slot.thread,
+        slot.scope,
+        block.wall_ns / NS,
+        block.deadline_ns,
+        block.after,
+        span=block.span,
+        warn_after=block.warn_after,
+        **others,
+    )
 
 
 def timer_until(scope_id: str, expiration_time: float) -> Block:

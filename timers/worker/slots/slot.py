@@ -400,7 +400,7 @@ class Slot:
                 top.deadline_ns, top.wall_ns, top.warn_ns = timer.deadline_ns, timer.wall_ns, 0
             view[info + EXTRA], view[at] = extra - 1, state + ACQUIRE
         try:
-            self.held_on(timer)
+            self.opened(timer)
         except Exception:
             if view[at] >> 16 == (state >> 16) + 1:  # nothing has happened since
                 self.held, view[info + EXTRA], view[at] = held, extra, state
@@ -447,7 +447,10 @@ class Slot:
         self.close(block, None)
 
     def opened(self, block: Block) -> None:
-        """Follow up on a block that was opened. What it raises, ``expires`` raises."""
+        """Follow up on a block that was opened, or a timer that was started or restarted.
+
+        What it raises, whoever entered the block, or acquired the timer, is raised.
+        """
         raise NotImplementedError
 
     def closed(self, block: Block | None, elapsed_ns: int, used_ns: int, error: str | None) -> None:
@@ -458,10 +461,6 @@ class Slot:
         :param used_ns: the same since its countdown was last restarted.
         :param error: type name of the exception that left it.
         """
-        raise NotImplementedError
-
-    def held_on(self, timer: Block) -> None:
-        """Follow up on a timer that was started or restarted."""
         raise NotImplementedError
 
     @property

@@ -17,12 +17,13 @@ import threading
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
+from timers.linux.notes import DIRECTORY_VARIABLE
+
 if TYPE_CHECKING:
     from socket import socket
 
 __all__ = ["entered", "left"]
 
-DIRECTORY_VARIABLE = "TIMERS_RECORDER_DIR"
 _MOST_TASKS = 20
 _MOST_FRAMES = 64
 _TRIES = 3
