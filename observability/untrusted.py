@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-__all__ = ["encodable", "number", "printable", "replaced", "this_host"]
+__all__ = ["cut", "encodable", "number", "printable", "replaced", "this_host"]
 
 # What moves a cursor, ends a line or cannot be encoded: C0, DEL, C1, line separators, surrogates;
 # and what is not seen but changes what is: marks of direction (UAX #9), of no width, byte order.
@@ -35,6 +35,11 @@ def printable(text: str) -> str:
 def _escape(found: re.Match[str]) -> str:
     code = ord(found[0])
     return f"\\x{code:02x}" if code <= 0xFF else f"\\u{code:04x}"  # noqa: PLR2004 - two hex digits
+
+
+def cut(text: str, width: int) -> str:
+    """Return ``text``, or its beginning when it has more characters than ``width``."""
+    return text if len(text) <= width else f"{text[: width - 3]}..."
 
 
 def encodable(text: str) -> str:

@@ -21,7 +21,7 @@ from observability.samples.threads import thread_that_matters
 from observability.samples.types import Descendant
 from observability.samples.waits import Wait
 from observability.samples.worker import read
-from observability.sampling.members import unregistered
+from observability.sampling.members import add_descendants, unregistered
 from timers.bounded import left
 from timers.linux import procfs
 from timers.linux.ranks import ranks_of
@@ -61,16 +61,12 @@ def descendants(roots: Sequence[int]) -> dict[int, int]:
 
     This process and what it has started are left out.
     """
-    found: dict[int, int] = {}
-    queue = [pid for pid in dict.fromkeys(roots) if pid != os.getpid()]
-    for pid in queue:
-        found[pid] = 0 if (stat := procfs.stat(pid)) is None else stat.parent
-    while queue and len(found) < _MOST_PROCESSES:
-        parent = queue.pop(0)
-        for child in procfs.children(parent):
-            if child not in found and child != os.getpid():
-                found[child] = parent
-                queue.append(child)
+    found = {
+        pid: 0 if (stat := procfs.stat(pid)) is None else stat.parent
+        for pid in roots
+        if pid != os.getpid()
+    }
+    add_descendants(found, list(found), most=_MOST_PROCESSES)
     return found
 
 
@@ -91,7 +87,7 @@ def explain_tree(
     named = [pid for pid in roots if _is_rank(pid)]
     below = unregistered([], timeout=timeout / 8, roots=[pid for pid in roots if pid not in named])
     ranks = [*named, *(int(worker.pid) for worker in below)]
-    chosen = ranks or [pid for pid in tree if _is_python(pid)] or list(roots)
+    chosen = ranks or [pid for pid in tree if procfs.is_python(pid)] or list(roots)
     views, size = sample_job(
         chosen, timeout=left(until), host=host, native=native, whole_job=bool(ranks)
     )
@@ -170,7 +166,7 @@ def _innermost(view: WorkerView, most: int = _NEAR) -> Sequence[Frame]:
 
 
 def _is_rank(pid: int) -> bool:
-    return _is_python(pid) and ranks_of(pid).rank is not None and not _starts_ranks(pid)
+    return procfs.is_python(pid) and ranks_of(pid).rank is not None and not _starts_ranks(pid)
 
 
 def _starts_ranks(pid: int) -> bool:
@@ -180,10 +176,3 @@ def _starts_ranks(pid: int) -> bool:
         (found := ranks_of(child)).rank is not None and found.strength > own.strength
         for child in procfs.children(pid)
     )
-
-
-def _is_python(pid: int) -> bool:
-    try:
-        return "python" in os.path.basename(os.readlink(f"/proc/{pid}/exe"))
-    except OSError:
-        return False

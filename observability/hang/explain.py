@@ -8,10 +8,8 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from observability.sampling.members import unregistered, world_size
+from observability.sampling.members import unregistered, worker_of, world_size
 from observability.sampling.survey import Sampling, Watched
-from timers.events import WorkerInfo
-from timers.linux import procfs
 from timers.linux.ranks import ranks_of
 
 from .report import analyse
@@ -66,7 +64,7 @@ def sample_job(
     The parameters are those of :func:`explain`. The number is None when it is not known.
     """
     until = time.monotonic() + timeout * (1 - _ANALYSIS_SHARE)
-    workers = [_worker(pid) for pid in dict.fromkeys(pids)]
+    workers = [worker_of(pid, ranks_of(pid)) for pid in dict.fromkeys(pids)]
     if whole_job:
         workers += unregistered(workers, timeout=timeout / 4)
     sampling = Sampling(host=host, native=native)
@@ -75,14 +73,3 @@ def sample_job(
     finally:
         sampling.close()
     return views, world_size(workers)
-
-
-def _worker(pid: int) -> WorkerInfo:
-    ranks = ranks_of(pid)
-    return WorkerInfo(
-        pid=pid,
-        start_time=procfs.start_time(pid),
-        rank=ranks.rank,
-        local_rank=ranks.local_rank,
-        restart_count=ranks.restart_count,
-    )

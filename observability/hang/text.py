@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from observability.samples.frames import library_path
 from observability.samples.types import Pace
-from observability.untrusted import printable
+from observability.untrusted import cut, printable
 
 from .types import Verdict
 
@@ -214,7 +214,7 @@ def render(report: HangReport, *, width: int = LONGEST) -> str:
         lines.append("")
     lines.extend(_group_lines(report.groups))
     lines = [printable(line) for line in lines]
-    return "\n".join(line if len(line) <= width else f"{line[: width - 3]}..." for line in lines)
+    return "\n".join(cut(line, width) for line in lines)
 
 
 def _wrapped(text: str, width: int) -> list[str]:
