@@ -55,7 +55,7 @@ def default_timer_socket(timer_file: str) -> str:
 
 
 def serve(
-    timer_file: str, settings: Settings, policy: ReapPolicy, timer_socket: str | None = None
+    timer_file: str, settings: Settings, policy: ReapPolicy, timer_socket: str | None
 ) -> None:
     """Serve until SIGTERM or SIGINT. SIGHUP reopens the events file; without one it ends, too.
 
@@ -77,7 +77,7 @@ def serve(
     try:
         service.start()
         if service.http is not None:
-            service.say(f"serves {service.http.scheme}://{service.address}", "info")
+            service.say(f"serves {service.http.url}", "info")
         notify("READY=1")
         _wait_for_end(service, waited_for)
         notify("STOPPING=1")

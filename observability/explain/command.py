@@ -47,7 +47,6 @@ _WIDTH = 160
     type=Seconds(least=0.1),
     default=5.0,
     show_default=True,
-    metavar="SECONDS",
     help="How long to wait between two reports of --watch.",
 )
 @click.option(
@@ -55,7 +54,6 @@ _WIDTH = 160
     type=Seconds(least=0.5, most=600),
     default=5.0,
     show_default=True,
-    metavar="SECONDS",
     help="Bound on one report. Most take half a second.",
 )
 @click.option("--native", is_flag=True, help="Show C frames, too; pauses the processes briefly.")
