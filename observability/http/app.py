@@ -10,7 +10,7 @@ import math
 import re
 import time
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -29,6 +29,8 @@ from .health import PROBE_SECONDS, is_watching_async
 if TYPE_CHECKING:
     from starlette.requests import Request
 
+    from observability.sinks.metrics import Metrics
+    from observability.sinks.recent import RecentReaps
     from timers.server.server import WatchdogServer
 
 __all__ = ["View", "make_app"]
@@ -39,31 +41,12 @@ DEFAULT_LIMIT = 1000
 MAX_LIMIT = 10_000
 
 
-class Exposition(Protocol):
-    """Where ``/metrics`` comes from: :class:`observability.sinks.metrics.Metrics`."""
-
-    def exposition(self, accept: str | None = None) -> tuple[bytes, str]:
-        """Body and content type."""
-        ...
-
-
-class Records(Protocol):
-    """Where the last reaps come from: :class:`observability.sinks.recent.RecentReaps`."""
-
-    hang: dict[str, Any] | None
-    """The last hang report."""
-
-    def records(self) -> list[dict[str, Any]]:
-        """The latest first."""
-        ...
-
-
 class View:
     """What the pages show.
 
     :param server: the timer server.
-    :param metrics: see :class:`Exposition`.
-    :param reaps: see :class:`Records`.
+    :param metrics: where ``/metrics`` comes from.
+    :param reaps: where the last reaps come from.
     :param run_id: names the job.
     :param host: this machine's name.
     """
@@ -71,8 +54,8 @@ class View:
     def __init__(
         self,
         server: WatchdogServer,
-        metrics: Exposition,
-        reaps: Records,
+        metrics: Metrics,
+        reaps: RecentReaps,
         *,
         run_id: str,
         host: str,
