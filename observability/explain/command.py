@@ -107,7 +107,7 @@ def _explain_once(
     if not any(view.samples for view in explained.views):
         click.echo("Error: every process of the job has ended", err=True)
         return _UNUSABLE
-    pids = [int(view.worker.pid) for view in explained.views]
+    pids = [view.pid for view in explained.views]
     run_id = next(filter(None, (run_id_of(procfs.environment(pid)) for pid in pids)), "")
     if as_json:
         for line in _output.event_lines(explained, run_id=run_id, host=host):
@@ -135,7 +135,7 @@ def _measured(
 
     before = count(descendants(roots))
     explained = explain_tree(roots, timeout=timeout, host=host, native=native)
-    after = count(int(view.worker.pid) for view in explained.views)
+    after = count(view.pid for view in explained.views)
     return explained, rates(before, after)
 
 

@@ -108,7 +108,7 @@ def without_launchers(
 
     :param parents: of each process of the tree.
     """
-    kept = {int(view.worker.pid): view for view in views if not _is_machinery(view)}
+    kept = {view.pid: view for view in views if not _is_machinery(view)}
     above = {pid: _nearest(pid, kept, parents) for pid in kept}
     having = Counter(parent for parent in above.values() if parent is not None)
     launchers = {pid for pid, view in kept.items() if having[pid] and _waits_for_children(view)}

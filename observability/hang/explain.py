@@ -8,16 +8,15 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from observability.samples.types import WorkerView
 from observability.sampling.members import unregistered, worker_of, world_size
-from observability.sampling.survey import Sampling, Watched
+from observability.sampling.survey import Sampling
 from timers.linux.ranks import ranks_of
 
 from .report import analyse
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-
-    from observability.samples.types import WorkerView
 
     from .types import HangReport
 
@@ -67,9 +66,9 @@ def sample_job(
     workers = [worker_of(pid, ranks_of(pid)) for pid in dict.fromkeys(pids)]
     if whole_job:
         workers += unregistered(workers, timeout=timeout / 4)
-    sampling = Sampling(host=host, native=native)
+    sampling = Sampling(native=native)
     try:
-        views = sampling.survey([Watched(worker=worker) for worker in workers], until)
+        views = sampling.survey([WorkerView(worker=each, host=host) for each in workers], until)
     finally:
         sampling.close()
     return views, world_size(workers)

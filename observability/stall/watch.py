@@ -160,7 +160,7 @@ class StallWatch:
     def _examine(self, roots: Sequence[int]) -> Step:
         explained = explain_tree(roots, timeout=_MOST_SECONDS, host=self._host)
         at = time.monotonic()
-        pids = [int(view.worker.pid) for view in explained.views]
+        pids = [view.pid for view in explained.views]
         finding = judge(
             explained.views,
             awaited=bool(explained.launchers),
