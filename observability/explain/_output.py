@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
+from observability.events import HangReported
 from observability.fields import timestamp, to_fields
 from observability.hang.text import render, worker_name
 from observability.report.html import page
@@ -12,9 +14,9 @@ from observability.samples.frames import frame_line
 from observability.samples.types import Pace
 from observability.samples.worker import read
 from observability.sinks.bounded import encode, fit
-from observability.untrusted import encodable, printable, replaced
+from observability.untrusted import printable
 
-from .events import events_of
+from .events import stacks_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -92,10 +94,9 @@ def unread(views: Iterable[WorkerView]) -> list[str]:
 
 def event_lines(explained: Explained, *, run_id: str, host: str) -> list[str]:
     """Return the lines that ``timers run --events FILE`` would have written at an expiry."""
-    return [
-        encode(fit(replaced(to_fields(event, host=host), str, encodable)))
-        for event in events_of(explained, run_id)
-    ]
+    stacks = stacks_of(explained, run_id)
+    report = HangReported(timestamp=time.time(), run_id=run_id, report=explained.report)
+    return [encode(fit(to_fields(event, host=host))) for event in (*stacks, report)]
 
 
 def html(explained: Explained, *, run_id: str, host: str, at: float) -> str:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from observability.duration import Seconds
+from observability.report.command import NOBODY, SUSPECT, UNUSABLE, UnusableError, width, write
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,13 +21,6 @@ if TYPE_CHECKING:
     from .rates import Rate
 
 __all__ = ["explain"]
-
-_NOBODY = 0
-_SUSPECT = 1
-_UNUSABLE = 2
-_LEAST_WIDTH = 80
-_WIDTH = 160
-"""Where the output is no terminal: what reads it may be wider than any."""
 
 
 @click.command(
@@ -73,7 +67,7 @@ def explain(
     or another launcher started on this host. The job needs no preparation, and nothing in it is
     changed or stopped.
     """
-    status = _UNUSABLE
+    status = UNUSABLE
     with contextlib.suppress(KeyboardInterrupt):
         while True:
             roots = _checked(pids) if pids else _only_job()
@@ -85,7 +79,7 @@ def explain(
             if not watch:
                 break
             time.sleep(interval)
-            if pids and not any(_lives(pid) for pid in pids):
+            if pids and not any(os.path.exists(f"/proc/{pid}") for pid in pids):
                 break
             if not as_json:
                 click.echo()
@@ -106,25 +100,27 @@ def _explain_once(
     explained, rates = _measured(roots, timeout=timeout, host=host, native=native)
     if not any(view.samples for view in explained.views):
         click.echo("Error: every process of the job has ended", err=True)
-        return _UNUSABLE
+        return UNUSABLE
     pids = [view.pid for view in explained.views]
     run_id = next(filter(None, (run_id_of(procfs.environment(pid)) for pid in pids)), "")
     if as_json:
         for line in _output.event_lines(explained, run_id=run_id, host=host):
             click.echo(line)
     else:
-        click.echo(_output.text(explained, rates, width=_width()))
-    if html is not None and not _written(
-        html, _output.html(explained, run_id=run_id, host=host, at=at)
-    ):
-        return _UNUSABLE
+        click.echo(_output.text(explained, rates, width=width()))
+    if html is not None:
+        try:
+            write(html, _output.html(explained, run_id=run_id, host=host, at=at))
+        except UnusableError as error:
+            click.echo(f"Error: {error}", err=True)
+            return UNUSABLE
     if _output.unread(explained.views):
         from .permission import tracing_advice  # noqa: PLC0415  # rarely needed
 
         click.echo(f"note: for more, {tracing_advice()}", err=True)
         if not any(view.dump and view.dump.threads for view in explained.views):
-            return _UNUSABLE
-    return _SUSPECT if _output.accuses(explained) else _NOBODY
+            return UNUSABLE
+    return SUSPECT if _output.accuses(explained) else NOBODY
 
 
 def _measured(
@@ -184,23 +180,3 @@ def _line(job: FoundJob) -> str:
     if job.ranks:
         words.append(f"rank{'s' if len(job.ranks) > 1 else ''} {rank_ranges(job.ranks)}")
     return printable("  ".join([*words, job.command]))
-
-
-def _lives(pid: int) -> bool:
-    return os.path.exists(f"/proc/{pid}")
-
-
-def _width() -> int:
-    if not sys.stdout.isatty():
-        return _WIDTH
-    return max(_LEAST_WIDTH, os.get_terminal_size(sys.stdout.fileno()).columns)
-
-
-def _written(path: str, text: str) -> bool:
-    try:
-        with open(path, "w", encoding="utf-8") as file:
-            file.write(text)
-    except OSError as error:
-        click.echo(f"Error: cannot write {path}: {error.strerror or error}", err=True)
-        return False
-    return True

@@ -1,4 +1,4 @@
-"""What was explained as events, the same that an expiry makes."""
+"""The stacks that were explained as events, the same that an expiry makes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import math
 import time
 from typing import TYPE_CHECKING
 
-from observability.events import HangReported
 from observability.hang.json import extra_fields
 from observability.sampling.process_facts import add_open_files
 from timers.events import StackDumped
@@ -15,15 +14,13 @@ from timers.events import StackDumped
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from timers.events import Event
-
     from .job import Explained
 
-__all__ = ["events_of"]
+__all__ = ["stacks_of"]
 
 
-def events_of(explained: Explained, run_id: str) -> Iterator[Event]:
-    """Make a ``stack dumped`` for each worker, and the ``hang report`` last."""
+def stacks_of(explained: Explained, run_id: str) -> Iterator[StackDumped]:
+    """Make a ``stack dumped`` for each worker."""
     now = time.time()
     named = {each.pid for each in explained.report.suspects}
     for view in explained.views:
@@ -38,4 +35,3 @@ def events_of(explained: Explained, run_id: str) -> Iterator[Event]:
                 elapsed_seconds=math.nan,
                 dump=dataclasses.replace(dump, extras=tuple(extras.items())),
             )
-    yield HangReported(timestamp=now, run_id=run_id, report=explained.report)

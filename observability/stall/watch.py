@@ -8,8 +8,8 @@ import threading
 import time
 from typing import TYPE_CHECKING, Protocol
 
-from observability.events import HangReported, JobMoves, JobStalled, Notice
-from observability.explain.events import events_of
+from observability.events import JobMoves, JobStalled, Notice
+from observability.explain.events import stacks_of
 from observability.explain.job import descendants, explain_tree
 from observability.hang.types import Confidence
 from timers.linux import procfs
@@ -191,9 +191,8 @@ class StallWatch:
         report = explained.report
         self._server.statistics.stalled()
         self._server.statistics.reported(report.verdict.value)
-        for event in events_of(explained, self._run_id):
-            if not isinstance(event, HangReported):
-                self._emit(event)
+        for event in stacks_of(explained, self._run_id):
+            self._emit(event)
         self._emit(
             JobStalled(
                 timestamp=time.time(),
