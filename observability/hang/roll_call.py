@@ -20,7 +20,6 @@ import dataclasses
 import logging
 import math
 import os
-import select
 import threading
 import time
 from collections import deque
@@ -37,6 +36,7 @@ from observability.sampling.survey import Sampling
 from observability.scope_durations import scope_durations
 from timers.bounded import left
 from timers.events import StackDumped, WorkerExited, WorkerInfo
+from timers.linux.process import Process
 
 from .json import extra_fields
 from .report import analyse
@@ -381,14 +381,8 @@ class RollCall:
 def _wait_for_the_end(pids: Iterable[int], until: float) -> None:
     """Wait until these processes have ended, or until the bound has passed."""
     for pid in pids:
-        with contextlib.suppress(OSError):  # it has ended
-            fd = os.pidfd_open(pid)
-            try:
-                poll = select.poll()
-                poll.register(fd, select.POLLIN)
-                poll.poll(left(until) * 1000)
-            finally:
-                os.close(fd)
+        with contextlib.suppress(OSError), contextlib.closing(Process(pid)) as process:
+            process.exited(left(until))
 
 
 def _dump(view: WorkerView, size: int | None, *, innocent: bool) -> StackDump | None:

@@ -15,12 +15,12 @@ import os
 import select
 import socket
 import stat
-import struct
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from timers.auto import RECORDER_VARIABLE
+from timers.transport.socket_path import peer_credentials
 
 from ._read import MOST_BYTES, from_json, from_pickle
 from .types import Recording
@@ -34,7 +34,6 @@ PIPE_VARIABLE = "TORCH_NCCL_DEBUG_INFO_PIPE_FILE"
 DUMP_VARIABLE = "TORCH_NCCL_DEBUG_INFO_TEMP_FILE"
 _HANDLERS = ("dump_nccl_trace_json", "fr_trace_json")
 """Of NCCL, and of gloo and other backends. A build of torch may have one of them or both."""
-_CREDENTIALS = struct.Struct("iII")
 _CHUNK = 1 << 16
 _TICK_SECONDS = 0.02
 
@@ -182,8 +181,7 @@ class _Http(_Question):
         if code != 0:
             # EAGAIN: its backlog is full, so it accepts nobody (unix(7)).
             raise OSError(code, f"worker server: {errno.errorcode.get(code, code)}")
-        raw = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-        (pid, _, _) = _CREDENTIALS.unpack(raw)
+        pid = peer_credentials(self._socket).pid
         if pid != self.pid:
             raise OSError(f"the socket is process {pid}'s, not {self.pid}'s")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from typing import TYPE_CHECKING
 
@@ -11,7 +10,7 @@ from observability.samples.threads import thread_that_matters
 from observability.samples.types import Sample, Surroundings
 from observability.samples.waits import Wait
 from timers.bounded import left
-from timers.linux import procfs
+from timers.linux import links, procfs
 from timers.stacks import take as stacks
 
 from ._source import source_at
@@ -114,13 +113,7 @@ def surroundings(
 
 
 def _has_gpu(pid: int) -> bool:
-    directory = f"/proc/{pid}/fd"
-    try:
-        return any(
-            os.readlink(f"{directory}/{entry}").startswith(_GPUS) for entry in os.listdir(directory)
-        )
-    except OSError:
-        return False
+    return any(opened.startswith(_GPUS) for _, opened in links.descriptors(pid))
 
 
 def _has_mpi(pid: int) -> bool:

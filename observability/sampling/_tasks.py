@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import socket
-import struct
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +15,7 @@ from timers.bounded import left
 from timers.linux import procfs
 from timers.linux.notes import DIRECTORY_VARIABLE
 from timers.stacks.take import Frame
+from timers.transport.socket_path import peer_credentials
 
 if TYPE_CHECKING:
     from timers.stacks.take import StackDump
@@ -25,7 +25,6 @@ __all__ = ["with_task"]
 _MOST_BYTES = 1 << 18
 _MOST_FRAMES = 64
 _LOOPS = ("asyncio/", "uvloop/")
-_CREDENTIALS = struct.Struct("iII")
 
 
 def with_task(dump: StackDump, thread: int | None, scope_id: str | None, until: float) -> StackDump:
@@ -68,8 +67,7 @@ def _ask(pid: int, until: float) -> list[Any]:
             asked.connect(f"/proc/self/fd/{opened}/{pid}.tasks")
         finally:
             os.close(opened)
-        peer = asked.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-        if _CREDENTIALS.unpack(peer)[0] != pid:
+        if peer_credentials(asked).pid != pid:
             return []  # A child has the socket of its parent, and does not answer.
         while len(data) < _MOST_BYTES and left(until) > 0 and (more := asked.recv(1 << 16)):
             data += more
