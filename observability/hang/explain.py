@@ -31,10 +31,8 @@ def explain(
     *,
     timeout: float = 5.0,
     host: str = "",
-    native: bool = False,
-    whole_job: bool = True,
 ) -> HangReport:
-    """Sample these processes, and say who holds up the others.
+    """Sample these processes and the other ranks of their job, and say who holds up the others.
 
     Takes at most ``timeout`` seconds, and about half a second when nothing hangs that should not.
     A process that is gone, or may not be read, is part of the report as what it is. From any
@@ -43,10 +41,8 @@ def explain(
     :param pids: processes of this host; those that belong to one job are compared.
     :param timeout: seconds.
     :param host: this machine's name, for the report.
-    :param native: whether every stack is taken with its C frames, which pauses the processes.
-    :param whole_job: whether the other ranks of their job that run on this host are sampled, too.
     """
-    views, size = sample_job(pids, timeout=timeout, host=host, native=native, whole_job=whole_job)
+    views, size = sample_job(pids, timeout=timeout, host=host)
     return analyse(views, world_size=size)
 
 
@@ -60,7 +56,10 @@ def sample_job(
 ) -> tuple[list[WorkerView], int | None]:
     """Take the samples of :func:`explain`; return them and the number of ranks the job has.
 
-    The parameters are those of :func:`explain`. The number is None when it is not known.
+    The number is None when it is not known.
+
+    :param native: whether every stack is taken with its C frames, which pauses the processes.
+    :param whole_job: whether the other ranks of their job that run on this host are sampled, too.
     """
     until = time.monotonic() + timeout * (1 - _ANALYSIS_SHARE)
     workers = [worker_of(pid, ranks_of(pid)) for pid in dict.fromkeys(pids)]

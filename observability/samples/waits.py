@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from timers.linux.procfs import ProcessFacts
     from timers.stacks.take import Frame
 
-__all__ = ["Peers", "Reason", "Wait", "judge", "names_collective", "native_wait"]
+__all__ = ["Peers", "Reason", "Wait", "judge", "native_wait"]
 
 
 class Peers(enum.IntEnum):
@@ -65,11 +65,6 @@ class Reason(NamedTuple):
     """The name of the collective operation."""
     machinery: int = 0
     """How many of its innermost frames belong to the machinery of waiting."""
-
-
-def names_collective(scope_id: str | None) -> bool:
-    """Whether a scope is named like an operation in which ranks wait for each other."""
-    return scope_id is not None and SCOPE_WORDS.search(scope_id) is not None
 
 
 def judge(
@@ -118,7 +113,7 @@ def _for_peers(frames: Sequence[Frame], found: Reason, scope_id: str | None) -> 
         return Peers.BY_NAME, operation
     if _in_backward(frames[: found.machinery]):
         return Peers.BY_LIBRARY, "backward"
-    if scope_id is not None and names_collective(scope_id):
+    if scope_id is not None and SCOPE_WORDS.search(scope_id):
         return Peers.BY_SCOPE, scope_id
     return Peers.NO, ""
 

@@ -238,7 +238,8 @@ class _Group:
 
     def _not_started(self, inside: Sequence[int], pending: Mapping[int, Operation]) -> set[int]:
         """Find those whose stream has not come to the operation, while that of others has."""
-        if not all(each.recording and each.recording.timed for each in self._of(inside)):
+        recordings = [self.members[index].recording for index in inside]
+        if not all(each and each.timed for each in recordings):
             return set()
         busy = {index for index in inside if pending[index].progress is Progress.SCHEDULED}
         return busy if len(busy) < len(inside) else set()
@@ -254,9 +255,6 @@ class _Group:
             for index, record in self.records.items()
         )
         return through > len(inside)
-
-    def _of(self, indices: Iterable[int]) -> Iterable[Member]:
-        return (self.members[index] for index in indices)
 
     def _guess_members(self, meeting: Meeting, found: Collectives) -> None:
         """Of a group whose members are not known: perhaps those that are in no operation."""
