@@ -15,6 +15,7 @@ from timers.stacks import take as stacks
 
 from ._source import source_at
 from ._tasks import with_task
+from .members import add_descendants
 
 if TYPE_CHECKING:
     from collections.abc import Container
@@ -65,14 +66,9 @@ def processes_below(pid: int, *, without: Container[int] = ()) -> list[tuple[int
 
     :param without: processes that are left out with all that they started: workers themselves.
     """
-    found: list[tuple[int, int]] = []
-    parents = [pid]
-    while parents and len(found) < _MOST_DESCENDANTS:
-        parent = parents.pop(0)
-        children = [child for child in procfs.children(parent) if child not in without]
-        found.extend((child, parent) for child in children)
-        parents.extend(children)
-    return found[:_MOST_DESCENDANTS]
+    found: dict[int, int] = {}
+    add_descendants(found, [pid], most=_MOST_DESCENDANTS, without=without)
+    return list(found.items())[:_MOST_DESCENDANTS]
 
 
 def native_frames(pid: int, thread: int | None, timeout: float) -> tuple[Frame, ...]:

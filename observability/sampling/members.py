@@ -17,7 +17,7 @@ from timers.linux import procfs
 from timers.linux.ranks import Ranks, job_environment, ranks_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Container, Iterable, Sequence
 
 __all__ = ["add_descendants", "job_of", "unregistered", "worker_of", "world_size"]
 
@@ -52,14 +52,17 @@ def unregistered(
     """
     until = time.monotonic() + timeout
     pids = {int(worker.pid) for worker in known}
-    stats = (procfs.stat(pid) for pid in pids)
-    parents = {stat.parent for stat in stats if stat is not None and stat.parent > _INIT}
-    tree = _tree(parents, set(roots), until)
+    found_stats = (procfs.stat(pid) for pid in pids)
+    parents = {stat.parent for stat in found_stats if stat is not None and stat.parent > _INIT}
+    # Parents before their children, and this process none of them.
+    stats = {pid: procfs.stat(pid) for pid in sorted(parents) if pid != os.getpid()}
+    tree = {pid: stat.parent for pid, stat in stats.items() if stat is not None}
+    add_descendants(tree, sorted(parents.union(roots)), most=_MOST_PROCESSES, until=until)
     ranks = {pid: ranks_of(pid) for pid in tree if time.monotonic() < until}
     taken = {worker.rank for worker in known} | {None}
     jobs = {job_of(pid) for pid in pids}
     found: dict[int, WorkerInfo] = {}
-    for pid, mine in ranks.items():  # parents before their children
+    for pid, mine in ranks.items():
         if pid in pids or mine.rank in taken or mine.rank is None or not procfs.is_python(pid):
             continue
         if _has_it_from_above(pid, tree, ranks) or _launches(pid, tree, ranks):
@@ -90,19 +93,13 @@ def world_size(workers: Iterable[WorkerInfo]) -> int | None:
     return size if size is not None and size > largest else None
 
 
-def _tree(parents: set[int], roots: set[int], until: float) -> dict[int, int]:
-    """Map ``parents`` and the descendants of them and of ``roots`` to their parents, those first.
-
-    This process is none of them.
-    """
-    stats = {pid: procfs.stat(pid) for pid in sorted(parents) if pid != os.getpid()}
-    found = {pid: stat.parent for pid, stat in stats.items() if stat is not None}
-    add_descendants(found, sorted(parents | roots), most=_MOST_PROCESSES, until=until)
-    return found
-
-
 def add_descendants(
-    found: dict[int, int], queue: list[int], *, most: int, until: float = math.inf
+    found: dict[int, int],
+    queue: list[int],
+    *,
+    most: int,
+    until: float = math.inf,
+    without: Container[int] = (),
 ) -> None:
     """Add to ``found`` the descendants of those in ``queue``, each with its parent, those first.
 
@@ -110,11 +107,12 @@ def add_descendants(
 
     :param most: how many there may be in all before the search ends.
     :param until: the moment of ``time.monotonic()`` at which it ends in any case.
+    :param without: processes that are left out with all that they started.
     """
     while queue and len(found) < most and time.monotonic() < until:
         parent = queue.pop(0)
         for child in procfs.children(parent):
-            if child not in found and child != os.getpid():
+            if child not in found and child != os.getpid() and child not in without:
                 found[child] = parent
                 queue.append(child)
 
