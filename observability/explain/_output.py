@@ -16,8 +16,6 @@ from observability.samples.worker import read
 from observability.sinks.bounded import encode, fit
 from observability.untrusted import printable
 
-from .events import stacks_of
-
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
@@ -42,12 +40,6 @@ def accuses(explained: Explained) -> bool:
     return bool(report.suspects) and not (alone and len(named) == len(report.suspects))
 
 
-def _moving(explained: Explained) -> int:
-    """Return how many workers get on: with each sample elsewhere, or computing."""
-    readings = [read(view) for view in explained.views]
-    return sum(each.moves or each.pace is Pace.SPINNING for each in readings)
-
-
 def text(explained: Explained, rates: Mapping[int, Rate], *, width: int) -> str:
     """Write the report for people, with what each worker does and how fast.
 
@@ -55,7 +47,9 @@ def text(explained: Explained, rates: Mapping[int, Rate], *, width: int) -> str:
     :param width: characters to which a line is cut.
     """
     blocks = [render(explained.report, width=width)]
-    count, total = _moving(explained), len(explained.views)
+    # Those that get on: with each sample elsewhere, or computing.
+    readings, total = map(read, explained.views), len(explained.views)
+    count = sum(each.moves or each.pace is Pace.SPINNING for each in readings)
     if count and not accuses(explained):
         who = "its worker moves" if total == 1 else f"{count} of its {total} workers move"
         blocks.insert(0, f"The job is at work: {who}.")
@@ -94,9 +88,10 @@ def unread(views: Iterable[WorkerView]) -> list[str]:
 
 def event_lines(explained: Explained, *, run_id: str, host: str) -> list[str]:
     """Return the lines that ``timers run --events FILE`` would have written at an expiry."""
-    stacks = stacks_of(explained, run_id)
     report = HangReported(timestamp=time.time(), run_id=run_id, report=explained.report)
-    return [encode(fit(to_fields(event, host=host))) for event in (*stacks, report)]
+    return [
+        encode(fit(to_fields(event, host=host))) for event in (*explained.stacks(run_id), report)
+    ]
 
 
 def html(explained: Explained, *, run_id: str, host: str, at: float) -> str:

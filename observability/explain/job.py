@@ -8,6 +8,7 @@ part of that worker.
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections import Counter
@@ -15,6 +16,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from observability.hang.explain import sample_job
+from observability.hang.json import extra_fields
 from observability.hang.report import analyse
 from observability.samples.frames import library_path
 from observability.samples.threads import thread_that_matters
@@ -22,12 +24,14 @@ from observability.samples.types import Descendant
 from observability.samples.waits import Wait
 from observability.samples.worker import read
 from observability.sampling.members import add_descendants, unregistered
+from observability.sampling.process_facts import add_open_files
 from timers.bounded import left
+from timers.events import StackDumped
 from timers.linux import procfs
 from timers.linux.ranks import ranks_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from observability.hang.types import HangReport
     from observability.samples.types import WorkerView
@@ -54,6 +58,23 @@ class Explained:
     report: HangReport
     launchers: tuple[int, ...] = ()
     """Pids that only wait for workers, and are none themselves."""
+
+    def stacks(self, run_id: str) -> Iterator[StackDumped]:
+        """Make a ``stack dumped`` for each worker, the same event that an expiry makes."""
+        now = time.time()
+        named = {each.pid for each in self.report.suspects}
+        for view in self.views:
+            if view.samples:
+                extras = extra_fields(view, innocent=view.worker.pid not in named)
+                dump = add_open_files(view.samples[-1].dump)
+                yield StackDumped(
+                    timestamp=now,
+                    run_id=run_id,
+                    worker=view.worker,
+                    timer=None,
+                    elapsed_seconds=math.nan,
+                    dump=replace(dump, extras=(("expired", False), *extras.items())),
+                )
 
 
 def descendants(roots: Sequence[int]) -> dict[int, int]:

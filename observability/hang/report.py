@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from observability.samples.frames import frame_line
-from observability.samples.idle import is_idle
+from observability.samples.threads import is_idle
 from observability.samples.types import Pace
 from observability.samples.worker import read
 

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING
 
 from observability.events import HangReported
 from observability.fleet.exchange import Shared
-from observability.samples.idle import is_idle
+from observability.samples.threads import is_idle
 from observability.samples.types import WorkerView
 from observability.sampling.members import unregistered, world_size
 from observability.sampling.process_facts import add_open_files

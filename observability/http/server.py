@@ -215,7 +215,6 @@ class _Connection(H11Protocol):
         super().on_response_complete()
 
     def drop(self) -> None:
-        """Get rid of the client."""
         self.connections.discard(self)
         self.transport.abort()
 

@@ -9,7 +9,6 @@ import time
 from typing import TYPE_CHECKING, Protocol
 
 from observability.events import JobMoves, JobStalled, Notice
-from observability.explain.events import stacks_of
 from observability.explain.job import descendants, explain_tree
 from observability.hang.types import Confidence
 from timers.linux import procfs
@@ -191,7 +190,7 @@ class StallWatch:
         report = explained.report
         self._server.statistics.stalled()
         self._server.statistics.reported(report.verdict.value)
-        for event in stacks_of(explained, self._run_id):
+        for event in explained.stacks(self._run_id):
             self._emit(event)
         self._emit(
             JobStalled(
