@@ -24,7 +24,7 @@ from timers.events import StackDumped, TimerExpired, WorkerKilled
 from timers.linux import procfs
 from timers.server.reaper import ReapPolicy
 from timers.stacks import tools as stack_tools
-from timers.stacks.take import StackDump, take
+from timers.stacks.take import take
 from timers.testing import RecordingObserver
 
 if TYPE_CHECKING:
@@ -145,7 +145,7 @@ def _rehearsal() -> Result:
             path,
             "timers check",
             observer=recorder,
-            before_kill=_take_stacks,
+            before_kill=lambda _, expired_timers: {pid: take(pid) for pid in expired_timers},
             policy=ReapPolicy(descendants_of=os.getpid()),
         )
         server.start()
@@ -158,10 +158,6 @@ def _rehearsal() -> Result:
             code = victim.wait()
             server.stop()  # which sees the reap through
     return _judge(recorder, code)
-
-
-def _take_stacks(_run_id: str, expired_timers: dict[int, list[str]]) -> dict[int, StackDump]:
-    return {pid: take(pid) for pid in expired_timers}
 
 
 def _judge(recorder: RecordingObserver, code: int) -> Result:

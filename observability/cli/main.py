@@ -42,7 +42,6 @@ class _Command(click.Group):
     """Says in one line what cannot be done, and exits with 2 (wrong usage, unusable input)."""
 
     def main(self, *arguments: Any, **keywords: Any) -> Any:
-        """Run the command."""
         try:
             return super().main(*arguments, **keywords)
         except SettingsError as error:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import enum
 import platform
 from functools import lru_cache
-from itertools import islice
+from itertools import islice, takewhile
 from typing import TYPE_CHECKING, NamedTuple
 
 from ._wait_tables import (
@@ -34,7 +34,7 @@ from ._wait_tables import (
 from .frames import is_own, is_python, library_path, plain_function
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from timers.linux.procfs import ProcessFacts
     from timers.stacks.take import Frame
@@ -201,10 +201,12 @@ def native_wait(frames: Sequence[Frame]) -> Reason | None:
     )
 
 
+def _c_frames(frames: Iterable[Frame]) -> Iterator[Frame]:
+    return takewhile(lambda frame: not is_python(frame.file), frames)
+
+
 def _by_native(frames: Sequence[Frame]) -> Wait | None:
-    for frame in frames:
-        if is_python(frame.file):
-            return None
+    for frame in _c_frames(frames):
         for words, wait in NATIVE_RULES:
             if words.search(frame.function) or (
                 wait is Wait.COLLECTIVE and words.search(frame.file.rsplit("/", 1)[-1])
@@ -213,31 +215,17 @@ def _by_native(frames: Sequence[Frame]) -> Wait | None:
         else:
             continue
         waits = (Wait.FUTEX, Wait.LOCK, Wait.POLL, Wait.NETWORK, Wait.DEVICE)
-        if wait in waits and _collective_above(frames):
+        collective = NATIVE_RULES[0][0]
+        if wait in waits and any(collective.search(each.function) for each in _c_frames(frames)):
             return Wait.COLLECTIVE
         return wait
     return None
 
 
-def _collective_above(frames: Sequence[Frame]) -> bool:
-    words = NATIVE_RULES[0][0]
-    for frame in frames:
-        if is_python(frame.file):
-            return False
-        if words.search(frame.function):
-            return True
-    return False
-
-
 def _native_operation(frames: Sequence[Frame]) -> str:
     # The outermost is what was called; further in, a reduction is made of sends and receives.
-    operation = ""
-    for frame in frames:
-        if is_python(frame.file):
-            break
-        if found := OPERATION_WORDS.search(frame.function):
-            operation = found[0].lower()
-    return operation
+    names = [OPERATION_WORDS.search(frame.function) for frame in _c_frames(frames)]
+    return next((found[0].lower() for found in reversed(names) if found), "")
 
 
 def _by_kernel(facts: ProcessFacts, *, is_main: bool, machine: str) -> Wait:
