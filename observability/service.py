@@ -223,7 +223,7 @@ class Service:
         settings = self.settings
         self._roll_call: RollCall | None = None
         if not settings.hang_report:
-            return _take_stacks(native=settings.native)
+            return partial(_take_stacks, native=settings.native)
         self._roll_call = RollCall(
             self.pipeline.emit,
             run_id=settings.run_id,
@@ -356,15 +356,11 @@ def write_line(message: str) -> None:
         os.write(2, f"timers: {message}\n".encode("utf-8", "backslashreplace"))
 
 
-def _take_stacks(*, native: bool) -> BeforeKill:
-    """Make a step before the kill that only takes stacks; the events report them."""
-
-    def take_stacks(
-        _run_id: str, expired_timers: dict[int, list[str]], *, until: float
-    ) -> dict[int, stacks.StackDump]:
-        return {
-            pid: add_open_files(stacks.take(pid, timeout=left(until), native=native))
-            for pid in expired_timers
-        }
-
-    return take_stacks
+def _take_stacks(
+    _run_id: str, expired_timers: dict[int, list[str]], *, until: float, native: bool
+) -> dict[int, stacks.StackDump]:
+    """The step before the kill that only takes stacks; the events report them."""
+    return {
+        pid: add_open_files(stacks.take(pid, timeout=left(until), native=native))
+        for pid in expired_timers
+    }

@@ -14,6 +14,7 @@ import click
 from click.core import ParameterSource
 
 from observability.duration import Seconds
+from observability.events import event_names
 from observability.fleet.run_id import run_id_of
 from observability.http.address import Address
 from observability.settings import DEFAULT_ADDRESS, Settings
@@ -75,15 +76,12 @@ def to_names(_context: click.Context, option: click.Parameter, text: str) -> tup
     :raises click.UsageError: there is no such event.
     """
     names = tuple(name.strip() for name in text.split(",") if name.strip())
-    if names:
-        from observability.events import event_names  # noqa: PLC0415  # --help should be quick
-
-        known = event_names()
-        unknown = [name for name in names if name not in known]
-        if unknown:
-            raise click.UsageError(
-                f"{option.opts[0]}: there is no event {unknown[0]!r}; there are: {', '.join(known)}"
-            )
+    known = event_names()
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise click.UsageError(
+            f"{option.opts[0]}: there is no event {unknown[0]!r}; there are: {', '.join(known)}"
+        )
     return names
 
 

@@ -11,12 +11,17 @@ from typing import TYPE_CHECKING
 import click
 
 from observability.duration import Seconds
+from observability.hang.text import rank_ranges
 from observability.report.command import NOBODY, SUSPECT, UNUSABLE, UnusableError, width, write
+from observability.untrusted import printable, this_host
+from timers.linux import procfs
+
+from ._find import FoundJob, find_jobs, run_id_of
+from .permission import tracing_advice, why_unreadable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ._find import FoundJob
     from .job import Explained
     from .rates import Rate
 
@@ -89,11 +94,7 @@ def explain(
 def _explain_once(
     roots: Sequence[int], *, as_json: bool, html: str | None, timeout: float, native: bool
 ) -> int:
-    from observability.untrusted import this_host  # noqa: PLC0415  # --help should be quick
-    from timers.linux import procfs  # noqa: PLC0415  # as above
-
-    from . import _output  # noqa: PLC0415  # as above
-    from ._find import run_id_of  # noqa: PLC0415  # as above
+    from . import _output  # noqa: PLC0415  # --help should be quick
 
     host = this_host()
     at = time.time()
@@ -115,8 +116,6 @@ def _explain_once(
             click.echo(f"Error: {error}", err=True)
             return UNUSABLE
     if _output.unread(explained.views):
-        from .permission import tracing_advice  # noqa: PLC0415  # rarely needed
-
         click.echo(f"note: for more, {tracing_advice()}", err=True)
         if not any(view.dump and view.dump.threads for view in explained.views):
             return UNUSABLE
@@ -137,8 +136,6 @@ def _measured(
 
 def _checked(pids: Sequence[int]) -> list[int]:
     """Return those that may be explained; of the others it is said why not."""
-    from .permission import why_unreadable  # noqa: PLC0415  # as above
-
     usable = []
     for pid in pids:
         problem = why_unreadable(pid)
@@ -151,8 +148,6 @@ def _checked(pids: Sequence[int]) -> list[int]:
 
 def _only_job() -> list[int]:
     """Return where the one job of this host begins; none when there are several, which it lists."""
-    from ._find import find_jobs  # noqa: PLC0415  # as above
-
     jobs = find_jobs()
     if len(jobs) == 1:
         return jobs[0].roots
@@ -171,9 +166,6 @@ def _only_job() -> list[int]:
 
 
 def _line(job: FoundJob) -> str:
-    from observability.hang.text import rank_ranges  # noqa: PLC0415  # as above
-    from observability.untrusted import printable  # noqa: PLC0415  # as above
-
     words = [f"  {job.roots[0]:>8}"]
     if job.run_id:
         words.append(f"run {job.run_id}")
