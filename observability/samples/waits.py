@@ -90,16 +90,14 @@ def judge(
     if found is not None and found.peers is Peers.CERTAIN:
         working = running and plain_function(frames[0].function) in LOCAL_WORK
         return Reason(Wait.COMPUTE) if working else found
-    native = _by_native(frames)
-    if native is Wait.COLLECTIVE:
-        return Reason(native, Peers.CERTAIN, _native_operation(frames))
-    if native is Wait.DEVICE:
-        return Reason(native)
+    native = native_wait(frames)
+    if native is not None and native.wait in (Wait.COLLECTIVE, Wait.DEVICE):
+        return native
     # A C function that blocks with the GIL held counts as active for py-spy, but it sleeps.
     if running and not (is_main and facts.state in ("sleeping", "uninterruptible")):
         return Reason(Wait.COMPUTE)
     if found is None:
-        found = Reason(native or _by_kernel(facts, is_main=is_main, machine=machine))
+        found = native or Reason(_by_kernel(facts, is_main=is_main, machine=machine))
     if found.wait not in MAYBE_FOR_PEERS:
         return found
     peers, operation = _for_peers(frames, found, scope_id)
@@ -191,14 +189,9 @@ def _collective(python: Sequence[Frame], index: int) -> Reason:
 def native_wait(frames: Sequence[Frame]) -> Reason | None:
     """Return what the C frames of a stack say its thread waits for; None when they say nothing."""
     wait = _by_native(frames)
-    if wait is None:
-        return None
-    certain = wait is Wait.COLLECTIVE
-    return Reason(
-        wait,
-        Peers.CERTAIN if certain else Peers.NO,
-        _native_operation(frames) if certain else "",
-    )
+    if wait is Wait.COLLECTIVE:
+        return Reason(wait, Peers.CERTAIN, _native_operation(frames))
+    return None if wait is None else Reason(wait)
 
 
 def _c_frames(frames: Iterable[Frame]) -> Iterator[Frame]:

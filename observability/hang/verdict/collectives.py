@@ -102,9 +102,8 @@ def _amount(operation: Operation) -> str:
     if operation.name == "barrier" or not operation.sizes:
         return ""
     count = sum(prod(shape) for shape in operation.sizes)
-    unit = _UNITS.get(operation.dtype, f"elements of {operation.dtype}")
-    if operation.dtype not in _UNITS and not operation.dtype:
-        unit = "elements"
+    unknown = f"elements of {operation.dtype}" if operation.dtype else "elements"
+    unit = _UNITS.get(operation.dtype, unknown)
     return f" ({count:,} {unit.removesuffix('s') if count == 1 else unit})"
 
 
