@@ -52,6 +52,7 @@ This package may import :mod:`timers`; never the other way round. The map::
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import os
@@ -63,7 +64,7 @@ from .pipeline import Pipeline, Sink, SinkCounts
 from .sinks.trace_ids import logs_wanted, spans_wanted
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Collection, Iterable, Iterator
 
 _logger = logging.getLogger(__name__)
 
@@ -122,41 +123,40 @@ def open_pipeline(
                 names=names,
             ),
         )
-    span_sink = None if spans is False else _span_sink(run_id, spans_kept)
-    log_records = _log_record_sink(run_id, level, include, exclude)
-    all_sinks += [sink for sink in (span_sink, log_records) if sink is not None]
+    all_sinks += _otel_sinks(
+        run_id, spans=spans is not False, kept=spans_kept, logged=(level, include, exclude)
+    )
     return Pipeline(*all_sinks, run_id=run_id, capacity=capacity)
 
 
-def _span_sink(run_id: str, kept: str) -> Sink | None:
-    if not spans_wanted(os.environ):
-        return None
+def _otel_sinks(
+    run_id: str,
+    *,
+    spans: bool,
+    kept: str,
+    logged: tuple[str, Collection[str], Collection[str]],
+) -> Iterator[Sink]:
+    if spans and spans_wanted(os.environ):
+        with _an_extra("spans"):
+            from .sinks.otlp.spans import SpanSink, exporter_from_environment  # noqa: PLC0415 - an extra
+
+            if (exporter := exporter_from_environment()) is not None:
+                yield SpanSink(exporter, run_id=run_id, kept=kept)
+    if logs_wanted(os.environ):
+        with _an_extra("logs"):
+            from .sinks.filters import EventFilter  # noqa: PLC0415 - only for those who export logs
+            from .sinks.otlp.logs import LogRecordSink, log_exporter_from_environment  # noqa: PLC0415 - an extra
+
+            if (log_exporter := log_exporter_from_environment()) is not None:
+                yield LogRecordSink(log_exporter, EventFilter(*logged), run_id=run_id)
+
+
+@contextlib.contextmanager
+def _an_extra(what: str) -> Iterator[None]:
     try:
-        from .sinks.otlp.spans import SpanSink, exporter_from_environment  # noqa: PLC0415 - an extra
-
-        exporter = exporter_from_environment()
+        yield
     except ImportError as error:
-        _say_that_otel_is_impossible("spans", str(error))
-        return None
-    return None if exporter is None else SpanSink(exporter, run_id=run_id, kept=kept)
-
-
-def _log_record_sink(
-    run_id: str, level: str, include: Collection[str], exclude: Collection[str]
-) -> Sink | None:
-    if not logs_wanted(os.environ):
-        return None
-    try:
-        from .sinks.filters import EventFilter  # noqa: PLC0415 - only for those who export logs
-        from .sinks.otlp.logs import LogRecordSink, log_exporter_from_environment  # noqa: PLC0415 - an extra
-
-        exporter = log_exporter_from_environment()
-    except ImportError as error:
-        _say_that_otel_is_impossible("logs", str(error))
-        return None
-    if exporter is None:
-        return None
-    return LogRecordSink(exporter, EventFilter(level, include, exclude), run_id=run_id)
+        _say_that_otel_is_impossible(what, str(error))
 
 
 @functools.cache

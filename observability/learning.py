@@ -16,7 +16,7 @@ import os
 import threading
 import time
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from timers.events import ReapFailed, TimerExpired, WorkerExited, WorkerKilled
@@ -118,10 +118,7 @@ class Learning:
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as plain data for JSON."""
-        scopes = {
-            scope_id: {"uses": known.uses, "longest_seconds": known.longest_seconds}
-            for scope_id, known in self.known.items()
-        }
+        scopes = {scope_id: asdict(known) for scope_id, known in self.known.items()}
         return {"version": _VERSION, "scopes": scopes}
 
     def remember(self, kept: object) -> None:

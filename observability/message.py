@@ -9,7 +9,7 @@ from __future__ import annotations
 import signal as signals
 from typing import TYPE_CHECKING, Any
 
-from .untrusted import printable
+from .untrusted import items, printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -180,7 +180,7 @@ def _rejected(fields: Mapping[str, Any]) -> str:
 
 
 def _durations(fields: Mapping[str, Any]) -> str:
-    scopes = [each for each in fields.get("scopes") or () if isinstance(each, dict)]
+    scopes = items(fields.get("scopes"), dict)
     if len(scopes) != 1:
         return f"how long the blocks of {len(scopes)} scopes took"
     steady, first = (scopes[0].get(part) or {} for part in ("steady", "warm_up"))

@@ -7,6 +7,7 @@ import errno
 import os
 import signal
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 from timers import FileTimerRequest, FileTimerServer
@@ -114,12 +115,10 @@ class Service:
     ) -> None:
         settings = self.settings
         self._reaps = RecentReaps(run_id=settings.run_id)
-        learner = [
-            Learner(path, is_one_of_many=not settings.learned_chosen)
-            for path in (settings.learned,)
-            if path is not None
-        ]
-        self._learner = learner[0] if learner else None
+        self._learner: Learner | None = None
+        if settings.learned is not None:
+            self._learner = Learner(settings.learned, is_one_of_many=not settings.learned_chosen)
+        sinks = (self._reaps, self._screen(), self._hook(), self._learner)
         try:
             self.pipeline: Pipeline = open_pipeline(
                 events=settings.events,
@@ -128,7 +127,7 @@ class Service:
                 exclude=settings.exclude,
                 dump_directory=settings.dump_dir,
                 run_id=settings.run_id,
-                sinks=[self._reaps, *self._screen(), *self._hook(), *learner],
+                sinks=[sink for sink in sinks if sink is not None],
                 verbose=settings.verbose,
                 names=settings.names,
                 spans_kept=settings.spans,
@@ -176,27 +175,25 @@ class Service:
             host=self._host,
         )
 
-    def _screen(self) -> list[LogSink]:
+    def _screen(self) -> LogSink | None:
         """Make a log for the person at the terminal, when the events go to a file."""
         settings = self.settings
         if settings.events == "-" or not os.isatty(2):
-            return []
-        return [
-            LogSink(
-                level=settings.level,
-                include=settings.include,
-                exclude=settings.exclude,
-                run_id=settings.run_id,
-                verbose=settings.verbose,
-                name="terminal",
-            )
-        ]
+            return None
+        return LogSink(
+            level=settings.level,
+            include=settings.include,
+            exclude=settings.exclude,
+            run_id=settings.run_id,
+            verbose=settings.verbose,
+            name="terminal",
+        )
 
-    def _hook(self) -> list[HangHook]:
+    def _hook(self) -> HangHook | None:
         settings = self.settings
         if settings.on_hang is None:
-            return []
-        return [HangHook(settings.on_hang, run_id=settings.run_id, where=self._where)]
+            return None
+        return HangHook(settings.on_hang, run_id=settings.run_id, where=self._where)
 
     @property
     def names_a_file(self) -> bool:
@@ -214,16 +211,10 @@ class Service:
             run_id=settings.run_id,
             host=self._host,
             own_children=policy.descendants_of == os.getpid(),
-            kill=self._expire_now if settings.stall_kill else None,
+            kill=partial(self._expire, STALLED_SCOPE) if settings.stall_kill else None,
         )
 
-    def _expire_now(self, pid: int) -> None:
-        self._expire(pid, STALLED_SCOPE)
-
-    def _end_culprit(self, pid: int) -> None:
-        self._expire(pid, CULPRIT_SCOPE)
-
-    def _expire(self, pid: int, scope: str) -> None:
+    def _expire(self, scope: str, pid: int) -> None:
         """Have the watchdog end a process that has no timer, by all that it does at an expiry."""
         request = FileTimerRequest(pid, scope, time.time(), int(signal.SIGKILL))
         self.server.register_timers([request])
@@ -232,13 +223,13 @@ class Service:
         settings = self.settings
         self._roll_call: RollCall | None = None
         if not settings.hang_report:
-            return _take_stacks(native=settings.native)
+            return partial(_take_stacks, native=settings.native)
         self._roll_call = RollCall(
             self.pipeline.emit,
             run_id=settings.run_id,
             host=self._host,
             timeout=policy.dump_timeout - settings.spare_seconds,
-            end=self._end_culprit if settings.spare_seconds else None,
+            end=partial(self._expire, CULPRIT_SCOPE) if settings.spare_seconds else None,
             sample_at=settings.sample_at,
             sample_from=settings.sample_from,
             native=settings.native,
@@ -264,7 +255,7 @@ class Service:
         """Say where more than an event is to be found; empty when nowhere."""
         places = []
         if self.http is not None:
-            places.append(f"{self.http.scheme}://{self.http.address}/")
+            places.append(f"{self.http.url}/")
         if self.settings.events != "-":
             places.append(f"timers report {os.path.abspath(self.settings.events)}")
         return " or ".join(places)
@@ -280,10 +271,8 @@ class Service:
         :raises SettingsError: this user may start no more threads. Call :meth:`stop` all the same.
         """
         if self.http is not None:
-            self.server.reached_by["url"] = f"{self.http.scheme}://{self.http.address}"
+            self.server.reached_by["url"] = self.http.url
         try:
-            if self.http is not None:
-                self.server.reached_by["url"] = f"{self.http.scheme}://{self.http.address}"
             self.server.start()
             self.view.is_ready = True
             if self.http is not None:
@@ -367,15 +356,11 @@ def write_line(message: str) -> None:
         os.write(2, f"timers: {message}\n".encode("utf-8", "backslashreplace"))
 
 
-def _take_stacks(*, native: bool) -> BeforeKill:
-    """Make a step before the kill that only takes stacks; the events report them."""
-
-    def take_stacks(
-        _run_id: str, expired_timers: dict[int, list[str]], *, until: float
-    ) -> dict[int, stacks.StackDump]:
-        return {
-            pid: add_open_files(stacks.take(pid, timeout=left(until), native=native))
-            for pid in expired_timers
-        }
-
-    return take_stacks
+def _take_stacks(
+    _run_id: str, expired_timers: dict[int, list[str]], *, until: float, native: bool
+) -> dict[int, stacks.StackDump]:
+    """The step before the kill that only takes stacks; the events report them."""
+    return {
+        pid: add_open_files(stacks.take(pid, timeout=left(until), native=native))
+        for pid in expired_timers
+    }

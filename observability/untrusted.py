@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-__all__ = ["encodable", "number", "printable", "replaced", "this_host"]
+__all__ = ["cut", "encodable", "items", "number", "printable", "replaced", "this_host"]
 
 # What moves a cursor, ends a line or cannot be encoded: C0, DEL, C1, line separators, surrogates;
 # and what is not seen but changes what is: marks of direction (UAX #9), of no width, byte order.
@@ -37,6 +37,11 @@ def _escape(found: re.Match[str]) -> str:
     return f"\\x{code:02x}" if code <= 0xFF else f"\\u{code:04x}"  # noqa: PLR2004 - two hex digits
 
 
+def cut(text: str, width: int) -> str:
+    """Return ``text``, or its beginning when it has more characters than ``width``."""
+    return text if len(text) <= width else f"{text[: width - 3]}..."
+
+
 def encodable(text: str) -> str:
     """Return ``text`` with lone surrogates written out.
 
@@ -56,6 +61,11 @@ def number(value: object) -> float | None:
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         return float(value) if abs(value) <= _LARGEST_NUMBER else None  # NaN is not, either
     return None
+
+
+def items(value: object, kind: type[T]) -> list[T]:
+    """Return the items of one type that a list has; nothing of what is no list."""
+    return [each for each in value if isinstance(each, kind)] if isinstance(value, list) else []
 
 
 def replaced(value: Any, kind: type[T], change: Callable[[T], Any]) -> Any:

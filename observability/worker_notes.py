@@ -196,7 +196,8 @@ def write_to_stderr(pid: int, line: str, *, own_is_enough: bool = False) -> bool
         ):
             return False
         # A file that we write to as well has one position for both, which appending would not move.
-        file = os.dup(2) if shared and kind == stat.S_IFREG else _reopened(held)
+        plain = shared and kind == stat.S_IFREG
+        file = os.dup(2) if plain else os.open(f"/proc/self/fd/{held}", _APPEND)
     finally:
         os.close(held)
     try:
@@ -206,7 +207,3 @@ def write_to_stderr(pid: int, line: str, *, own_is_enough: bool = False) -> bool
         return False
     finally:
         os.close(file)
-
-
-def _reopened(held: int) -> int:
-    return os.open(f"/proc/self/fd/{held}", _APPEND)

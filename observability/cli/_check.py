@@ -16,8 +16,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from observability.explain.permission import tracing_advice
 from timers import FileTimerServer
@@ -25,7 +24,7 @@ from timers.events import StackDumped, TimerExpired, WorkerKilled
 from timers.linux import procfs
 from timers.server.reaper import ReapPolicy
 from timers.stacks import tools as stack_tools
-from timers.stacks.take import StackDump, take
+from timers.stacks.take import take
 from timers.testing import RecordingObserver
 
 if TYPE_CHECKING:
@@ -52,11 +51,9 @@ _EXTRAS = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Result:
+class Result(NamedTuple):
     """What one check found."""
 
-    name: str
     status: str
     """``ok``, ``warning``, ``failed``, or ``-`` for what is only said."""
     message: str
@@ -64,8 +61,8 @@ class Result:
     """What to do about it."""
 
 
-def check_all(address: Address | None) -> list[Result]:
-    """Run every check. Never raises for what is wrong with the machine.
+def check_all(address: Address | None) -> dict[str, Result]:
+    """Run every check, by name. Never raises for what is wrong with the machine.
 
     :param address: where HTTP would be served; None for nowhere.
     """
@@ -76,40 +73,37 @@ def check_all(address: Address | None) -> list[Result]:
         ("rehearsal", _rehearsal),
         *((name, lambda name=name: _extra(name)) for name in _EXTRAS),
     ]
-    return [_guarded(name, check) for name, check in checks]
+    return {name: _guarded(check) for name, check in checks}
 
 
-def _guarded(name: str, check: Callable[[], Result]) -> Result:
+def _guarded(check: Callable[[], Result]) -> Result:
     try:
         return check()
     except Exception as error:  # noqa: BLE001  # a check that fails is a finding, not an accident
-        return Result(name=name, status="failed", message=f"{type(error).__name__}: {error}")
+        return Result("failed", f"{type(error).__name__}: {error}")
 
 
 def _platform() -> Result:
     what = f"{platform.system()} {platform.release()}, Python {platform.python_version()}"
     if sys.platform != "linux":
-        return Result(name="platform", status="failed", message=what, advice="use Linux")
+        return Result("failed", what, "use Linux")
     try:
         os.close(os.pidfd_open(os.getpid()))
     except OSError as error:
         return Result(
-            name="platform",
-            status="warning",
-            message=f"{what}: no pidfd ({error.strerror})",
-            advice="Linux 5.3 or later, and a container runtime that lets pidfd_open(2) through",
+            "warning",
+            f"{what}: no pidfd ({error.strerror})",
+            "Linux 5.3 or later, and a container runtime that lets pidfd_open(2) through",
         )
     if procfs.stat(os.getpid()) is None:
-        return Result(
-            name="platform", status="failed", message="/proc cannot be read", advice="mount /proc"
-        )
-    return Result(name="platform", status="ok", message=what)
+        return Result("failed", "/proc cannot be read", "mount /proc")
+    return Result("ok", what)
 
 
 def _py_spy() -> Result:
     path, missing = stack_tools.find("py-spy", "TIMERS_PY_SPY")
     if path is None:
-        return Result(name="py-spy", status="warning", message=str(missing), advice=str(missing))
+        return Result("warning", str(missing), str(missing))
     with subprocess.Popen(
         [sys.executable, "-c", "print('ready', flush=True); import time; time.sleep(1000)"],
         stdout=subprocess.PIPE,
@@ -121,18 +115,13 @@ def _py_spy() -> Result:
         finally:
             victim.kill()
     if dump.method == "py-spy":
-        return Result(name="py-spy", status="ok", message=f"{path}: {dump.seconds * 1000:.0f} ms")
-    return Result(
-        name="py-spy",
-        status="warning",
-        message=(dump.error or "no stack").splitlines()[0],
-        advice=tracing_advice(),
-    )
+        return Result("ok", f"{path}: {dump.seconds * 1000:.0f} ms")
+    return Result("warning", (dump.error or "no stack").splitlines()[0], tracing_advice())
 
 
 def _port(address: Address | None) -> Result:
     if address is None:
-        return Result(name="http", status="-", message="off")
+        return Result("-", "off")
     try:
         family, _, _, _, target = socket.getaddrinfo(
             address.host, address.port, type=socket.SOCK_STREAM
@@ -140,12 +129,11 @@ def _port(address: Address | None) -> Result:
         socket.create_server(target[:2], family=family).close()
     except OSError as error:
         return Result(
-            name="http",
-            status="warning",
-            message=f"{address}: {error.strerror or error}",
-            advice="name a free address with --http; 'timers run' without it takes another port",
+            "warning",
+            f"{address}: {error.strerror or error}",
+            "name a free address with --http; 'timers run' without it takes another port",
         )
-    return Result(name="http", status="ok", message=f"{address} is free")
+    return Result("ok", f"{address} is free")
 
 
 def _rehearsal() -> Result:
@@ -157,7 +145,7 @@ def _rehearsal() -> Result:
             path,
             "timers check",
             observer=recorder,
-            before_kill=_take_stacks,
+            before_kill=lambda _, expired_timers: {pid: take(pid) for pid in expired_timers},
             policy=ReapPolicy(descendants_of=os.getpid()),
         )
         server.start()
@@ -172,41 +160,32 @@ def _rehearsal() -> Result:
     return _judge(recorder, code)
 
 
-def _take_stacks(_run_id: str, expired_timers: dict[int, list[str]]) -> dict[int, StackDump]:
-    return {pid: take(pid) for pid in expired_timers}
-
-
 def _judge(recorder: RecordingObserver, code: int) -> Result:
     expired = next(iter(recorder.of(TimerExpired)), None)
     dumped = next(iter(recorder.of(StackDumped)), None)
     if expired is None or not recorder.of(WorkerKilled) or code != -signal.SIGKILL:
         return Result(
-            name="rehearsal",
-            status="failed",
-            message=f"a stuck worker was not reaped within {VICTIM_SECONDS:g} s (it exited with"
-            f" {code}); events: {', '.join(recorder.names) or 'none'}",
-            advice="see the other checks; a worker must share the user and the /proc of its server",
+            "failed",
+            f"a stuck worker was not reaped within {VICTIM_SECONDS:g} s (it exited with {code});"
+            f" events: {', '.join(recorder.names) or 'none'}",
+            "see the other checks; a worker must share the user and the /proc of its server",
         )
     late = expired.lateness_seconds
     reaped = f"a stuck worker was reaped {late * 1000:.1f} ms after its deadline"
     if dumped is None or "is_stuck_on_purpose" not in dumped.dump.render():
         why = dumped.dump.error if dumped and dumped.dump.error else "no stack"
         return Result(
-            name="rehearsal",
-            status="warning",
-            message=f"{reaped}, but where it was stuck is not known: {why.splitlines()[0]}",
-            advice=tracing_advice(),
+            "warning",
+            f"{reaped}, but where it was stuck is not known: {why.splitlines()[0]}",
+            tracing_advice(),
         )
     if late > _LATE_SECONDS:
         return Result(
-            name="rehearsal",
-            status="warning",
-            message=reaped,
-            advice="the machine is overloaded, or the CPU limit of this container is small",
+            "warning",
+            reaped,
+            "the machine is overloaded, or the CPU limit of this container is small",
         )
-    return Result(
-        name="rehearsal", status="ok", message=f"{reaped}, its stack by {dumped.dump.method}"
-    )
+    return Result("ok", f"{reaped}, its stack by {dumped.dump.method}")
 
 
 def _extra(name: str) -> Result:
@@ -214,5 +193,5 @@ def _extra(name: str) -> Result:
     try:
         version = importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:
-        return Result(name=name, status="-", message=f"not installed: {purpose}")
-    return Result(name=name, status="ok", message=f"{distribution} {version}: {purpose}")
+        return Result("-", f"not installed: {purpose}")
+    return Result("ok", f"{distribution} {version}: {purpose}")

@@ -36,9 +36,7 @@ def service_url(text: str) -> str:
     return f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}"
 
 
-def fetch(
-    url: str, *, limit: int, token: str | None = None, ca_file: str | None = None
-) -> dict[str, Any]:
+def fetch(url: str, limit: int, *, token: str | None, ca_file: str | None) -> dict[str, Any]:
     """The answer of ``/timers``.
 
     :param url: of :func:`service_url`.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pwd
 import re
+from dataclasses import fields, replace
 from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -13,6 +14,7 @@ import click
 from click.core import ParameterSource
 
 from observability.duration import Seconds
+from observability.events import event_names
 from observability.fleet.run_id import run_id_of
 from observability.http.address import Address
 from observability.settings import DEFAULT_ADDRESS, Settings
@@ -68,8 +70,27 @@ def to_shares(_context: click.Context, _option: click.Parameter, text: str) -> t
     return shares
 
 
+def to_names(_context: click.Context, option: click.Parameter, text: str) -> tuple[str, ...]:
+    """Read names of events.
+
+    :raises click.UsageError: there is no such event.
+    """
+    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    known = event_names()
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise click.UsageError(
+            f"{option.opts[0]}: there is no event {unknown[0]!r}; there are: {', '.join(known)}"
+        )
+    return names
+
+
 def option(name: str, /, *more: str, **keywords: Any) -> Callable[[F], F]:
-    """An option ``--some-name`` with its environment variable ``TIMERS_SOME_NAME``."""
+    """An option ``--some-name`` with its environment variable ``TIMERS_SOME_NAME``.
+
+    Help shows both the variable and the default, where there is one.
+    """
+    keywords.setdefault("show_default", keywords.get("default", "") != "")
     bare = name.partition("/")[0].removeprefix("--")
     variable = "TIMERS_" + bare.upper().replace("-", "_")
     return click.option(name, *more, envvar=variable, show_envvar=True, **keywords)
@@ -86,7 +107,6 @@ _SERVICE_OPTIONS: tuple[Callable[[Any], Any], ...] = (
         metavar="HOST:PORT",
         callback=to_address,
         default=str(DEFAULT_ADDRESS),
-        show_default=True,
         help="Where to serve /metrics, /timers and health; 'off' for nowhere. Another port is taken"
         " when the default one is not free, but not when this option names it.",
     ),
@@ -115,7 +135,6 @@ _SERVICE_OPTIONS: tuple[Callable[[Any], Any], ...] = (
         "--event-names",
         type=click.Choice(("plain", "otel")),
         default="plain",
-        show_default=True,
         help="How the fields of these lines are named: as this package's documents do, or as in"
         " OpenTelemetry's log data model. 'timers report' reads both.",
     ),
@@ -129,17 +148,21 @@ _SERVICE_OPTIONS: tuple[Callable[[Any], Any], ...] = (
         "--level",
         type=click.Choice(("debug", "info", "warning", "error")),
         default="info",
-        show_default=True,
         help="Lowest level of events that are written; 'debug' has each acquire and release.",
     ),
     option(
         "--include",
         metavar="NAMES",
         default="",
+        callback=to_names,
         help="Events to write whatever their level, separated by commas.",
     ),
     option(
-        "--exclude", metavar="NAMES", default="", help="Events never to write, separated by commas."
+        "--exclude",
+        metavar="NAMES",
+        default="",
+        callback=to_names,
+        help="Events never to write, separated by commas.",
     ),
     option(
         "--dump-dir",
@@ -154,24 +177,19 @@ _SERVICE_OPTIONS: tuple[Callable[[Any], Any], ...] = (
     option(
         "--dump-timeout",
         type=Seconds(),
-        metavar="SECONDS",
         default=5.0,
-        show_default=True,
         help="Bound on finding out where a worker is stuck; it is killed then in any case.",
     ),
     option(
         "--grace",
         type=Seconds(),
-        metavar="SECONDS",
         default=5.0,
-        show_default=True,
         help="How long a process may outlive a signal before SIGKILL.",
     ),
     option(
         "--kill-tree",
         type=click.Choice(KILL_TREE),
         default="helpers",
-        show_default=True,
         is_flag=False,
         flag_value="all",
         help="Which descendants of a stuck worker are killed with it: its helpers (no other worker,"
@@ -180,13 +198,11 @@ _SERVICE_OPTIONS: tuple[Callable[[Any], Any], ...] = (
     option(
         "--hang-report/--no-hang-report",
         default=True,
-        show_default=True,
         help="When a worker expires, look at all workers and say which one holds up the others.",
     ),
     option(
         "--fleet/--no-fleet",
         default=True,
-        show_default=True,
         help="Look at the workers of all hosts of a torchrun job, through its own store, and make"
         " one report; a host that does not answer in time holds up nothing.",
     ),
@@ -194,7 +210,6 @@ _SERVICE_OPTIONS: tuple[Callable[[Any], Any], ...] = (
         "--kill",
         type=click.Choice(("expired", "culprit")),
         default="expired",
-        show_default=True,
         help="Which workers are ended: each whose timer has expired, or at first only the one that"
         " holds the others up, where one is named; the launcher has 30 s to end those then.",
     ),
@@ -202,7 +217,6 @@ _SERVICE_OPTIONS: tuple[Callable[[Any], Any], ...] = (
         "--spans",
         type=click.Choice(("all", "slow", "failed")),
         default="all",
-        show_default=True,
         help="Which scopes become OpenTelemetry spans, where these are exported: each, those that"
         " used 80 % of their time, expired or failed, or those that failed.",
     ),
@@ -216,7 +230,6 @@ _SERVICE_OPTIONS: tuple[Callable[[Any], Any], ...] = (
         "--sample-at",
         metavar="SHARES",
         default="0.5,0.9",
-        show_default=True,
         callback=to_shares,
         help="Look at a worker at these shares of its deadline, too: shows whether it is stuck or"
         " slow.",
@@ -224,33 +237,26 @@ _SERVICE_OPTIONS: tuple[Callable[[Any], Any], ...] = (
     option(
         "--sample-from",
         type=Seconds(),
-        metavar="SECONDS",
         default=10.0,
-        show_default=True,
         help="Do so for timers of at least this long; 0 for none.",
     ),
     option(
         "--stall-after",
         type=Seconds(),
-        metavar="SECONDS",
         default=300.0,
-        show_default=True,
         help="Report when nothing of the job has moved for this long, timers or not; 0 for never.",
     ),
     option(
         "--stall-action",
         type=click.Choice(("report", "kill")),
         default="report",
-        show_default=True,
         help="What to do then: report, or end the suspect as well, where there is one.",
     ),
     option("--native/--no-native", help="Whether stacks show C frames; pauses the worker briefly."),
     option(
         "--max-interval",
         type=Seconds(zero=False),
-        metavar="SECONDS",
         default=10.0,
-        show_default=True,
         help="How often the server wakes up when nothing happens. Reaps do not wait for it.",
     ),
 )
@@ -273,35 +279,21 @@ def make_settings(context: click.Context, *, own_file: bool = False) -> Settings
     events = given["events"]
     if events is None:
         events = _state_file(run_id) if own_file else "-"
-    return Settings(
+    same = {field.name: given[field.name] for field in fields(Settings) if field.name in given}
+    return replace(
+        Settings(**same),
         run_id=run_id,
         http=DEFAULT_ADDRESS if inherited and given["http"] else given["http"],
         http_fallback=inherited or source == ParameterSource.DEFAULT,
-        token=_token(given["http_token_file"]),
-        tls_cert=given["tls_cert"],
-        tls_key=given["tls_key"],
+        token=read_token(given["http_token_file"]),
         insecure=given["http_insecure"],
         events=events,
         events_chosen=given["events"] is not None or events == "-",
         names=given["event_names"],
-        verbose=given["verbose"],
-        level=given["level"],
-        include=_names("--include", given["include"]),
-        exclude=_names("--exclude", given["exclude"]),
-        dump_dir=given["dump_dir"],
-        hang_report=given["hang_report"],
-        fleet=given["fleet"],
         spare_seconds=_spare(given),
-        on_hang=given["on_hang"],
-        spans=given["spans"],
-        sample_at=given["sample_at"],
-        sample_from=given["sample_from"],
-        native=given["native"],
         learned=_learned_file(given["learned"], given["command"]) if own_file else None,
         learned_chosen=given.get("learned") is not None,
-        stall_after=given["stall_after"],
         stall_kill=given["stall_action"] == "kill",
-        max_interval=given["max_interval"],
     )
 
 
@@ -370,11 +362,13 @@ def to_users(names: Iterable[str]) -> frozenset[int]:
     return frozenset(users)
 
 
-def read_token(path: str) -> str:
-    """Read a secret from a file, without the white space around it.
+def read_token(path: str | None) -> str | None:
+    """Read a secret from a file, if there is to be one, without the white space around it.
 
     :raises click.UsageError: it cannot be read, or there is none in it.
     """
+    if path is None:
+        return None
     try:
         with open(path, encoding="utf-8") as file:
             token = file.read(MAX_TOKEN_BYTES + 1).strip()
@@ -385,10 +379,6 @@ def read_token(path: str) -> str:
             f"token file {path}: must hold one line of 1 to {MAX_TOKEN_BYTES} bytes"
         )
     return token
-
-
-def _token(path: str | None) -> str | None:
-    return None if path is None else read_token(path)
 
 
 def _state_directory() -> Path | None:
@@ -431,17 +421,3 @@ def _learned_file(chosen: str | None, command: tuple[str, ...]) -> str | None:
     except RuntimeError:  # there is no home
         return None
     return None if directory is None else learned_path(directory, command)
-
-
-def _names(option_name: str, text: str) -> tuple[str, ...]:
-    names = tuple(name.strip() for name in text.split(",") if name.strip())
-    if names:
-        from observability.events import event_names  # noqa: PLC0415  # --help should be quick
-
-        known = event_names()
-        unknown = [name for name in names if name not in known]
-        if unknown:
-            raise click.UsageError(
-                f"{option_name}: there is no event {unknown[0]!r}; there are: {', '.join(known)}"
-            )
-    return names

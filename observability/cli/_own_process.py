@@ -87,7 +87,6 @@ class _Handler(logging.Handler):
         self._run_id = run_id
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Queue the record."""
         self._emit_event(
             LogRecord(
                 timestamp=record.created,

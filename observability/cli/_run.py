@@ -15,7 +15,6 @@ from observability.giving_up import GivingUp, steps_of
 from observability.service import Service, write_line
 from observability.settings import SettingsError
 from observability.sinks.trace_ids import spans_wanted
-from timers.auto import auto_environment
 from timers.auto.learned import LEARNED_VARIABLE
 from timers.transport.socket_path import check_path, private_directory
 from timers.worker.environment import SERVER_PID_VARIABLE, SOCKET_VARIABLE
@@ -46,14 +45,11 @@ def run(
     timer_file: str | None,
     settings: Settings,
     policy: ReapPolicy,
-    timer_socket: str | None = None,
+    timer_socket: str | None,
     *,
-    nccl_timing: bool = False,
-    auto: str = "off",
-    auto_kill: bool = False,
-    only_chosen: bool = False,
-    auto_after: Mapping[str, float] | None = None,
-    give_up_after: int = 0,
+    automatic: Mapping[str, str],
+    nccl_timing: bool,
+    give_up_after: int,
 ) -> int:
     """Run ``command`` under a timer server; return what to exit with.
 
@@ -63,11 +59,8 @@ def run(
     :param timer_file: path of the named pipe; None for one in a temporary directory of its own.
     :param timer_socket: path of the Unix socket; None for one in that directory (and none at all
         where its path would be too long for a socket), "off" for none.
+    :param automatic: the variables for automatic timers (:func:`timers.auto.auto_environment`).
     :param nccl_timing: whether NCCL shall record when an operation starts on the GPU.
-    :param auto: which automatic timers there shall be: kinds with commas, "all" or "off".
-    :param auto_kill: whether the expiry of these ends the worker.
-    :param only_chosen: whether it does so only where the deadline is one of ``auto_after``.
-    :param auto_after: their deadlines in seconds, by scope or by kind, in place of learned ones.
     :param give_up_after: end the command when a worker was reaped at the same line in so many
         attempts in a row; 0 for never.
     :raises ~observability.settings.SettingsError: something that was asked for is not possible;
@@ -97,11 +90,8 @@ def run(
             service.start()
             started = time.monotonic()
             try:
-                environment = _environment(service, path, socket_path) | recorder
-                environment |= auto_environment(
-                    os.environ, auto, kill=auto_kill, only_chosen=only_chosen, after=auto_after
-                )
-                child = Child(command, environment, mask)
+                environment = _environment(service, path, socket_path)
+                child = Child(command, {**environment, **recorder, **automatic}, mask)
             except CannotStart as error:
                 service.say(str(error), "error")
                 return error.code
@@ -123,18 +113,14 @@ def run(
 @contextlib.contextmanager
 def _paths(pipe: str | None, socket: str | None) -> Iterator[tuple[str, str | None]]:
     """Where the pipe and the socket are; what nobody chose is in a directory of ours."""
-    if socket == "off":
-        socket = None
-    elif socket is None:
-        with _directory() as directory:
-            pipe = pipe or os.path.join(directory, "timers.pipe")
-            yield pipe, _usable(os.path.join(directory, "timers.sock"))
-        return
-    if pipe is not None:
-        yield pipe, socket
+    chosen = None if socket == "off" else socket
+    if pipe is not None and socket is not None:
+        yield pipe, chosen
         return
     with _directory() as directory:
-        yield os.path.join(directory, "timers.pipe"), socket
+        if socket is None:
+            chosen = _usable(os.path.join(directory, "timers.sock"))
+        yield pipe or os.path.join(directory, "timers.pipe"), chosen
 
 
 @contextlib.contextmanager
@@ -186,18 +172,15 @@ def _environment(service: Service, path: str, socket_path: str | None) -> dict[s
     # Not "off": to whoever reads it, it is an address.
     environment.pop("TIMERS_HTTP", None)
     if service.address is not None:
-        environment["TIMERS_HTTP"] = _url(service)
+        # HOST:PORT says enough, unless it is TLS.
+        tls = "https://" if service.settings.tls_cert else ""
+        environment["TIMERS_HTTP"] = f"{tls}{service.address}"
     if not spans_wanted(environment):
         # Or a worker that traces would refer to spans of scopes that nobody exports.
         environment.setdefault("TIMERS_TRACING", "0")
     # A watchdog that dies must not take the job with it, and this process can be killed.
     environment.setdefault("TIMERS_ON_ERROR", "warn")
     return environment
-
-
-def _url(service: Service) -> str:
-    """HOST:PORT, which says enough unless it is TLS."""
-    return f"https://{service.address}" if service.settings.tls_cert else str(service.address)
 
 
 def _give_up(service: Service, reason: str) -> None:
@@ -212,20 +195,15 @@ def _finish(service: Service, code: int, elapsed: float) -> None:
     """Say what was counted, once the last reap has been."""
     service.stop_watching()
     scopes = list(service.server.statistics.scopes.values())
-    acquires = sum(scope.acquires for scope in scopes)
-    expirations = sum(scope.expirations for scope in scopes)
-    reaps = sum(
-        count for scope in scopes for outcome, count in scope.reaps.items() if not outcome.failed
-    )
     service.pipeline.emit(
         RunFinished(
             timestamp=time.time(),
             run_id=service.settings.run_id,
             exit_code=code,
             elapsed_seconds=elapsed,
-            acquires=acquires,
-            expirations=expirations,
-            reaps=reaps,
+            acquires=sum(scope.acquires for scope in scopes),
+            expirations=sum(scope.expirations for scope in scopes),
+            reaps=service.view.reaps_so_far(),
         )
     )
 

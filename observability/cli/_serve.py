@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from timers.server.reaper import ReapPolicy
     from timers.transport.socket_path import Listener
 
-__all__ = ["default_timer_file", "default_timer_socket", "serve"]
+__all__ = ["default_timer_file", "serve"]
 
 _SIGNALS = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
 _IGNORED = frozenset(
@@ -49,13 +49,8 @@ def default_timer_file() -> str:
     )
 
 
-def default_timer_socket(timer_file: str) -> str:
-    """Where the socket is when nobody says: ``timers.sock`` beside ``timers.pipe``."""
-    return os.path.splitext(timer_file)[0] + ".sock"
-
-
 def serve(
-    timer_file: str, settings: Settings, policy: ReapPolicy, timer_socket: str | None = None
+    timer_file: str, settings: Settings, policy: ReapPolicy, timer_socket: str | None
 ) -> None:
     """Serve until SIGTERM or SIGINT. SIGHUP reopens the events file; without one it ends, too.
 
@@ -67,7 +62,7 @@ def serve(
     it returns.
 
     :param timer_socket: path of the Unix socket; None for the one that systemd hands over or else
-        :func:`default_timer_socket`, if that can be one; "off" for none.
+        ``timers.sock`` beside ``timers.pipe``, if that can be one; "off" for none.
     :raises SettingsError: something that was asked for is not possible.
     """
     waited_for = {number for number in _SIGNALS if signal.getsignal(number) != signal.SIG_IGN}
@@ -77,7 +72,7 @@ def serve(
     try:
         service.start()
         if service.http is not None:
-            service.say(f"serves {service.http.scheme}://{service.address}", "info")
+            service.say(f"serves {service.http.url}", "info")
         notify("READY=1")
         _wait_for_end(service, waited_for)
         notify("STOPPING=1")
@@ -91,7 +86,7 @@ def _socket(timer_file: str, timer_socket: str | None) -> str | Listener | None:
         return activated
     if timer_socket is not None:
         return timer_socket
-    path = default_timer_socket(timer_file)
+    path = os.path.splitext(timer_file)[0] + ".sock"
     try:
         check_directory(path)
         return check_path(path)

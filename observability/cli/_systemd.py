@@ -12,13 +12,9 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-from typing import TYPE_CHECKING
 
 from observability.settings import SettingsError
 from timers.transport.socket_path import Listener
-
-if TYPE_CHECKING:
-    from collections.abc import MutableMapping
 
 __all__ = ["activated_socket", "notify", "watchdog_seconds"]
 
@@ -26,18 +22,18 @@ _FIRST_FD = 3
 _VARIABLES = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
 
 
-def activated_socket(environ: MutableMapping[str, str] = os.environ) -> Listener | None:
+def activated_socket() -> Listener | None:
     """Take the socket that was handed over to this process; None when there is none.
 
     The variables that say so are removed: they are not for whoever is started from here.
 
     :raises SettingsError: what was handed over is not a Unix socket of sequential packets.
     """
-    pid, count = (environ.get(name, "") for name in _VARIABLES[:2])
+    pid, count = (os.environ.get(name, "") for name in _VARIABLES[:2])
     if pid != str(os.getpid()) or not (count.isascii() and count.isdigit()) or count == "0":
         return None
     for name in _VARIABLES:
-        environ.pop(name, None)
+        os.environ.pop(name, None)
     found = None
     for fd in range(_FIRST_FD, _FIRST_FD + int(count)):
         os.set_inheritable(fd, False)

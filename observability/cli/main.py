@@ -9,6 +9,7 @@ import contextlib
 import os
 import sys
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import click
@@ -18,7 +19,7 @@ from observability.duration import Seconds
 from observability.explain.command import explain
 from observability.report.command import report
 from observability.settings import DEFAULT_ADDRESS, SettingsError
-from timers.auto import KILL_CHOSEN, KINDS
+from timers.auto import KILL_CHOSEN, KINDS, auto_environment
 
 from ._options import (
     make_policy,
@@ -41,7 +42,6 @@ class _Command(click.Group):
     """Says in one line what cannot be done, and exits with 2 (wrong usage, unusable input)."""
 
     def main(self, *arguments: Any, **keywords: Any) -> Any:
-        """Run the command."""
         try:
             return super().main(*arguments, **keywords)
         except SettingsError as error:
@@ -70,13 +70,11 @@ def main() -> None:
 @service_options
 @option(
     "--timer-file",
-    metavar="PATH",
     type=click.Path(),
     help="Path of the named pipe. By default in a private temporary directory.",
 )
 @option(
     "--timer-socket",
-    metavar="PATH",
     type=click.Path(),
     help="Path of the Unix socket, or 'off'. By default in a private temporary directory.",
 )
@@ -89,7 +87,6 @@ def main() -> None:
     "--auto",
     metavar="KINDS",
     default="all",
-    show_default=True,
     callback=to_kinds,
     help="Which automatic timers the Python processes of COMMAND get around what torch, Ray and"
     f" mpi4py do: some of {', '.join(KINDS)} with commas between them, 'all' or 'off'.",
@@ -106,7 +103,6 @@ def main() -> None:
     "--auto-action",
     type=click.Choice(("report", "kill", KILL_CHOSEN)),
     default="report",
-    show_default=True,
     help="What the expiry of an automatic timer does: report, or end the worker as well, or do so"
     " only for deadlines of --auto-after.",
 )
@@ -115,7 +111,6 @@ def main() -> None:
     metavar="ATTEMPTS",
     type=click.IntRange(min=0),
     default=0,
-    show_default=True,
     help="End COMMAND when a worker was reaped at the same line in so many attempts in a row,"
     " without a step between (the scope 'step'); 0 for never.",
 )
@@ -156,11 +151,14 @@ def run(context: click.Context, /, command: tuple[str, ...], **_: object) -> Non
         settings,
         policy,
         given["timer_socket"],
+        automatic=auto_environment(
+            os.environ,
+            given["auto"],
+            kill=given["auto_action"] != "report",
+            only_chosen=given["auto_action"] == KILL_CHOSEN,
+            after=given["auto_after"],
+        ),
         nccl_timing=given["nccl_timing"],
-        auto=given["auto"],
-        auto_after=given["auto_after"],
-        auto_kill=given["auto_action"] != "report",
-        only_chosen=given["auto_action"] == KILL_CHOSEN,
         give_up_after=given["give_up_after"],
     )
     sys.exit(code)
@@ -170,14 +168,12 @@ def run(context: click.Context, /, command: tuple[str, ...], **_: object) -> Non
 @service_options
 @option(
     "--timer-file",
-    metavar="PATH",
     type=click.Path(),
     help="Path of the named pipe, which workers have to be given as TIMERS_FILE. By default"
     " timers.pipe in the runtime directory of the unit or of the user.",
 )
 @option(
     "--timer-socket",
-    metavar="PATH",
     type=click.Path(),
     help="Path of the Unix socket, which workers have to be given as TIMERS_SOCKET, or 'off'. By"
     " default the one that systemd hands over, or timers.sock beside the pipe.",
@@ -216,7 +212,6 @@ main.add_command(report)
 @click.option(
     "--interval",
     type=Seconds(zero=False),
-    metavar="SECONDS",
     default=1.0,
     show_default=True,
     help="How often to look.",
@@ -246,13 +241,12 @@ def top(
         raise click.UsageError(str(error)) from None
     if not once and not sys.stdout.isatty():
         raise click.UsageError("the output is no terminal: use --once")
-    token = None if http_token_file is None else read_token(http_token_file)
-
+    ask = partial(fetch, base, token=read_token(http_token_file), ca_file=tls_ca)
     try:
         if once:
-            show(lambda limit: fetch(base, limit=limit, token=token, ca_file=tls_ca))
+            show(ask)
         else:
-            show_live(lambda limit: fetch(base, limit=limit, token=token, ca_file=tls_ca), interval)
+            show_live(ask, interval)
     except ServiceError as error:
         raise click.ClickException(str(error)) from None
 
@@ -263,7 +257,6 @@ def top(
     metavar="HOST:PORT",
     callback=to_address,
     default=str(DEFAULT_ADDRESS),
-    show_default=True,
     help="The address whose port to check.",
 )
 @click.pass_context
@@ -276,12 +269,12 @@ def check(context: click.Context, /, **_: object) -> None:
 
     results = check_all(context.params["http"])
     colors = {"ok": "green", "warning": "yellow", "failed": "red"}
-    for result in results:
+    for name, result in results.items():
         status = click.style(f"{result.status:<8}", fg=colors.get(result.status))
-        click.echo(f"{status} {result.name:<10} {result.message}")
+        click.echo(f"{status} {name:<10} {result.message}")
         if result.advice and result.status in ("warning", "failed"):
             click.echo(f"{'':<19} -> {result.advice}")
-    sys.exit(any(result.status == "failed" for result in results))
+    sys.exit(any(result.status == "failed" for result in results.values()))
 
 
 @main.command()

@@ -7,6 +7,5 @@ Names are imported from the modules that own them. The map::
     _find.py         the jobs that run on this host
     rates.py         how fast processes go, as the kernel counts
     _output.py       a report as text, as event lines or as a page
-    events.py        a report as events, the same that an expiry makes
     permission.py    what it takes to read another process's stack
 """

@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass, field
 
 from observability.sampling.members import job_of
+from observability.untrusted import cut
 from timers.linux import procfs
 from timers.linux.ranks import ranks_of
 from timers.worker.environment import SERVER_PID_VARIABLE
@@ -28,7 +29,7 @@ class FoundJob:
     @property
     def command(self) -> str:
         """What its first process runs, for people."""
-        return _command(self.roots[0])
+        return cut(" ".join(procfs.command(self.roots[0])).strip(), _MOST_COMMAND)
 
 
 def find_jobs() -> list[FoundJob]:
@@ -56,13 +57,3 @@ def find_jobs() -> list[FoundJob]:
 def run_id_of(environment: dict[str, str]) -> str:
     """Return what the launcher of a process calls its job; empty when it does not say."""
     return next((environment[name] for name in _RUN_ID_VARIABLES if environment.get(name)), "")
-
-
-def _command(pid: int) -> str:
-    try:
-        with open(f"/proc/{pid}/cmdline", "rb") as file:
-            words = file.read(4 * _MOST_COMMAND).decode("utf-8", "replace").split("\0")
-    except OSError:
-        return ""
-    text = " ".join(words).strip()
-    return text if len(text) <= _MOST_COMMAND else f"{text[: _MOST_COMMAND - 3]}..."

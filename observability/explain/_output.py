@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
+from observability.events import HangReported
 from observability.fields import timestamp, to_fields
 from observability.hang.text import render, worker_name
 from observability.report.html import page
@@ -12,9 +14,7 @@ from observability.samples.frames import frame_line
 from observability.samples.types import Pace
 from observability.samples.worker import read
 from observability.sinks.bounded import encode, fit
-from observability.untrusted import encodable, printable, replaced
-
-from .events import events_of
+from observability.untrusted import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -40,12 +40,6 @@ def accuses(explained: Explained) -> bool:
     return bool(report.suspects) and not (alone and len(named) == len(report.suspects))
 
 
-def _moving(explained: Explained) -> int:
-    """Return how many workers get on: with each sample elsewhere, or computing."""
-    readings = [read(view) for view in explained.views]
-    return sum(each.moves or each.pace is Pace.SPINNING for each in readings)
-
-
 def text(explained: Explained, rates: Mapping[int, Rate], *, width: int) -> str:
     """Write the report for people, with what each worker does and how fast.
 
@@ -53,7 +47,9 @@ def text(explained: Explained, rates: Mapping[int, Rate], *, width: int) -> str:
     :param width: characters to which a line is cut.
     """
     blocks = [render(explained.report, width=width)]
-    count, total = _moving(explained), len(explained.views)
+    # Those that get on: with each sample elsewhere, or computing.
+    readings, total = map(read, explained.views), len(explained.views)
+    count = sum(each.moves or each.pace is Pace.SPINNING for each in readings)
     if count and not accuses(explained):
         who = "its worker moves" if total == 1 else f"{count} of its {total} workers move"
         blocks.insert(0, f"The job is at work: {who}.")
@@ -92,9 +88,9 @@ def unread(views: Iterable[WorkerView]) -> list[str]:
 
 def event_lines(explained: Explained, *, run_id: str, host: str) -> list[str]:
     """Return the lines that ``timers run --events FILE`` would have written at an expiry."""
+    report = HangReported(timestamp=time.time(), run_id=run_id, report=explained.report)
     return [
-        encode(fit(replaced(to_fields(event, host=host), str, encodable)))
-        for event in events_of(explained, run_id)
+        encode(fit(to_fields(event, host=host))) for event in (*explained.stacks(run_id), report)
     ]
 
 

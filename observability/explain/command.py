@@ -11,22 +11,21 @@ from typing import TYPE_CHECKING
 import click
 
 from observability.duration import Seconds
+from observability.hang.text import rank_ranges
+from observability.report.command import NOBODY, SUSPECT, UNUSABLE, UnusableError, width, write
+from observability.untrusted import printable, this_host
+from timers.linux import procfs
+
+from ._find import FoundJob, find_jobs, run_id_of
+from .permission import tracing_advice, why_unreadable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ._find import FoundJob
     from .job import Explained
     from .rates import Rate
 
 __all__ = ["explain"]
-
-_NOBODY = 0
-_SUSPECT = 1
-_UNUSABLE = 2
-_LEAST_WIDTH = 80
-_WIDTH = 160
-"""Where the output is no terminal: what reads it may be wider than any."""
 
 
 @click.command(
@@ -47,7 +46,6 @@ _WIDTH = 160
     type=Seconds(least=0.1),
     default=5.0,
     show_default=True,
-    metavar="SECONDS",
     help="How long to wait between two reports of --watch.",
 )
 @click.option(
@@ -55,7 +53,6 @@ _WIDTH = 160
     type=Seconds(least=0.5, most=600),
     default=5.0,
     show_default=True,
-    metavar="SECONDS",
     help="Bound on one report. Most take half a second.",
 )
 @click.option("--native", is_flag=True, help="Show C frames, too; pauses the processes briefly.")
@@ -75,7 +72,7 @@ def explain(
     or another launcher started on this host. The job needs no preparation, and nothing in it is
     changed or stopped.
     """
-    status = _UNUSABLE
+    status = UNUSABLE
     with contextlib.suppress(KeyboardInterrupt):
         while True:
             roots = _checked(pids) if pids else _only_job()
@@ -87,7 +84,7 @@ def explain(
             if not watch:
                 break
             time.sleep(interval)
-            if pids and not any(_lives(pid) for pid in pids):
+            if pids and not any(os.path.exists(f"/proc/{pid}") for pid in pids):
                 break
             if not as_json:
                 click.echo()
@@ -97,36 +94,32 @@ def explain(
 def _explain_once(
     roots: Sequence[int], *, as_json: bool, html: str | None, timeout: float, native: bool
 ) -> int:
-    from observability.untrusted import this_host  # noqa: PLC0415  # --help should be quick
-    from timers.linux import procfs  # noqa: PLC0415  # as above
-
-    from . import _output  # noqa: PLC0415  # as above
-    from ._find import run_id_of  # noqa: PLC0415  # as above
+    from . import _output  # noqa: PLC0415  # --help should be quick
 
     host = this_host()
     at = time.time()
     explained, rates = _measured(roots, timeout=timeout, host=host, native=native)
     if not any(view.samples for view in explained.views):
         click.echo("Error: every process of the job has ended", err=True)
-        return _UNUSABLE
-    pids = [int(view.worker.pid) for view in explained.views]
+        return UNUSABLE
+    pids = [view.pid for view in explained.views]
     run_id = next(filter(None, (run_id_of(procfs.environment(pid)) for pid in pids)), "")
     if as_json:
         for line in _output.event_lines(explained, run_id=run_id, host=host):
             click.echo(line)
     else:
-        click.echo(_output.text(explained, rates, width=_width()))
-    if html is not None and not _written(
-        html, _output.html(explained, run_id=run_id, host=host, at=at)
-    ):
-        return _UNUSABLE
+        click.echo(_output.text(explained, rates, width=width()))
+    if html is not None:
+        try:
+            write(html, _output.html(explained, run_id=run_id, host=host, at=at))
+        except UnusableError as error:
+            click.echo(f"Error: {error}", err=True)
+            return UNUSABLE
     if _output.unread(explained.views):
-        from .permission import tracing_advice  # noqa: PLC0415  # rarely needed
-
         click.echo(f"note: for more, {tracing_advice()}", err=True)
         if not any(view.dump and view.dump.threads for view in explained.views):
-            return _UNUSABLE
-    return _SUSPECT if _output.accuses(explained) else _NOBODY
+            return UNUSABLE
+    return SUSPECT if _output.accuses(explained) else NOBODY
 
 
 def _measured(
@@ -137,14 +130,12 @@ def _measured(
 
     before = count(descendants(roots))
     explained = explain_tree(roots, timeout=timeout, host=host, native=native)
-    after = count(int(view.worker.pid) for view in explained.views)
+    after = count(view.pid for view in explained.views)
     return explained, rates(before, after)
 
 
 def _checked(pids: Sequence[int]) -> list[int]:
     """Return those that may be explained; of the others it is said why not."""
-    from .permission import why_unreadable  # noqa: PLC0415  # as above
-
     usable = []
     for pid in pids:
         problem = why_unreadable(pid)
@@ -157,8 +148,6 @@ def _checked(pids: Sequence[int]) -> list[int]:
 
 def _only_job() -> list[int]:
     """Return where the one job of this host begins; none when there are several, which it lists."""
-    from ._find import find_jobs  # noqa: PLC0415  # as above
-
     jobs = find_jobs()
     if len(jobs) == 1:
         return jobs[0].roots
@@ -177,32 +166,9 @@ def _only_job() -> list[int]:
 
 
 def _line(job: FoundJob) -> str:
-    from observability.hang.text import rank_ranges  # noqa: PLC0415  # as above
-    from observability.untrusted import printable  # noqa: PLC0415  # as above
-
     words = [f"  {job.roots[0]:>8}"]
     if job.run_id:
         words.append(f"run {job.run_id}")
     if job.ranks:
         words.append(f"rank{'s' if len(job.ranks) > 1 else ''} {rank_ranges(job.ranks)}")
     return printable("  ".join([*words, job.command]))
-
-
-def _lives(pid: int) -> bool:
-    return os.path.exists(f"/proc/{pid}")
-
-
-def _width() -> int:
-    if not sys.stdout.isatty():
-        return _WIDTH
-    return max(_LEAST_WIDTH, os.get_terminal_size(sys.stdout.fileno()).columns)
-
-
-def _written(path: str, text: str) -> bool:
-    try:
-        with open(path, "w", encoding="utf-8") as file:
-            file.write(text)
-    except OSError as error:
-        click.echo(f"Error: cannot write {path}: {error.strerror or error}", err=True)
-        return False
-    return True

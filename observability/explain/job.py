@@ -8,6 +8,7 @@ part of that worker.
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections import Counter
@@ -15,19 +16,22 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from observability.hang.explain import sample_job
+from observability.hang.json import extra_fields
 from observability.hang.report import analyse
 from observability.samples.frames import library_path
 from observability.samples.threads import thread_that_matters
 from observability.samples.types import Descendant
 from observability.samples.waits import Wait
 from observability.samples.worker import read
-from observability.sampling.members import unregistered
+from observability.sampling.members import add_descendants, unregistered
+from observability.sampling.process_facts import add_open_files
 from timers.bounded import left
+from timers.events import StackDumped
 from timers.linux import procfs
 from timers.linux.ranks import ranks_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from observability.hang.types import HangReport
     from observability.samples.types import WorkerView
@@ -55,22 +59,35 @@ class Explained:
     launchers: tuple[int, ...] = ()
     """Pids that only wait for workers, and are none themselves."""
 
+    def stacks(self, run_id: str) -> Iterator[StackDumped]:
+        """Make a ``stack dumped`` for each worker, the same event that an expiry makes."""
+        now = time.time()
+        named = {each.pid for each in self.report.suspects}
+        for view in self.views:
+            if view.samples:
+                extras = extra_fields(view, innocent=view.worker.pid not in named)
+                dump = add_open_files(view.samples[-1].dump)
+                yield StackDumped(
+                    timestamp=now,
+                    run_id=run_id,
+                    worker=view.worker,
+                    timer=None,
+                    elapsed_seconds=math.nan,
+                    dump=replace(dump, extras=(("expired", False), *extras.items())),
+                )
+
 
 def descendants(roots: Sequence[int]) -> dict[int, int]:
     """Map ``roots`` and all that they have started to their parents, parents first.
 
     This process and what it has started are left out.
     """
-    found: dict[int, int] = {}
-    queue = [pid for pid in dict.fromkeys(roots) if pid != os.getpid()]
-    for pid in queue:
-        found[pid] = 0 if (stat := procfs.stat(pid)) is None else stat.parent
-    while queue and len(found) < _MOST_PROCESSES:
-        parent = queue.pop(0)
-        for child in procfs.children(parent):
-            if child not in found and child != os.getpid():
-                found[child] = parent
-                queue.append(child)
+    found = {
+        pid: 0 if (stat := procfs.stat(pid)) is None else stat.parent
+        for pid in roots
+        if pid != os.getpid()
+    }
+    add_descendants(found, list(found), most=_MOST_PROCESSES)
     return found
 
 
@@ -91,7 +108,7 @@ def explain_tree(
     named = [pid for pid in roots if _is_rank(pid)]
     below = unregistered([], timeout=timeout / 8, roots=[pid for pid in roots if pid not in named])
     ranks = [*named, *(int(worker.pid) for worker in below)]
-    chosen = ranks or [pid for pid in tree if _is_python(pid)] or list(roots)
+    chosen = ranks or [pid for pid in tree if procfs.is_python(pid)] or list(roots)
     views, size = sample_job(
         chosen, timeout=left(until), host=host, native=native, whole_job=bool(ranks)
     )
@@ -112,7 +129,7 @@ def without_launchers(
 
     :param parents: of each process of the tree.
     """
-    kept = {int(view.worker.pid): view for view in views if not _is_machinery(view)}
+    kept = {view.pid: view for view in views if not _is_machinery(view)}
     above = {pid: _nearest(pid, kept, parents) for pid in kept}
     having = Counter(parent for parent in above.values() if parent is not None)
     launchers = {pid for pid, view in kept.items() if having[pid] and _waits_for_children(view)}
@@ -170,7 +187,7 @@ def _innermost(view: WorkerView, most: int = _NEAR) -> Sequence[Frame]:
 
 
 def _is_rank(pid: int) -> bool:
-    return _is_python(pid) and ranks_of(pid).rank is not None and not _starts_ranks(pid)
+    return procfs.is_python(pid) and ranks_of(pid).rank is not None and not _starts_ranks(pid)
 
 
 def _starts_ranks(pid: int) -> bool:
@@ -180,10 +197,3 @@ def _starts_ranks(pid: int) -> bool:
         (found := ranks_of(child)).rank is not None and found.strength > own.strength
         for child in procfs.children(pid)
     )
-
-
-def _is_python(pid: int) -> bool:
-    try:
-        return "python" in os.path.basename(os.readlink(f"/proc/{pid}/exe"))
-    except OSError:
-        return False

@@ -111,8 +111,7 @@ def _interpreter(pid: int) -> str | None:
     The process itself says what that is, so it has to be the very program that runs.
     """
     try:
-        with open(f"/proc/{pid}/cmdline", "rb") as file:
-            first = os.fsdecode(file.read(4096).partition(b"\0")[0])
+        first = next(iter(procfs.command(pid)), "")
         program = os.path.realpath(f"/proc/{pid}/exe")
         if first.startswith("/") and os.path.realpath(first) == program:
             return first

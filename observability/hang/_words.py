@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from observability.samples.reading import Reading
+    from observability.samples.types import Descendant
 
     from .verdict.case import Case
     from .verdict.collectives import Collectives
@@ -83,20 +84,18 @@ def state(case: Case, found: Collectives, cases: Sequence[Case]) -> str:
     if reading.child is not None and reading.child_reading is not None:
         unread = reading.child_reading.condition is Condition.BLIND
         how = "" if unread else f", which {_state(reading.child_reading)}"
-        return f"waits for {_child(reading)}{how}"
+        return f"waits for {_child(reading.child, reading.child_reading)}{how}"
     around = case.view.surroundings
     asked = f": {around.source.head!r}" if around.source and around.source.head else ""
     return _state(reading, link_words(case, cases), asked)
 
 
-def _child(reading: Reading) -> str:
-    child, found = reading.child, reading.child_reading
-    paths = {library_path(frame.file) for frame in found.frames} if found else set()
+def _child(child: Descendant, found: Reading) -> str:
+    paths = {library_path(frame.file) for frame in found.frames}
     kind = next((kind for path, kind in _KINDS_OF_CHILDREN.items() if path in paths), None)
-    pid = child.pid if child else 0
     if kind is not None:
-        return f"its {kind} (pid {pid})"
-    return f"its child process {pid}" + (f" ({child.command})" if child and child.command else "")
+        return f"its {kind} (pid {child.pid})"
+    return f"its child process {child.pid}" + (f" ({child.command})" if child.command else "")
 
 
 def _state(reading: Reading, link: str | None = None, asked: str = "") -> str:

@@ -8,18 +8,15 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from observability.sampling.members import unregistered, world_size
-from observability.sampling.survey import Sampling, Watched
-from timers.events import WorkerInfo
-from timers.linux import procfs
+from observability.samples.types import WorkerView
+from observability.sampling.members import unregistered, worker_of, world_size
+from observability.sampling.survey import Sampling
 from timers.linux.ranks import ranks_of
 
 from .report import analyse
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-
-    from observability.samples.types import WorkerView
 
     from .types import HangReport
 
@@ -34,10 +31,8 @@ def explain(
     *,
     timeout: float = 5.0,
     host: str = "",
-    native: bool = False,
-    whole_job: bool = True,
 ) -> HangReport:
-    """Sample these processes, and say who holds up the others.
+    """Sample these processes and the other ranks of their job, and say who holds up the others.
 
     Takes at most ``timeout`` seconds, and about half a second when nothing hangs that should not.
     A process that is gone, or may not be read, is part of the report as what it is. From any
@@ -46,10 +41,8 @@ def explain(
     :param pids: processes of this host; those that belong to one job are compared.
     :param timeout: seconds.
     :param host: this machine's name, for the report.
-    :param native: whether every stack is taken with its C frames, which pauses the processes.
-    :param whole_job: whether the other ranks of their job that run on this host are sampled, too.
     """
-    views, size = sample_job(pids, timeout=timeout, host=host, native=native, whole_job=whole_job)
+    views, size = sample_job(pids, timeout=timeout, host=host)
     return analyse(views, world_size=size)
 
 
@@ -63,26 +56,18 @@ def sample_job(
 ) -> tuple[list[WorkerView], int | None]:
     """Take the samples of :func:`explain`; return them and the number of ranks the job has.
 
-    The parameters are those of :func:`explain`. The number is None when it is not known.
+    The number is None when it is not known.
+
+    :param native: whether every stack is taken with its C frames, which pauses the processes.
+    :param whole_job: whether the other ranks of their job that run on this host are sampled, too.
     """
     until = time.monotonic() + timeout * (1 - _ANALYSIS_SHARE)
-    workers = [_worker(pid) for pid in dict.fromkeys(pids)]
+    workers = [worker_of(pid, ranks_of(pid)) for pid in dict.fromkeys(pids)]
     if whole_job:
         workers += unregistered(workers, timeout=timeout / 4)
-    sampling = Sampling(host=host, native=native)
+    sampling = Sampling(native=native)
     try:
-        views = sampling.survey([Watched(worker=worker) for worker in workers], until)
+        views = sampling.survey([WorkerView(worker=each, host=host) for each in workers], until)
     finally:
         sampling.close()
     return views, world_size(workers)
-
-
-def _worker(pid: int) -> WorkerInfo:
-    ranks = ranks_of(pid)
-    return WorkerInfo(
-        pid=pid,
-        start_time=procfs.start_time(pid),
-        rank=ranks.rank,
-        local_rank=ranks.local_rank,
-        restart_count=ranks.restart_count,
-    )

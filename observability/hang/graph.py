@@ -84,30 +84,23 @@ class End:
 
 
 class WaitGraph:
-    """Edges, collected and then followed. Adding is cheap: thousands of workers are ordinary."""
+    """Edges, of which those count that leave a node and are the surest of these.
+
+    One that leads back to where it comes from says nothing and is dropped.
+    """
 
     def __init__(self, edges: Iterable[Edge] = ()) -> None:
         self._out: defaultdict[Node, list[Edge]] = defaultdict(list)
         for edge in edges:
-            self.add(edge)
-
-    def __bool__(self) -> bool:
-        return bool(self._out)
-
-    def add(self, edge: Edge) -> None:
-        """Add an edge; one that leads back to where it comes from says nothing and is dropped."""
-        if edge.source != edge.target:
-            self._out[edge.source].append(edge)
-
-    def waits(self, node: Node) -> tuple[Edge, ...]:
-        """Return the edges that leave ``node`` and count: the surest ones."""
-        edges = self._out.get(node, [])
-        most = max((edge.strength for edge in edges), default=Strength.GUESS)
-        return tuple(edge for edge in edges if edge.strength is most)
+            if edge.source != edge.target:
+                self._out[edge.source].append(edge)
 
     def ends(self) -> tuple[End, ...]:
         """Follow all chains; return where they end, those with most waiting workers first."""
-        kept = {node: self.waits(node) for node in self._out}
+        kept: dict[Node, tuple[Edge, ...]] = {}
+        for node, leaving in self._out.items():
+            most = max(edge.strength for edge in leaving)
+            kept[node] = tuple(edge for edge in leaving if edge.strength is most)
         components, number_of = _components(kept)
         leaves = {
             number

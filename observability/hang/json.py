@@ -38,7 +38,7 @@ from observability.samples.types import (
     WorkerView,
 )
 from observability.samples.worker import read
-from observability.untrusted import number
+from observability.untrusted import items, number
 from timers.events import WorkerInfo
 from timers.linux.procfs import ProcessFacts
 from timers.stacks.take import Frame, StackDump, ThreadStack
@@ -94,8 +94,8 @@ def _around_from(value: object) -> Surroundings:
         return NOTHING_KNOWN
     line, what = _text(value.get("line")), _text(value.get("blocked_on"))
     loop = next((loop for loop in Loop if loop.value == value.get("loop")), Loop.NONE)
-    pids, in_driver = value.get("blocked_on_pids"), value.get("in_driver")
-    numbers = map(_integer, pids if isinstance(pids, list) else ())
+    in_driver = value.get("in_driver")
+    numbers = map(_integer, items(value.get("blocked_on_pids"), int))
     return Surroundings(
         source=None if line is None else Source(line, loop, _text(value.get("head")) or ""),
         gpu=value.get("gpu") is True,
@@ -133,13 +133,11 @@ def _child_fields(child: Descendant) -> dict[str, Any]:
 def view_from(fields: dict[str, Any]) -> WorkerView:
     """Read the worker of one ``stack dumped`` line."""
     pid = fields.get("worker_pid")
-    rank = _integer(fields.get("rank"))
-    children = fields.get("children")
     expired = fields.get("expired")
     return WorkerView(
         worker=WorkerInfo(
             pid=pid if isinstance(pid, (int, str)) else "unknown",
-            rank=rank,
+            rank=_integer(fields.get("rank")),
             local_rank=_integer(fields.get("local_rank")),
             restart_count=_integer(fields.get("restart_count")),
             name=_text(fields.get("worker_name")),
@@ -151,11 +149,7 @@ def view_from(fields: dict[str, Any]) -> WorkerView:
         expired=expired if isinstance(expired, bool) else "scope_id" in fields,
         after_seconds=number(fields.get("after_seconds")),
         elapsed_seconds=number(fields.get("elapsed_seconds")),
-        descendants=tuple(
-            _child(entry)
-            for entry in (children if isinstance(children, list) else ())
-            if isinstance(entry, dict)
-        ),
+        descendants=tuple(map(_child, items(fields.get("children"), dict))),
         pace=_pace(fields.get("pace")),
         recording=from_plain(fields.get("recorder")),
         surroundings=_around_from(fields.get("around")),
@@ -174,15 +168,10 @@ def _child(fields: dict[str, Any]) -> Descendant:
 
 
 def _dump(fields: dict[str, Any], pid: int) -> StackDump:
-    stack = fields.get("stack")
     return StackDump(
         pid=pid,
         method=_text(fields.get("stack_method")) or "proc",
-        threads=tuple(
-            _thread(entry)
-            for entry in (stack if isinstance(stack, list) else ())
-            if isinstance(entry, dict)
-        ),
+        threads=tuple(map(_thread, items(fields.get("stack"), dict))),
         facts=ProcessFacts(
             state=_text(fields.get("process_state")),
             wait_channel=_text(fields.get("process_wait_channel")),
@@ -195,13 +184,8 @@ def _dump(fields: dict[str, Any], pid: int) -> StackDump:
 
 
 def _thread(entry: dict[str, Any]) -> ThreadStack:
-    frames = entry.get("frames")
     return ThreadStack(
-        frames=tuple(
-            _frame(line)
-            for line in (frames if isinstance(frames, list) else ())
-            if isinstance(line, str)
-        ),
+        frames=tuple(map(_frame, items(entry.get("frames"), str))),
         thread=_integer(entry.get("thread")),
         name=_text(entry.get("name")),
         holds_gil=entry.get("holds_gil") is True,

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from observability.samples.frames import frame_line
-from observability.samples.idle import is_idle
+from observability.samples.threads import is_idle
 from observability.samples.types import Pace
 from observability.samples.worker import read
 
@@ -25,6 +25,7 @@ from .verdict.decide import decide
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from observability.samples.reading import Key
     from observability.samples.types import WorkerView
     from timers.stacks.take import Frame
 
@@ -45,12 +46,14 @@ def analyse(views: Iterable[WorkerView], *, world_size: int | None = None) -> Ha
     at_work = [view for view in newest if not is_idle(view)] or newest
     cases = [Case(view, read(view), index) for index, view in enumerate(at_work)]
     decision, found = decide(cases, world_size=world_size)
+    accused = {case.index for case in decision.suspects}
     # Who finished well is no part of the hang, unless the others wait for it.
     shown = [
         case
         for case in cases
-        if case.view.gone is None or case.view.unclean or case in decision.suspects
+        if case.view.gone is None or case.view.unclean or case.index in accused
     ]
+    seen = {case.view.worker.rank for case in cases}
 
     def described(some: Iterable[Case]) -> tuple[Suspect, ...]:
         return tuple(_suspect(case, decision, found, cases) for case in some)
@@ -63,11 +66,11 @@ def analyse(views: Iterable[WorkerView], *, world_size: int | None = None) -> Ha
         suspects=described(decision.suspects),
         lagging=described(decision.lagging),
         expired=described(case for case in shown if case.view.expired),
-        groups=_groups(shown, decision.suspects, found.waiting_in),
-        tree=_tree(shown, decision.suspects),
+        groups=_groups(shown, accused, found.waiting_in),
+        tree=_tree(shown, accused),
         workers=len(shown),
         hosts=len({case.view.host for case in shown}),
-        missing_ranks=_missing(cases, world_size),
+        missing_ranks=tuple(rank for rank in range(world_size or 0) if rank not in seen),
     )
     return replace(report, sentence=sentence(report))
 
@@ -90,13 +93,6 @@ def _newest(views: Iterable[WorkerView]) -> list[WorkerView]:
 def _order(view: WorkerView) -> tuple[bool, int, str, str]:
     rank = view.worker.rank
     return (rank is None, rank or 0, view.host, f"{view.worker.pid:>12}")
-
-
-def _missing(cases: Sequence[Case], world_size: int | None) -> tuple[int, ...]:
-    seen = {case.view.worker.rank for case in cases}
-    return () if world_size is None else tuple(
-        rank for rank in range(world_size) if rank not in seen
-    )  # fmt: skip
 
 
 # -- suspects ------------------------------------------------------------------------------------
@@ -126,25 +122,16 @@ def _suspect(case: Case, decision: Decision, found: Collectives, cases: Sequence
 # -- groups --------------------------------------------------------------------------------------
 
 
-def _by_place(
-    cases: Iterable[Case], suspects: Sequence[Case], waiting_in: Mapping[int, str]
-) -> Mapping[object, list[Case]]:
-    accused = {id(case) for case in suspects}
-    places: dict[object, list[Case]] = {}
+def _groups(
+    cases: Sequence[Case], accused: set[int], waiting_in: Mapping[int, str]
+) -> tuple[Group, ...]:
+    places: dict[tuple[bool, str, Key, Key | None], list[Case]] = {}
     for case in cases:
         child = case.reading.child_reading
         what = place(case, waiting_in)
-        key = (id(case) in accused, what, case.reading.key, child and child.key)
+        key = (case.index in accused, what, case.reading.key, None if child is None else child.key)
         places.setdefault(key, []).append(case)
-    return places
-
-
-def _groups(
-    cases: Sequence[Case], suspects: Sequence[Case], waiting_in: Mapping[int, str]
-) -> tuple[Group, ...]:
-    accused = {id(case) for case in suspects}
-    places = _by_place(cases, suspects, waiting_in).values()
-    groups = [_group(each, id(each[0]) in accused, place(each[0], waiting_in)) for each in places]
+    groups = [_group(found, suspected, what) for (suspected, what, *_), found in places.items()]
     return tuple(sorted(groups, key=lambda group: (-group.size, not group.suspected)))
 
 
@@ -173,11 +160,10 @@ def _agreed(paces: set[Pace], *, suspected: bool) -> Pace:
     return Pace.WAITING if pace is Pace.STUCK and not suspected else pace
 
 
-def _tree(cases: Sequence[Case], suspects: Sequence[Case]) -> tuple[Node, ...]:
-    accused = {id(case) for case in suspects}
+def _tree(cases: Sequence[Case], accused: set[int]) -> tuple[Node, ...]:
     counts: Counter[tuple[Frame, ...]] = Counter()
     marked: Counter[tuple[Frame, ...]] = Counter()
     for case in cases:
         counts[case.reading.frames] += 1
-        marked[case.reading.frames] += id(case) in accused
+        marked[case.reading.frames] += case.index in accused
     return merge((frames, counts[frames], marked[frames]) for frames in counts if frames)

@@ -20,7 +20,6 @@ import dataclasses
 import logging
 import math
 import os
-import select
 import threading
 import time
 from collections import deque
@@ -29,14 +28,15 @@ from typing import TYPE_CHECKING
 
 from observability.events import HangReported
 from observability.fleet.exchange import Shared
-from observability.samples.idle import is_idle
+from observability.samples.threads import is_idle
 from observability.samples.types import WorkerView
 from observability.sampling.members import unregistered, world_size
 from observability.sampling.process_facts import add_open_files
-from observability.sampling.survey import Sampling, Watched
+from observability.sampling.survey import Sampling
 from observability.scope_durations import scope_durations
 from timers.bounded import left
 from timers.events import StackDumped, WorkerExited, WorkerInfo
+from timers.linux.process import Process
 
 from .json import extra_fields
 from .report import analyse
@@ -109,7 +109,7 @@ class RollCall:
         self._timeout = timeout
         self._sample_at = tuple(sample_at) if sample_from > 0 else ()
         self._sample_from = sample_from
-        self._sampling = Sampling(host=host, native=native)
+        self._sampling = Sampling(native=native)
         self._server: WatchdogServer | None = None
         self._fleet: Fleet | None = None
         self._lock = threading.Lock()
@@ -173,7 +173,7 @@ class RollCall:
                 return
             self._waiting += 1
         try:
-            sampled = self._sampling.submit(_watched(running.worker, running), self._timeout)
+            sampled = self._sampling.submit(self._view(running.worker, running), self._timeout)
         except RuntimeError:  # closed, or no more threads to be had
             self._waiting -= 1
         else:
@@ -252,8 +252,8 @@ class RollCall:
 
     def _sample_expired(self, pid: int, until: float) -> StackDump:
         worker = next((each for each in self._known_workers() if each.pid == pid), None)
-        watched = Watched(worker=WorkerInfo(pid=pid) if worker is None else worker)
-        dump = self._sampling.sample(watched, left(until)).dump
+        view = WorkerView(worker=WorkerInfo(pid=pid) if worker is None else worker)
+        dump = self._sampling.sample(view, left(until)).dump
         return dataclasses.replace(add_open_files(dump), extras=(("expired", True),))
 
     def _call_the_roll(
@@ -273,11 +273,13 @@ class RollCall:
         )
         workers = known + self._unregistered
         self._sampling.forget_others(set(workers))
-        watched = [
-            _watched(worker, timers.get(worker), expired=worker.pid in expired)
-            for worker in workers
-        ]
-        views = self._sampling.survey(watched, until)
+        views = self._sampling.survey(
+            [
+                self._view(worker, timers.get(worker), expired=worker.pid in expired)
+                for worker in workers
+            ],
+            until,
+        )
         size = world_size(workers)
         shared = None
         try:
@@ -292,7 +294,7 @@ class RollCall:
         for view in views:
             dump = _dump(view, size, innocent=bool(report) and view.worker.pid not in named)
             if dump is not None and view.expired:
-                dumps[int(view.worker.pid)] = dump
+                dumps[view.pid] = dump
             elif dump is not None and not is_idle(view):
                 self._emit_stack(view, timers.get(view.worker), dump)
         if shared is not None:
@@ -300,6 +302,22 @@ class RollCall:
             if self._fleet is not None:
                 self._fleet.confirm(shared, kill_at)
         return dumps
+
+    def _view(
+        self, worker: WorkerInfo, running: RunningTimer | None, *, expired: bool = False
+    ) -> WorkerView:
+        """Describe a worker that is to be sampled, with the timer that matters."""
+        view = WorkerView(worker=worker, host=self._host, expired=expired)
+        if running is None:
+            return view
+        return dataclasses.replace(
+            view,
+            scope_id=running.timer.scope_id,
+            thread=running.timer.thread,
+            expired=expired or running.expired,
+            after_seconds=running.timer.after_seconds,
+            elapsed_seconds=running.age_seconds,
+        )
 
     def _emit_stack(self, view: WorkerView, running: RunningTimer | None, dump: StackDump) -> None:
         self._emit(
@@ -363,14 +381,8 @@ class RollCall:
 def _wait_for_the_end(pids: Iterable[int], until: float) -> None:
     """Wait until these processes have ended, or until the bound has passed."""
     for pid in pids:
-        with contextlib.suppress(OSError):  # it has ended
-            fd = os.pidfd_open(pid)
-            try:
-                poll = select.poll()
-                poll.register(fd, select.POLLIN)
-                poll.poll(left(until) * 1000)
-            finally:
-                os.close(fd)
+        with contextlib.suppress(OSError), contextlib.closing(Process(pid)) as process:
+            process.exited(left(until))
 
 
 def _dump(view: WorkerView, size: int | None, *, innocent: bool) -> StackDump | None:
@@ -393,16 +405,3 @@ def _innermost(running: Sequence[RunningTimer]) -> dict[WorkerInfo, RunningTimer
     for each in sorted(running, key=lambda one: (not one.expired, one.age_seconds)):
         chosen.setdefault(each.worker, each)
     return chosen
-
-
-def _watched(worker: WorkerInfo, running: RunningTimer | None, *, expired: bool = False) -> Watched:
-    if running is None:
-        return Watched(worker=worker, expired=expired)
-    return Watched(
-        worker=worker,
-        scope_id=running.timer.scope_id,
-        thread=running.timer.thread,
-        expired=expired or running.expired,
-        after_seconds=running.timer.after_seconds,
-        elapsed_seconds=running.age_seconds,
-    )

@@ -5,9 +5,10 @@ from __future__ import annotations
 import textwrap
 from typing import TYPE_CHECKING
 
+from observability.message import who
 from observability.samples.frames import library_path
 from observability.samples.types import Pace
-from observability.untrusted import printable
+from observability.untrusted import cut, printable
 
 from .types import Verdict
 
@@ -18,35 +19,30 @@ if TYPE_CHECKING:
 
 __all__ = ["listed", "name", "rank_ranges", "render", "sentence"]
 
+MAX_RANGES = 6
 MAX_SUSPECTS = 5
 MAX_GROUPS = 8
 MAX_FRAMES = 6
 LONGEST = 160
 
 
-def rank_ranges(ranks: Iterable[int], *, most: int = 6) -> str:
-    """Write ranks as ``0-2, 5``; of more than ``most`` ranges the rest is counted."""
-    ordered = sorted(set(ranks))
+def rank_ranges(ranks: Iterable[int]) -> str:
+    """Write ranks as ``0-2, 5``; of more than six ranges the rest is counted."""
     ranges: list[list[int]] = []
-    for rank in ordered:
+    for rank in sorted(set(ranks)):
         if ranges and rank == ranges[-1][1] + 1:
             ranges[-1][1] = rank
         else:
             ranges.append([rank, rank])
-    words = [str(low) if low == high else f"{low}-{high}" for low, high in ranges[:most]]
-    left = sum(high - low + 1 for low, high in ranges[most:])
+    words = [str(low) if low == high else f"{low}-{high}" for low, high in ranges[:MAX_RANGES]]
+    left = sum(high - low + 1 for low, high in ranges[MAX_RANGES:])
     return ", ".join(words) + (f" and {left} more" if left else "")
 
 
 def name(suspect: Suspect) -> str:
     """``rank 3 (pid 4711 on node7)``, with what is known of it."""
-    where = f" on {suspect.host}" if suspect.host else ""
-    if suspect.name:
-        who = suspect.name if suspect.rank is None else f"rank {suspect.rank}, {suspect.name}"
-        return f"{who} (pid {suspect.pid}{where})"
-    if suspect.rank is None:
-        return f"worker {suspect.pid}{where}"
-    return f"rank {suspect.rank} (pid {suspect.pid}{where})"
+    known = {"worker_pid": suspect.pid, "rank": suspect.rank, "host": suspect.host}
+    return who({**known, "worker_name": suspect.name})
 
 
 def listed(words: Sequence[str], most: int = MAX_SUSPECTS) -> str:
@@ -79,21 +75,22 @@ def _expired(report: HangReport) -> str:
     if not report.expired or any((each.host, each.pid) in named for each in report.expired):
         return ""
     first, *others = report.expired
-    who = name(first)
+    whose = name(first)
     ranks = [each.rank for each in report.expired if each.rank is not None]
     if others and len(ranks) == len(report.expired):
-        who = f"ranks {rank_ranges(ranks)}"
+        whose = f"ranks {rank_ranges(ranks)}"
     elif others:
-        who = f"{who} and {len(others)} more"
+        whose = f"{whose} and {len(others)} more"
     scope = f" in scope {first.scope_id!r}" if first.scope_id else ""
     at = f" at {first.frame}" if first.frame else ""
-    return f"; the timer{'s' if others else ''} of {who} expired{scope}{at}"
+    return f"; the timer{'s' if others else ''} of {whose} expired{scope}{at}"
 
 
 def _verdict(report: HangReport) -> str:
     named = report.suspects or report.lagging
     said = " ".join(suspect.holds_up for suspect in named)
-    meanwhile = _meanwhile(report.groups, set(_workers_named(named)), said)
+    names = {worker_name(each.rank, each.pid, each.host) for each in named}
+    meanwhile = _meanwhile(report.groups, names, said)
     clauses = listed([_clause(each) for each in named], 3) if named else ""
     if report.verdict is Verdict.CYCLE:
         where = [f"{name(each)} is at {each.frame}" for each in named if each.frame]
@@ -127,11 +124,6 @@ def _clause(suspect: Suspect) -> str:
     at = f" at {suspect.frame}" if suspect.frame else ""
     missed = f" and {suspect.holds_up}" if suspect.holds_up else ""
     return f"{name(suspect)} {suspect.why}{at}{missed}"
-
-
-def _workers_named(suspects: Iterable[Suspect]) -> Iterable[str]:
-    for suspect in suspects:
-        yield worker_name(suspect.rank, suspect.pid, suspect.host)
 
 
 def worker_name(rank: int | None, pid: int | str, host: str) -> str:
@@ -214,7 +206,7 @@ def render(report: HangReport, *, width: int = LONGEST) -> str:
         lines.append("")
     lines.extend(_group_lines(report.groups))
     lines = [printable(line) for line in lines]
-    return "\n".join(line if len(line) <= width else f"{line[: width - 3]}..." for line in lines)
+    return "\n".join(cut(line, width) for line in lines)
 
 
 def _wrapped(text: str, width: int) -> list[str]:

@@ -6,7 +6,6 @@ The map::
     app.py        the routes: metrics, health, running timers, last reaps, the page
     address.py    HOST:PORT, as people write it and as sockets want it
     health.py     whether the watchdog does its work
-    _active.py    the timers that run at this moment
     _auth.py      who may ask
     _scrapes.py   who scrapes, and what each has seen
     _look.py      a look at all workers on request

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import threading
 import time
+from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
 from observability.hang.explain import explain
@@ -44,32 +44,21 @@ class Looks:
             raise LookupError("no worker is known")
         self._under_way = True
         try:
-            return await self._on_a_thread(pids)
+            return await asyncio.wrap_future(self._on_a_thread(pids))
         finally:
             self._under_way = False
 
-    async def _on_a_thread(self, pids: list[int]) -> dict[str, Any]:
+    def _on_a_thread(self, pids: list[int]) -> Future[dict[str, Any]]:
         # Not the loop's own threads: the end of the service would wait for them.
-        loop = asyncio.get_running_loop()
-        done: asyncio.Future[dict[str, Any]] = loop.create_future()
-
-        def give(result: dict[str, Any] | None, error: Exception | None) -> None:
-            if done.cancelled():
-                return
-            if error is not None:
-                done.set_exception(error)
-            elif result is not None:
-                done.set_result(result)
+        done: Future[dict[str, Any]] = Future()
+        done.set_running_or_notify_cancel()  # whoever does not wait for it cannot stop it, either
 
         def look() -> None:
-            result, failed = None, None
             try:
                 report = explain(pids, timeout=LOOK_SECONDS, host=self._host)
-                result = as_shown(report, time.time())
+                done.set_result(as_shown(report, time.time()))
             except Exception as error:  # noqa: BLE001  # raised where it is waited for
-                failed = error
-            with contextlib.suppress(RuntimeError):  # the service has ended
-                loop.call_soon_threadsafe(give, result, failed)
+                done.set_exception(error)
 
         threading.Thread(target=look, name="timers-look", daemon=True).start()
-        return await done
+        return done

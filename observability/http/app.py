@@ -10,16 +10,15 @@ import math
 import re
 import time
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from observability.untrusted import replaced
+from observability.untrusted import printable, replaced
 
-from ._active import active_timers
 from ._auth import Guard
 from ._look import Looks
 from ._page import page
@@ -29,7 +28,10 @@ from .health import PROBE_SECONDS, is_watching_async
 if TYPE_CHECKING:
     from starlette.requests import Request
 
+    from observability.sinks.metrics import Metrics
+    from observability.sinks.recent import RecentReaps
     from timers.server.server import WatchdogServer
+    from timers.server.watchdog import RunningTimer
 
 __all__ = ["View", "make_app"]
 
@@ -39,31 +41,12 @@ DEFAULT_LIMIT = 1000
 MAX_LIMIT = 10_000
 
 
-class Exposition(Protocol):
-    """Where ``/metrics`` comes from: :class:`observability.sinks.metrics.Metrics`."""
-
-    def exposition(self, accept: str | None = None) -> tuple[bytes, str]:
-        """Body and content type."""
-        ...
-
-
-class Records(Protocol):
-    """Where the last reaps come from: :class:`observability.sinks.recent.RecentReaps`."""
-
-    hang: dict[str, Any] | None
-    """The last hang report."""
-
-    def records(self) -> list[dict[str, Any]]:
-        """The latest first."""
-        ...
-
-
 class View:
     """What the pages show.
 
     :param server: the timer server.
-    :param metrics: see :class:`Exposition`.
-    :param reaps: see :class:`Records`.
+    :param metrics: where ``/metrics`` comes from.
+    :param reaps: where the last reaps come from.
     :param run_id: names the job.
     :param host: this machine's name.
     """
@@ -71,8 +54,8 @@ class View:
     def __init__(
         self,
         server: WatchdogServer,
-        metrics: Exposition,
-        reaps: Records,
+        metrics: Metrics,
+        reaps: RecentReaps,
         *,
         run_id: str,
         host: str,
@@ -156,7 +139,6 @@ async def _look(view: View, request: Request) -> Response:
 
 
 def _timers(view: View, limit: int) -> dict[str, Any]:
-    total, timers = active_timers(view.server, limit)
     statistics = view.server.statistics
     scopes = list(statistics.scopes.values())
     return {
@@ -164,7 +146,7 @@ def _timers(view: View, limit: int) -> dict[str, Any]:
         "host": view.host,
         "timestamp": time.time(),
         "workers": statistics.workers,
-        "active": total,
+        "active": sum(scope.active for scope in scopes),
         "totals": {
             "acquires": sum(scope.acquires for scope in scopes),
             "releases": sum(scope.releases for scope in scopes),
@@ -172,10 +154,33 @@ def _timers(view: View, limit: int) -> dict[str, Any]:
             "reaps": view.reaps_so_far(),
             "rejected": sum(statistics.rejected.values()),
         },
-        "timers": timers,
+        "timers": [_describe(each) for each in view.server.running_timers(limit)],
         "reaps": view.reaps.records(),
         "hang": view.reaps.hang,
     }
+
+
+def _describe(running: RunningTimer) -> dict[str, Any]:
+    """Describe an open timer; ``rank``, ``thread`` and the like only where they are known.
+
+    ``age_seconds`` is since its block was entered, ``remaining_seconds`` is negative once overdue.
+    """
+    worker, timer = running.worker, running.timer
+    used = timer.after_seconds - running.remaining_seconds
+    known = {
+        "worker_pid": worker.pid,
+        "rank": worker.rank,
+        "local_rank": worker.local_rank,
+        "restart_count": worker.restart_count,
+        "thread": timer.thread,
+        "scope_id": printable(timer.scope_id),
+        "age_seconds": running.age_seconds,
+        "after_seconds": timer.after_seconds,
+        "remaining_seconds": running.remaining_seconds,
+        "used_ratio": max(0.0, used) / timer.after_seconds if timer.after_seconds > 0 else None,
+        "expired": running.expired,
+    }
+    return {name: value for name, value in known.items() if value is not None}
 
 
 def _name(request: Request) -> str:

@@ -67,8 +67,8 @@ class HttpServer:
         self._socket = socket.create_server(target[:2], family=family, backlog=BACKLOG)
         self._socket.setblocking(False)
         self._tls = tls
-        self.scheme = "http" if tls is None else "https"
         self.address = Address(address.host, self._socket.getsockname()[1])
+        self.url = f"{'http' if tls is None else 'https'}://{self.address}"
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -215,7 +215,6 @@ class _Connection(H11Protocol):
         super().on_response_complete()
 
     def drop(self) -> None:
-        """Get rid of the client."""
         self.connections.discard(self)
         self.transport.abort()
 

@@ -63,53 +63,43 @@ def _run(name: str, argument: Any, stack: list[Any], memo: dict[int, Any]) -> No
         stack.append(memo[argument])
     elif name in _BUILDERS:
         count, build = _BUILDERS[name]
-        build(stack, _since_mark(stack) if count is None else _last(stack, count))
+        stack.append(build(_taken(stack, count)))
+    elif name in _ADDERS:
+        count, add = _ADDERS[name]
+        items = _taken(stack, count)
+        add(stack[-1], items)
     elif name not in ("PROTO", "FRAME"):
         raise ValueError(f"not plain data: it asks for {name}")
 
 
-def _since_mark(stack: list[Any]) -> list[Any]:
+def _taken(stack: list[Any], count: int | None) -> list[Any]:
+    """Take so many values off the stack; by default all since the mark."""
+    if count is not None:
+        return [stack.pop() for _ in range(count)][::-1]
     items = []
     while (item := stack.pop()) is not _MARK:
         items.append(item)
     return items[::-1]
 
 
-def _last(stack: list[Any], count: int) -> list[Any]:
-    return [stack.pop() for _ in range(count)][::-1]
+def _pairs(items: list[Any]) -> dict[Any, Any]:
+    return dict(zip(items[::2], items[1::2], strict=True))
 
 
-def _tuple(stack: list[Any], items: list[Any]) -> None:
-    stack.append(tuple(items))
-
-
-def _list(stack: list[Any], items: list[Any]) -> None:
-    stack.append(items)
-
-
-def _dict(stack: list[Any], items: list[Any]) -> None:
-    stack.append(dict(zip(items[::2], items[1::2], strict=True)))
-
-
-def _append(stack: list[Any], items: list[Any]) -> None:
-    list.extend(stack[-1], items)
-
-
-def _set(stack: list[Any], items: list[Any]) -> None:
-    dict.update(stack[-1], zip(items[::2], items[1::2], strict=True))
-
-
-_BUILDERS: dict[str, tuple[int | None, Callable[[list[Any], list[Any]], None]]] = {
-    "EMPTY_TUPLE": (0, _tuple),
-    "TUPLE1": (1, _tuple),
-    "TUPLE2": (2, _tuple),
-    "TUPLE3": (3, _tuple),
-    "TUPLE": (None, _tuple),
-    "LIST": (None, _list),
-    "DICT": (None, _dict),
-    "APPEND": (1, _append),
-    "APPENDS": (None, _append),
-    "SETITEM": (2, _set),
-    "SETITEMS": (None, _set),
+_BUILDERS: dict[str, tuple[int | None, Callable[[list[Any]], Any]]] = {
+    "EMPTY_TUPLE": (0, tuple),
+    "TUPLE1": (1, tuple),
+    "TUPLE2": (2, tuple),
+    "TUPLE3": (3, tuple),
+    "TUPLE": (None, tuple),
+    "LIST": (None, list),
+    "DICT": (None, _pairs),
 }
-"""How many values each takes (None: all since the mark), and what it makes of them."""
+"""How many values each takes, and what it makes of them."""
+_ADDERS: dict[str, tuple[int | None, Callable[[Any, list[Any]], None]]] = {
+    "APPEND": (1, list.extend),
+    "APPENDS": (None, list.extend),
+    "SETITEM": (2, lambda known, items: dict.update(known, _pairs(items))),
+    "SETITEMS": (None, lambda known, items: dict.update(known, _pairs(items))),
+}
+"""Likewise, and how they are added to what is below them."""

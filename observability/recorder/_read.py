@@ -35,7 +35,6 @@ _MOST_RANKS = 1 << 20
 _MOST_SIZES = 8
 _LARGEST = 1 << 62
 _LONGEST_NAME = 80
-_LONGEST_PATH = 400
 _TRANSFER = re.compile(r"(send|recv) (\d{1,7})(?:->|<-)(\d{1,7})")
 _STATES = {
     "scheduled": Progress.SCHEDULED,
@@ -140,7 +139,6 @@ def _take(entry: dict[str, Any], groups: dict[tuple[str, str], _Growing]) -> Non
             (known.sizes + operation.sizes)[:_MOST_SIZES],
             known.dtype,
             min(known.progress, operation.progress),
-            frame=known.frame,
         )
     group.collectives[number] = operation
 
@@ -150,8 +148,7 @@ def _operation(
 ) -> Operation:
     dtypes = entry.get("input_dtypes")
     dtype = _text(dtypes[0]) if isinstance(dtypes, (list, tuple)) and dtypes else ""
-    sizes, frame = _sizes(entry.get("input_sizes")), _frame(entry.get("frames"))
-    return _same(number, name, sizes, dtype, _progress(entry), peer, frame)
+    return _same(number, name, _sizes(entry.get("input_sizes")), dtype, _progress(entry), peer)
 
 
 _same = lru_cache(1 << 14)(Operation)
@@ -179,14 +176,6 @@ def _sizes(value: object) -> tuple[tuple[int, ...], ...]:
     )
 
 
-def _frame(value: object) -> str | None:
-    first = value[0] if isinstance(value, (list, tuple)) and value else None
-    if not isinstance(first, dict):
-        return None
-    file, function = _text(first.get("filename"), _LONGEST_PATH), _text(first.get("name"))
-    return f"{file}:{_integer(first.get('line')) or 0} {function}" if file else None
-
-
 def _name_members(config: dict[Any, Any], groups: dict[tuple[str, str], _Growing]) -> None:
     named = {
         _text(entry.get("name")): str(entry.get("ranks"))[: 8 * _MOST_RANKS]
@@ -212,7 +201,7 @@ def _integer(value: object) -> int | None:
     return None
 
 
-def _text(value: object, longest: int = _LONGEST_NAME) -> str:
+def _text(value: object) -> str:
     if not isinstance(value, str):
         return ""
-    return value[:longest].encode("utf-8", "replace").decode()
+    return value[:_LONGEST_NAME].encode("utf-8", "replace").decode()

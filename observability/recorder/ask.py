@@ -10,23 +10,27 @@ been opened by that very process, a pipe and a file must be its user's, and no l
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import select
 import socket
 import stat
-import struct
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from timers.auto import RECORDER_VARIABLE
+from timers.bounded import left
+from timers.transport.socket_path import peer_credentials
 
 from ._read import MOST_BYTES, from_json, from_pickle
 from .types import Recording
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Generator, Iterable, Mapping, Sequence
+
+    _Steps = Generator[tuple[int, int] | None, None, Recording]
 
 __all__ = ["DUMP_VARIABLE", "PIPE_VARIABLE", "Target", "ask", "target_of"]
 
@@ -34,7 +38,6 @@ PIPE_VARIABLE = "TORCH_NCCL_DEBUG_INFO_PIPE_FILE"
 DUMP_VARIABLE = "TORCH_NCCL_DEBUG_INFO_TEMP_FILE"
 _HANDLERS = ("dump_nccl_trace_json", "fr_trace_json")
 """Of NCCL, and of gloo and other backends. A build of torch may have one of them or both."""
-_CREDENTIALS = struct.Struct("iII")
 _CHUNK = 1 << 16
 _TICK_SECONDS = 0.02
 
@@ -73,34 +76,33 @@ def ask(targets: Iterable[Target], *, timeout: float) -> dict[int, Recording]:
     Takes at most ``timeout`` seconds, and as long as the slowest rank otherwise. Never raises.
     """
     until = time.monotonic() + timeout
-    questions: list[_Http | _Pipe] = []
+    questions: list[_Question] = []
     for target in targets:
         if target.socket is not None:
-            questions += [_Http(target, handler) for handler in _HANDLERS]
+            questions += [
+                _Question(target.pid, _by_server(target.pid, target.socket, handler))
+                for handler in _HANDLERS
+            ]
         elif target.pipe is not None and target.dump is not None:
-            questions.append(_Pipe(target.pid, target.pipe, target.dump))
-    for question in questions:
-        question.begin()
-    while any(question.under_way for question in questions):
-        left = until - time.monotonic()
-        if left <= 0:
-            break
-        _wait(questions, min(left, _TICK_SECONDS))
+            questions.append(_Question(target.pid, _by_pipe(target.pid, target.pipe, target.dump)))
+    while (open_ones := [each for each in questions if each.answer is None]) and left(until) > 0:
+        _wait(open_ones, min(left(until), _TICK_SECONDS))
     answers: dict[int, list[Recording]] = {}
     for question in questions:
-        question.close(f"no answer within {timeout:.2g} s")
-        answers.setdefault(question.pid, []).append(question.answer)
+        question.close()
+        late = Recording(error=f"no answer within {timeout:.2g} s")
+        answers.setdefault(question.pid, []).append(question.answer or late)
     return {pid: _merged(found) for pid, found in answers.items()}
 
 
-def _wait(questions: Sequence[_Http | _Pipe], seconds: float) -> None:
+def _wait(questions: Sequence[_Question], seconds: float) -> None:
     poller = select.poll()
     for question in questions:
-        if isinstance(question, _Http) and question.under_way:
-            poller.register(question.fileno(), question.wanted)
+        if question.awaited is not None:
+            poller.register(*question.awaited)
     ready = {descriptor for descriptor, _ in poller.poll(seconds * 1000)}
     for question in questions:
-        if not isinstance(question, _Http) or question.fileno() in ready:
+        if question.awaited is None or question.awaited[0] in ready:
             question.go_on()
 
 
@@ -115,138 +117,93 @@ def _merged(answers: Sequence[Recording]) -> Recording:
 
 
 class _Question:
-    """One question, until it is answered or given up."""
+    """One question, until it is answered or given up.
 
-    def __init__(self, pid: int) -> None:
+    :param steps: yields before each step what has to be ready for it, a descriptor and what of it;
+        None for one to be taken now and then. Returns the answer, or raises OSError or ValueError.
+    """
+
+    def __init__(self, pid: int, steps: _Steps) -> None:
         self.pid = pid
-        self.under_way = True
-        self.answer = Recording(error="not asked")
-
-    def begin(self) -> None:
-        """Take the first step."""
-        self._guarded(self._begin)
+        self.answer: Recording | None = None
+        self.awaited: tuple[int, int] | None = None
+        self._steps = steps
+        self.close = steps.close
+        self.go_on()
 
     def go_on(self) -> None:
-        """Take the next step, if there is one to take."""
-        if self.under_way:
-            self._guarded(self._go_on)
-
-    def close(self, why: str) -> None:
-        """Give up what is under way."""
-        if self.under_way:
-            self._end(Recording(error=why))
-
-    def _guarded(self, step: Callable[[], None]) -> None:
         try:
-            step()
+            self.awaited = next(self._steps)
+        except StopIteration as ended:
+            self.answer = ended.value
         except (OSError, ValueError) as error:
-            self._end(Recording(error=f"{error}"))
-
-    def _begin(self) -> None:
-        raise NotImplementedError
-
-    def _go_on(self) -> None:
-        raise NotImplementedError
-
-    def _end(self, answer: Recording) -> None:
-        self.answer = answer
-        self.under_way = False
+            self.answer = Recording(error=f"{error}")
 
 
-class _Http(_Question):
-    """A request to a worker server. One connection each: the server answers one after another."""
-
-    def __init__(self, target: Target, handler: str) -> None:
-        super().__init__(target.pid)
-        self._path = target.socket or ""
-        # Without a length the server waits for a body that never comes.
-        self._unsent = (
-            f"POST /handler/{handler} HTTP/1.1\r\nHost: timers\r\n"
-            "Content-Length: 0\r\nConnection: close\r\n\r\n"
-        ).encode()
-        self._received = bytearray()
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-        self._socket.setblocking(False)
-
-    def fileno(self) -> int:
-        """The descriptor to wait on; -1 once it is over."""
-        return self._socket.fileno()
-
-    @property
-    def wanted(self) -> int:
-        """What to wait for."""
-        return select.POLLOUT if self._unsent else select.POLLIN
-
-    def _begin(self) -> None:
-        code = self._socket.connect_ex(self._path)
+def _by_server(pid: int, path: str, handler: str) -> _Steps:
+    """Ask a worker server. One connection each: the server answers one after another."""
+    # Without a length the server waits for a body that never comes.
+    unsent = (
+        f"POST /handler/{handler} HTTP/1.1\r\nHost: timers\r\n"
+        "Content-Length: 0\r\nConnection: close\r\n\r\n"
+    ).encode()
+    received = bytearray()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as asked:
+        asked.setblocking(False)
+        code = asked.connect_ex(path)
         if code != 0:
             # EAGAIN: its backlog is full, so it accepts nobody (unix(7)).
             raise OSError(code, f"worker server: {errno.errorcode.get(code, code)}")
-        raw = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-        (pid, _, _) = _CREDENTIALS.unpack(raw)
-        if pid != self.pid:
-            raise OSError(f"the socket is process {pid}'s, not {self.pid}'s")
-
-    def _go_on(self) -> None:
-        if self._unsent:
-            self._unsent = self._unsent[self._socket.send(self._unsent) :]
-            return
-        try:
-            chunk = self._socket.recv(_CHUNK)
-        except BlockingIOError:
-            return
-        self._received += chunk
-        if len(self._received) > MOST_BYTES:
-            raise ValueError("its answer is too long")
-        if not chunk:
-            head, _, body = bytes(self._received).partition(b"\r\n\r\n")
-            if b" 200 " not in head.partition(b"\r\n")[0]:
-                raise ValueError("torch has no such recorder here")
-            self._end(from_json(body))
-
-    def _end(self, answer: Recording) -> None:
-        super()._end(answer)
-        self._socket.close()
+        found = peer_credentials(asked).pid
+        if found != pid:
+            raise OSError(f"the socket is process {found}'s, not {pid}'s")
+        while unsent:
+            yield asked.fileno(), select.POLLOUT
+            unsent = unsent[asked.send(unsent) :]
+        while True:
+            yield asked.fileno(), select.POLLIN
+            with contextlib.suppress(BlockingIOError):
+                chunk = asked.recv(_CHUNK)
+                if not chunk:
+                    break
+                received += chunk
+            if len(received) > MOST_BYTES:
+                raise ValueError("its answer is too long")
+    head, _, body = bytes(received).partition(b"\r\n\r\n")
+    if b" 200 " not in head.partition(b"\r\n")[0]:
+        raise ValueError("torch has no such recorder here")
+    return from_json(body)
 
 
-class _Pipe(_Question):
-    """A line to the pipe that NCCL reads, and the file that it writes in answer."""
-
-    def __init__(self, pid: int, pipe: str, dump: str) -> None:
-        super().__init__(pid)
-        self._pipe = pipe
-        self._dump = dump
-        self._before: tuple[int, int] | None = None
-
-    def _begin(self) -> None:
-        self._owner = os.stat(f"/proc/{self.pid}").st_uid
-        self._before = self._state()
-        flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
-        fd = os.open(self._pipe, flags)
-        try:
-            found = os.fstat(fd)
-            if not stat.S_ISFIFO(found.st_mode) or found.st_uid != self._owner:
-                raise OSError(f"{self._pipe} is not a pipe of the worker's user")
-            os.write(fd, b"dump\n")
-        finally:
-            os.close(fd)
-
-    def _state(self) -> tuple[int, int] | None:
-        try:
-            found = os.stat(self._dump, follow_symlinks=False)
-        except OSError:
-            return None
-        return found.st_ino, found.st_mtime_ns
-
-    def _go_on(self) -> None:
-        if self._state() in (None, self._before):
-            return
-        fd = os.open(self._dump, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+def _by_pipe(pid: int, pipe: str, dump: str) -> _Steps:
+    """Write a line to the pipe that NCCL reads; read the file that it writes in answer."""
+    owner = os.stat(f"/proc/{pid}").st_uid
+    before = _state(dump)
+    fd = os.open(pipe, os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        found = os.fstat(fd)
+        if not stat.S_ISFIFO(found.st_mode) or found.st_uid != owner:
+            raise OSError(f"{pipe} is not a pipe of the worker's user")
+        os.write(fd, b"dump\n")
+    finally:
+        os.close(fd)
+    data = b""
+    while not data.endswith(b"."):  # It is still being written: a pickle ends with STOP.
+        yield None
+        if _state(dump) in (None, before):
+            continue
+        fd = os.open(dump, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
         with open(fd, "rb") as file:
             found = os.fstat(fd)
-            if not stat.S_ISREG(found.st_mode) or found.st_uid != self._owner:
-                raise OSError(f"{self._dump} is not a file of the worker's user")
+            if not stat.S_ISREG(found.st_mode) or found.st_uid != owner:
+                raise OSError(f"{dump} is not a file of the worker's user")
             data = file.read(MOST_BYTES + 1)
-        if not data.endswith(b"."):
-            return  # It is still being written: a pickle ends with STOP.
-        self._end(from_pickle(data))
+    return from_pickle(data)
+
+
+def _state(path: str) -> tuple[int, int] | None:
+    try:
+        found = os.stat(path, follow_symlinks=False)
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns

@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from observability.untrusted import items
+
 from .types import GroupRecord, Operation, Progress, Recording
 
 __all__ = ["from_plain", "to_plain"]
@@ -73,14 +75,9 @@ def from_plain(value: object) -> Recording | None:
     """Read what :func:`to_plain` made; None when it is nothing of the kind."""
     if not isinstance(value, dict):
         return None
-    groups = value.get("groups")
     error = value.get("error")
     return Recording(
-        groups=tuple(
-            _group_from(group)
-            for group in (groups if isinstance(groups, list) else [])[:_MOST_GROUPS]
-            if isinstance(group, dict)
-        ),
+        groups=tuple(map(_group_from, items(value.get("groups"), dict)[:_MOST_GROUPS])),
         timed=value.get("timed") is True,
         error=error if isinstance(error, str) else None,
     )
@@ -110,8 +107,8 @@ def _ranks(text: str) -> tuple[int, ...]:
 
 def _operations(value: object) -> tuple[Operation, ...]:
     found = []
-    for entry in value if isinstance(value, list) else ():
-        if isinstance(entry, list) and len(entry) == 6:  # noqa: PLR2004  # as _operation makes it
+    for entry in items(value, list):
+        if len(entry) == 6:  # noqa: PLR2004  # as _operation makes it
             number, name, dtype, shapes, progress, peer = entry
             found.append(
                 Operation(
@@ -127,11 +124,7 @@ def _operations(value: object) -> tuple[Operation, ...]:
 
 
 def _shapes(value: object) -> tuple[tuple[int, ...], ...]:
-    return tuple(
-        tuple(_integer(size) or 0 for size in shape)
-        for shape in (value if isinstance(value, list) else ())
-        if isinstance(shape, list)
-    )
+    return tuple(tuple(_integer(size) or 0 for size in shape) for shape in items(value, list))
 
 
 def _text(value: object) -> str:

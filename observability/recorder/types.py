@@ -33,8 +33,6 @@ class Operation:
     progress: Progress = Progress.SCHEDULED
     peer: int | None = None
     """For a transfer: the other rank, by its number in the group."""
-    frame: str | None = None
-    """``file:line function`` of the innermost recorded call, where torch recorded any."""
 
     @property
     def signature(self) -> tuple[object, ...]:

@@ -28,7 +28,7 @@ from collections import Counter, defaultdict
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from observability.untrusted import number, printable
+from observability.untrusted import items, number, printable
 from timers.server.statistics import NEAR_MISS, WARM_UP_USES
 
 from ._files import seconds
@@ -236,12 +236,8 @@ def _was_under_way(hangs: Sequence[int], end: float, elapsed: float) -> bool:
 
 
 def _entries(event: dict[str, Any]) -> list[dict[str, Any]]:
-    scopes = event.get("scopes")
-    return [
-        entry
-        for entry in (scopes if isinstance(scopes, list) else ())
-        if isinstance(entry, dict) and isinstance(entry.get("scope_id"), str)
-    ]
+    entries = items(event.get("scopes"), dict)
+    return [entry for entry in entries if isinstance(entry.get("scope_id"), str)]
 
 
 def _summarised(entry: dict[str, Any], scopes: defaultdict[str, _Scope]) -> None:

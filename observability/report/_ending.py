@@ -15,7 +15,7 @@ class Ending:
     """Takes note of the end of the command and of workers that ended badly by themselves."""
 
     def __init__(self) -> None:
-        self._finished: dict[str, Any] | None = None
+        self._finished: dict[str, Any] = {}
         self._failed: dict[str, None] = {}
         self._more = 0
 
@@ -34,8 +34,8 @@ class Ending:
         lines = list(self._failed)
         if self._more:
             lines.append(f"... and {self._more} more")
-        code = number(self._finished.get("exit_code")) if self._finished else None
-        if code is not None and self._finished is not None:
+        code = number(self._finished.get("exit_code"))
+        if code is not None:
             took = number(self._finished.get("elapsed_seconds"))
             after = "" if took is None else f" after {took:.1f} s"
             lines.append(f"The command exited with {code:g}{after}.")

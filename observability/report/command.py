@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ._deadlines import ScopeAdvice
     from .incidents import Incident
 
-__all__ = ["NOBODY", "SUSPECT", "UNUSABLE", "report"]
+__all__ = ["NOBODY", "SUSPECT", "UNUSABLE", "UnusableError", "report", "width", "write"]
 
 NOBODY = 0
 """Exit status: nothing points at anybody."""
@@ -99,13 +99,13 @@ def _print_hangs(
     run_id: str, hangs: Sequence[Incident], html: str | None, ending: Ending, *, as_json: bool
 ) -> int:
     if html is not None:
-        _write(html, page(run_id, hangs))
+        write(html, page(run_id, hangs))
     if as_json:
         click.echo(json.dumps({"run_id": run_id, "hangs": [_plain(hang) for hang in hangs]}))
     elif not hangs:
         click.echo("\n".join(filter(None, ("No timer expired.", ending.render()))))
     else:
-        texts = [f"{hang.started}\n{render(hang.report, width=_width())}" for hang in hangs]
+        texts = [f"{hang.started}\n{render(hang.report, width=width())}" for hang in hangs]
         click.echo("\n\n".join(texts))
     return SUSPECT if any(hang.report.suspects for hang in hangs) else NOBODY
 
@@ -132,14 +132,19 @@ def _print_deadlines(advice: Sequence[ScopeAdvice], *, as_json: bool) -> int:
     return NOBODY
 
 
-def _width() -> int:
+def width() -> int:
+    """Return how many characters a line of a report may have."""
     # Not of a pipe: what reads it may be wider than any terminal.
     if not sys.stdout.isatty():
         return 160
     return max(80, os.get_terminal_size(sys.stdout.fileno()).columns)
 
 
-def _write(path: str, text: str) -> None:
+def write(path: str, text: str) -> None:
+    """Write a page.
+
+    :raises UnusableError: it cannot be written there.
+    """
     try:
         with open(path, "w", encoding="utf-8") as file:
             file.write(text)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from observability.hang.json import view_from
 from observability.hang.report import analyse
 from observability.samples.types import WorkerView
-from observability.untrusted import number, printable
+from observability.untrusted import items, number, printable
 from timers.events import WorkerInfo
 
 from ._files import seconds
@@ -134,10 +134,7 @@ def _exit(event: dict[str, Any]) -> _Exit:
     inside = event.get("timers_open")
     unclean = isinstance(inside, int) and inside > 0
     how = f"ended inside of scope {view.scope_id}" if unclean and view.scope_id else "ended"
-    listed = event.get("timers")
-    entries = (
-        [each for each in listed if isinstance(each, dict)] if isinstance(listed, list) else []
-    )
+    entries = items(event.get("timers"), dict)
     known = ((each.get("scope_id"), number(each.get("elapsed_seconds"))) for each in entries)
     scopes = [(scope, age) for scope, age in known if isinstance(scope, str) and age is not None]
     if not scopes and unclean and view.scope_id and view.elapsed_seconds is not None:

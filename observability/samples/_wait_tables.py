@@ -9,7 +9,6 @@ __all__ = [
     "CALLS",
     "CHANNELS",
     "COLLECTIVE_WORDS",
-    "DEVICE_CALLS",
     "LOCAL_WORK",
     "MAYBE_FOR_PEERS",
     "MPI_CALLS",
@@ -220,8 +219,6 @@ CALLS: dict[str, dict[str, Wait]] = {
 
 LOCAL_WORK = frozenset({"_object_to_tensor", "_tensor_to_object"})
 """Functions of torch.distributed that pickle and copy: who is in one has not joined yet."""
-DEVICE_CALLS = re.compile(r"\.(?:item|cpu|tolist|numpy|nonzero|synchronize|is_nonzero|to|wait)\(")
-"""Calls that wait for the device, in the text of a line."""
 MPI_CALLS = re.compile(
     r"\.(I?(?:[Aa]ll(?:reduce|gatherv?|toallv?)|[Bb]arrier|[Bb]cast|[Rr]educe(?:_scatter)?"
     r"|[Gg]atherv?|[Ss]catterv?|[Ww]ait(?:all|any)?|[Ss]?[Ss]end(?:recv)?|[Rr]ecv|[Pp]robe))\("

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
+from itertools import takewhile
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from timers.stacks.take import Frame
 
 __all__ = [
+    "c_frames",
     "frame_line",
     "innermost_own",
     "is_anonymous",
@@ -62,6 +64,11 @@ def library_path(file: str) -> str | None:
 def is_python(file: str) -> bool:
     """Whether a frame in ``file`` is a Python call, as opposed to a C one of a native stack."""
     return _SOURCE.search(file) is not None
+
+
+def c_frames(frames: Iterable[Frame]) -> Iterator[Frame]:
+    """The C frames that the innermost Python call is in, the innermost first."""
+    return takewhile(lambda frame: not is_python(frame.file), frames)
 
 
 def is_own(frame: Frame) -> bool:

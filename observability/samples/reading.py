@@ -173,7 +173,11 @@ def _up_to_the_telling_one(samples: Sequence[Sample], thread: int | None) -> Seq
     One without a stack, of a process that can go on; one that met somebody who waits and polls in
     the moment between, when most found it waiting in one place.
     """
-    seen = [index for index, sample in enumerate(samples) if _has_stack(sample)]
+    seen = [
+        index
+        for index, sample in enumerate(samples)
+        if any(stack.frames for stack in sample.dump.threads)
+    ]
     state = _condition(samples[-1].dump)
     if seen and not (state is not None and state.broken):
         samples = samples[: seen[-1] + 1]
@@ -181,10 +185,6 @@ def _up_to_the_telling_one(samples: Sequence[Sample], thread: int | None) -> Seq
         return samples
     waiting = [index for index, sample in enumerate(samples) if not computes(sample, thread)]
     return samples[: waiting[-1] + 1] if len(waiting) * 2 > len(samples) else samples
-
-
-def _has_stack(sample: Sample) -> bool:
-    return any(stack.frames for stack in sample.dump.threads)
 
 
 class _Process:

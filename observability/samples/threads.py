@@ -1,4 +1,7 @@
-"""Which thread of a process matters, and what its other threads have to do with that."""
+"""Which thread of a process matters, and what its other threads have to do with that.
+
+Of those of a pool, too, that have nothing to do.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +15,12 @@ if TYPE_CHECKING:
 
     from timers.stacks.take import StackDump, ThreadStack
 
-    from .types import Sample
+    from .types import Sample, WorkerView
 
 __all__ = [
     "computes",
     "gil_holder",
+    "is_idle",
     "judge_thread",
     "lines_of_others",
     "main_thread",
@@ -50,6 +54,19 @@ def main_thread(dump: StackDump) -> ThreadStack | None:
     stacks = [stack for stack in dump.threads if stack.frames]
     by_number = (stack for stack in stacks if stack.thread == dump.pid)
     return next(by_number, None) or next((s for s in stacks if s.name == "MainThread"), None)
+
+
+def is_idle(view: WorkerView) -> bool:
+    """Whether a worker only waits for a pool's next work: no thread is in a block, or in its code.
+
+    One with a rank is a part of its job in any case.
+    """
+    if view.scope_id is not None or view.worker.rank is not None or view.dump is None:
+        return False
+    main = main_thread(view.dump)
+    if main is None or not waits_for_work(main.frames):
+        return False
+    return working_thread(view.dump, main) is None
 
 
 def judge_thread(dump: StackDump, stack: ThreadStack, scope_id: str | None = None) -> Reason:

@@ -162,6 +162,11 @@ class WorkerView:
     """What its Flight Recorder says; None when it was not asked."""
 
     @property
+    def pid(self) -> int:
+        """Its process, of a worker on this host."""
+        return int(self.worker.pid)
+
+    @property
     def dump(self) -> StackDump | None:
         """The stacks at the expiry."""
         return self.samples[-1].dump if self.samples else None

@@ -31,7 +31,7 @@ from ._wait_tables import (
     SCOPE_WORDS,
     Wait,
 )
-from .frames import is_own, is_python, library_path, plain_function
+from .frames import c_frames, is_own, is_python, library_path, plain_function
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from timers.linux.procfs import ProcessFacts
     from timers.stacks.take import Frame
 
-__all__ = ["Peers", "Reason", "Wait", "judge", "names_collective", "native_wait"]
+__all__ = ["Peers", "Reason", "Wait", "judge", "native_wait"]
 
 
 class Peers(enum.IntEnum):
@@ -67,11 +67,6 @@ class Reason(NamedTuple):
     """How many of its innermost frames belong to the machinery of waiting."""
 
 
-def names_collective(scope_id: str | None) -> bool:
-    """Whether a scope is named like an operation in which ranks wait for each other."""
-    return scope_id is not None and SCOPE_WORDS.search(scope_id) is not None
-
-
 def judge(
     frames: Sequence[Frame],
     facts: ProcessFacts,
@@ -95,16 +90,14 @@ def judge(
     if found is not None and found.peers is Peers.CERTAIN:
         working = running and plain_function(frames[0].function) in LOCAL_WORK
         return Reason(Wait.COMPUTE) if working else found
-    native = _by_native(frames)
-    if native is Wait.COLLECTIVE:
-        return Reason(native, Peers.CERTAIN, _native_operation(frames))
-    if native is Wait.DEVICE:
-        return Reason(native)
+    native = native_wait(frames)
+    if native is not None and native.wait in (Wait.COLLECTIVE, Wait.DEVICE):
+        return native
     # A C function that blocks with the GIL held counts as active for py-spy, but it sleeps.
     if running and not (is_main and facts.state in ("sleeping", "uninterruptible")):
         return Reason(Wait.COMPUTE)
     if found is None:
-        found = Reason(native or _by_kernel(facts, is_main=is_main, machine=machine))
+        found = native or Reason(_by_kernel(facts, is_main=is_main, machine=machine))
     if found.wait not in MAYBE_FOR_PEERS:
         return found
     peers, operation = _for_peers(frames, found, scope_id)
@@ -118,7 +111,7 @@ def _for_peers(frames: Sequence[Frame], found: Reason, scope_id: str | None) -> 
         return Peers.BY_NAME, operation
     if _in_backward(frames[: found.machinery]):
         return Peers.BY_LIBRARY, "backward"
-    if scope_id is not None and names_collective(scope_id):
+    if scope_id is not None and SCOPE_WORDS.search(scope_id):
         return Peers.BY_SCOPE, scope_id
     return Peers.NO, ""
 
@@ -196,20 +189,13 @@ def _collective(python: Sequence[Frame], index: int) -> Reason:
 def native_wait(frames: Sequence[Frame]) -> Reason | None:
     """Return what the C frames of a stack say its thread waits for; None when they say nothing."""
     wait = _by_native(frames)
-    if wait is None:
-        return None
-    certain = wait is Wait.COLLECTIVE
-    return Reason(
-        wait,
-        Peers.CERTAIN if certain else Peers.NO,
-        _native_operation(frames) if certain else "",
-    )
+    if wait is Wait.COLLECTIVE:
+        return Reason(wait, Peers.CERTAIN, _native_operation(frames))
+    return None if wait is None else Reason(wait)
 
 
 def _by_native(frames: Sequence[Frame]) -> Wait | None:
-    for frame in frames:
-        if is_python(frame.file):
-            return None
+    for frame in c_frames(frames):
         for words, wait in NATIVE_RULES:
             if words.search(frame.function) or (
                 wait is Wait.COLLECTIVE and words.search(frame.file.rsplit("/", 1)[-1])
@@ -218,31 +204,17 @@ def _by_native(frames: Sequence[Frame]) -> Wait | None:
         else:
             continue
         waits = (Wait.FUTEX, Wait.LOCK, Wait.POLL, Wait.NETWORK, Wait.DEVICE)
-        if wait in waits and _collective_above(frames):
+        collective = NATIVE_RULES[0][0]
+        if wait in waits and any(collective.search(each.function) for each in c_frames(frames)):
             return Wait.COLLECTIVE
         return wait
     return None
 
 
-def _collective_above(frames: Sequence[Frame]) -> bool:
-    words = NATIVE_RULES[0][0]
-    for frame in frames:
-        if is_python(frame.file):
-            return False
-        if words.search(frame.function):
-            return True
-    return False
-
-
 def _native_operation(frames: Sequence[Frame]) -> str:
     # The outermost is what was called; further in, a reduction is made of sends and receives.
-    operation = ""
-    for frame in frames:
-        if is_python(frame.file):
-            break
-        if found := OPERATION_WORDS.search(frame.function):
-            operation = found[0].lower()
-    return operation
+    names = [OPERATION_WORDS.search(frame.function) for frame in c_frames(frames)]
+    return next((found[0].lower() for found in reversed(names) if found), "")
 
 
 def _by_kernel(facts: ProcessFacts, *, is_main: bool, machine: str) -> Wait:

@@ -62,12 +62,7 @@ def _path_of(pid: int, lock: links.Lock) -> str | None:
 
 def _opened(pid: int, thread: int) -> str | None:
     descriptor = links.blocked_descriptor(pid, thread)
-    if descriptor is None:
-        return None
-    try:
-        return os.readlink(f"/proc/{pid}/fd/{descriptor}")
-    except OSError:
-        return None
+    return None if descriptor is None else links.opened(pid, descriptor)
 
 
 def _relevant(pids: Iterable[int]) -> Sequence[int]:

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import itertools
-import os
 import time
 from typing import TYPE_CHECKING
 
-from observability.samples.frames import is_python
+from observability.samples.frames import c_frames
 from observability.samples.reading import Condition
 from observability.samples.threads import thread_that_matters
 from observability.samples.types import Sample, Surroundings
 from observability.samples.waits import Wait
 from timers.bounded import left
-from timers.linux import procfs
+from timers.linux import links, procfs
 from timers.stacks import take as stacks
 
 from ._instructions import in_driver, is_driver
 from ._source import source_at
 from ._tasks import with_task
+from .members import add_descendants
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterable
+    from collections.abc import Container
 
     from observability.samples.reading import Reading
     from timers.stacks.take import Frame
@@ -69,14 +68,9 @@ def processes_below(pid: int, *, without: Container[int] = ()) -> list[tuple[int
 
     :param without: processes that are left out with all that they started: workers themselves.
     """
-    found: list[tuple[int, int]] = []
-    parents = [pid]
-    while parents and len(found) < _MOST_DESCENDANTS:
-        parent = parents.pop(0)
-        children = [child for child in procfs.children(parent) if child not in without]
-        found.extend((child, parent) for child in children)
-        parents.extend(children)
-    return found[:_MOST_DESCENDANTS]
+    found: dict[int, int] = {}
+    add_descendants(found, [pid], most=_MOST_DESCENDANTS, without=without)
+    return list(found.items())[:_MOST_DESCENDANTS]
 
 
 def native_frames(pid: int, thread: int | None, timeout: float) -> tuple[Frame, ...]:
@@ -116,25 +110,13 @@ def surroundings(
         source=None if own is None else source_at(pid, own.file, own.line),
         native=frames,
         gpu=gpu,
-        in_driver=is_driver(_c_files(frames)) if driver is None else driver,
+        in_driver=is_driver(frame.file for frame in c_frames(frames)) if driver is None else driver,
         mpi=mpi,
     )
 
 
-def _c_files(frames: Iterable[Frame]) -> Iterable[str]:
-    return (
-        frame.file for frame in itertools.takewhile(lambda each: not is_python(each.file), frames)
-    )
-
-
 def _has_gpu(pid: int) -> bool:
-    directory = f"/proc/{pid}/fd"
-    try:
-        return any(
-            os.readlink(f"{directory}/{entry}").startswith(_GPUS) for entry in os.listdir(directory)
-        )
-    except OSError:
-        return False
+    return any(opened.startswith(_GPUS) for _, opened in links.descriptors(pid))
 
 
 def _has_mpi(pid: int) -> bool:

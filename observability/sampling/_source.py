@@ -80,14 +80,11 @@ def _text(pid: int, file: str) -> str | None:
     with open(fd, "rb") as opened:
         found = os.fstat(fd)
         # Never a file that the worker could not read itself, shown to it in a report.
-        if not stat.S_ISREG(found.st_mode) or not _is_ours(pid):
+        ours = os.stat(f"/proc/{pid}").st_uid == os.geteuid()
+        if not stat.S_ISREG(found.st_mode) or not ours:
             return None
         data = opened.read(_MOST_BYTES + 1)
     return data.decode("utf-8", "replace") if len(data) <= _MOST_BYTES else None
-
-
-def _is_ours(pid: int) -> bool:
-    return os.stat(f"/proc/{pid}").st_uid == os.geteuid()
 
 
 @lru_cache(16)

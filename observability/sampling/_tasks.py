@@ -6,16 +6,17 @@ import contextlib
 import json
 import os
 import socket
-import struct
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from observability.samples.frames import library_path
 from observability.samples.threads import thread_that_matters
+from observability.untrusted import items
 from timers.bounded import left
 from timers.linux import procfs
 from timers.linux.notes import DIRECTORY_VARIABLE
 from timers.stacks.take import Frame
+from timers.transport.socket_path import peer_credentials
 
 if TYPE_CHECKING:
     from timers.stacks.take import StackDump
@@ -25,7 +26,6 @@ __all__ = ["with_task"]
 _MOST_BYTES = 1 << 18
 _MOST_FRAMES = 64
 _LOOPS = ("asyncio/", "uvloop/")
-_CREDENTIALS = struct.Struct("iII")
 
 
 def with_task(dump: StackDump, thread: int | None, scope_id: str | None, until: float) -> StackDump:
@@ -55,7 +55,7 @@ def with_task(dump: StackDump, thread: int | None, scope_id: str | None, until: 
     return dump
 
 
-def _ask(pid: int, until: float) -> list[Any]:
+def _ask(pid: int, until: float) -> list[object]:
     directory = procfs.environment(pid).get(DIRECTORY_VARIABLE)
     if not directory:
         return []
@@ -68,26 +68,23 @@ def _ask(pid: int, until: float) -> list[Any]:
             asked.connect(f"/proc/self/fd/{opened}/{pid}.tasks")
         finally:
             os.close(opened)
-        peer = asked.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-        if _CREDENTIALS.unpack(peer)[0] != pid:
+        if peer_credentials(asked).pid != pid:
             return []  # A child has the socket of its parent, and does not answer.
         while len(data) < _MOST_BYTES and left(until) > 0 and (more := asked.recv(1 << 16)):
             data += more
-    found = json.loads(data)
-    return found if isinstance(found, list) else []
+    return items(json.loads(data), object)
 
 
-def _frames(task: Any, thread: int | None, scope_id: str | None) -> tuple[Frame, ...]:
+def _frames(task: object, thread: int | None, scope_id: str | None) -> tuple[Frame, ...]:
     """Read what the worker says of one task, which may be anything; empty for another one."""
     if not isinstance(task, dict) or task.get("thread") != thread:
         return ()
-    scopes, frames = task.get("scopes"), task.get("frames")
-    if not isinstance(scopes, list) or not isinstance(frames, list):
+    if not isinstance(task.get("scopes"), list):
         return ()
-    if scope_id is not None and scope_id not in scopes:
+    if scope_id is not None and scope_id not in task["scopes"]:
         return ()
     return tuple(
         Frame(each[0], each[1], each[2])
-        for each in frames[:_MOST_FRAMES]
-        if isinstance(each, list) and [type(part) for part in each] == [str, str, int]
+        for each in items(task.get("frames"), list)[:_MOST_FRAMES]
+        if [type(part) for part in each] == [str, str, int]
     )

@@ -7,6 +7,7 @@ it does not merely have the variables from a parent that is that rank already.
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from typing import TYPE_CHECKING
@@ -16,9 +17,9 @@ from timers.linux import procfs
 from timers.linux.ranks import Ranks, job_environment, ranks_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Container, Iterable, Sequence
 
-__all__ = ["job_of", "unregistered", "world_size"]
+__all__ = ["add_descendants", "job_of", "unregistered", "worker_of", "world_size"]
 
 _MOST_PROCESSES = 8192
 _INIT = 1
@@ -51,28 +52,36 @@ def unregistered(
     """
     until = time.monotonic() + timeout
     pids = {int(worker.pid) for worker in known}
-    stats = (procfs.stat(pid) for pid in pids)
-    parents = {stat.parent for stat in stats if stat is not None and stat.parent > _INIT}
-    tree = _tree(parents, set(roots), until)
+    found_stats = (procfs.stat(pid) for pid in pids)
+    parents = {stat.parent for stat in found_stats if stat is not None and stat.parent > _INIT}
+    # Parents before their children, and this process none of them.
+    stats = {pid: procfs.stat(pid) for pid in sorted(parents) if pid != os.getpid()}
+    tree = {pid: stat.parent for pid, stat in stats.items() if stat is not None}
+    add_descendants(tree, sorted(parents.union(roots)), most=_MOST_PROCESSES, until=until)
     ranks = {pid: ranks_of(pid) for pid in tree if time.monotonic() < until}
     taken = {worker.rank for worker in known} | {None}
     jobs = {job_of(pid) for pid in pids}
     found: dict[int, WorkerInfo] = {}
-    for pid, mine in ranks.items():  # parents before their children
-        if pid in pids or mine.rank in taken or mine.rank is None or not _is_python(pid):
+    for pid, mine in ranks.items():
+        if pid in pids or mine.rank in taken or mine.rank is None or not procfs.is_python(pid):
             continue
         if _has_it_from_above(pid, tree, ranks) or _launches(pid, tree, ranks):
             continue
         if all(_same_job(job_of(pid), job) for job in jobs):
             taken.add(mine.rank)
-            found[mine.rank] = WorkerInfo(
-                pid=pid,
-                start_time=procfs.start_time(pid),
-                rank=mine.rank,
-                local_rank=mine.local_rank,
-                restart_count=mine.restart_count,
-            )
+            found[mine.rank] = worker_of(pid, mine)
     return [found[rank] for rank in sorted(found)]
+
+
+def worker_of(pid: int, ranks: Ranks) -> WorkerInfo:
+    """Return who ``pid`` is, without what its framework calls it."""
+    return WorkerInfo(
+        pid=pid,
+        start_time=procfs.start_time(pid),
+        rank=ranks.rank,
+        local_rank=ranks.local_rank,
+        restart_count=ranks.restart_count,
+    )
 
 
 def world_size(workers: Iterable[WorkerInfo]) -> int | None:
@@ -84,21 +93,28 @@ def world_size(workers: Iterable[WorkerInfo]) -> int | None:
     return size if size is not None and size > largest else None
 
 
-def _tree(parents: set[int], roots: set[int], until: float) -> dict[int, int]:
-    """Map ``parents`` and the descendants of them and of ``roots`` to their parents, those first.
+def add_descendants(
+    found: dict[int, int],
+    queue: list[int],
+    *,
+    most: int,
+    until: float = math.inf,
+    without: Container[int] = (),
+) -> None:
+    """Add to ``found`` the descendants of those in ``queue``, each with its parent, those first.
 
-    This process is none of them.
+    This process and its descendants are left out.
+
+    :param most: how many there may be in all before the search ends.
+    :param until: the moment of ``time.monotonic()`` at which it ends in any case.
+    :param without: processes that are left out with all that they started.
     """
-    stats = {pid: procfs.stat(pid) for pid in sorted(parents) if pid != os.getpid()}
-    found = {pid: stat.parent for pid, stat in stats.items() if stat is not None}
-    queue = sorted(parents | roots)
-    while queue and len(found) < _MOST_PROCESSES and time.monotonic() < until:
+    while queue and len(found) < most and time.monotonic() < until:
         parent = queue.pop(0)
         for child in procfs.children(parent):
-            if child not in found and child != os.getpid():
+            if child not in found and child != os.getpid() and child not in without:
                 found[child] = parent
                 queue.append(child)
-    return found
 
 
 def _ancestors(pid: int, tree: dict[int, int]) -> list[int]:
@@ -118,7 +134,7 @@ def _has_it_from_above(pid: int, tree: dict[int, int], ranks: dict[int, Ranks]) 
     return any(
         each in ranks
         and (ranks[each].rank, ranks[each].strength) == (ranks[pid].rank, ranks[pid].strength)
-        and _is_python(each)
+        and procfs.is_python(each)
         for each in _ancestors(pid, tree)
     )
 
@@ -131,10 +147,3 @@ def _launches(pid: int, tree: dict[int, int], ranks: dict[int, Ranks]) -> bool:
         and pid in _ancestors(each, tree)
         for each, found in ranks.items()
     )
-
-
-def _is_python(pid: int) -> bool:
-    try:
-        return "python" in os.path.basename(os.readlink(f"/proc/{pid}/exe"))
-    except OSError:
-        return False

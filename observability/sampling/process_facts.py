@@ -6,6 +6,7 @@ look at, has nothing open as far as this module can tell.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["add_open_files"]
 
+_UNKNOWN = (psutil.Error, OSError, ValueError, OverflowError, RuntimeError)
 _MOST = 20
 """How many of each are told: enough to recognize what a worker is busy with."""
 
@@ -27,27 +29,15 @@ def add_open_files(dump: StackDump) -> StackDump:
 
     Reads /proc; on a process with thousands of descriptors that takes milliseconds.
     """
-    try:
-        process = psutil.Process(dump.pid)
-    except (psutil.Error, OSError, ValueError, OverflowError):
-        return dump
-    facts = dump.facts._replace(open_paths=_paths(process), connections=_connections(process))
+    facts = dump.facts
+    with contextlib.suppress(*_UNKNOWN):
+        paths = (file.path for file in psutil.Process(dump.pid).open_files())
+        facts = facts._replace(open_paths=_first(paths))
+    with contextlib.suppress(*_UNKNOWN):
+        found = psutil.Process(dump.pid).net_connections("all")
+        peers = (_told(each.raddr, each.status) for each in found if each.raddr)
+        facts = facts._replace(connections=_first(peers))
     return dataclasses.replace(dump, facts=facts)
-
-
-def _paths(process: psutil.Process) -> tuple[str, ...]:
-    try:
-        return _first(file.path for file in process.open_files())
-    except (psutil.Error, OSError, RuntimeError):
-        return ()
-
-
-def _connections(process: psutil.Process) -> tuple[str, ...]:
-    try:
-        found = process.net_connections("all")
-    except (psutil.Error, OSError, RuntimeError):
-        return ()
-    return _first(_told(each.raddr, each.status) for each in found if each.raddr)
 
 
 def _told(peer: object, status: str) -> str:

@@ -10,12 +10,12 @@ import threading
 import time
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
 from observability.recorder.ask import ask, target_of
 from observability.samples.reading import Condition, needs_more_samples
-from observability.samples.types import Descendant, Sample, WorkerView
+from observability.samples.types import Descendant, Sample, Surroundings, WorkerView
 from observability.samples.waits import Peers
 from observability.samples.worker import read
 from timers.bounded import left
@@ -25,14 +25,14 @@ from ._blocked import links_of
 from ._sample import native_frames, processes_below, surroundings, take_sample
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Sequence
+    from collections.abc import Collection, Sequence
 
     from observability.recorder.types import Recording
     from observability.samples.reading import Key
     from timers.events import WorkerInfo
     from timers.stacks.take import Frame
 
-__all__ = ["Sampling", "Watched"]
+__all__ = ["Sampling"]
 
 T = TypeVar("T")
 
@@ -47,34 +47,16 @@ _ASK_SECONDS = 1.5
 """For the recorders. Worker servers take milliseconds, NCCL's pipes up to a second."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Watched:
-    """A worker to be sampled, with the timer that matters; without a timer the rest is unknown."""
-
-    worker: WorkerInfo
-    scope_id: str | None = None
-    thread: int | None = None
-    """Native id of the thread that holds the timer."""
-    expired: bool = False
-    after_seconds: float | None = None
-    elapsed_seconds: float | None = None
-
-    @property
-    def pid(self) -> int:
-        """Its process."""
-        return int(self.worker.pid)
-
-
 class Sampling:
     """Takes samples and keeps them. Safe from any thread.
 
-    :param host: this machine's name.
+    Workers to be sampled are views without samples, with the timer that matters.
+
     :param native: whether the last stack of a survey is taken with its C frames. Only the last:
         it takes a second and more, in which one that computes could be met many times.
     """
 
-    def __init__(self, *, host: str = "", native: bool = False) -> None:
-        self._host = host
+    def __init__(self, *, native: bool = False) -> None:
         self._native = native
         self._lock = threading.Lock()
         self._samples: dict[WorkerInfo, deque[Sample]] = {}
@@ -84,24 +66,24 @@ class Sampling:
         """End the sampling threads; a sample under way is left to its own bound."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def submit(self, watched: Watched, timeout: float, *, native: bool = False) -> Future[Sample]:
+    def submit(self, view: WorkerView, timeout: float, *, native: bool = False) -> Future[Sample]:
         """Sample a worker soon.
 
         :raises RuntimeError: it is closed, or no more threads are to be had.
         """
-        return self._pool.submit(self.sample, watched, timeout, native=native)
+        return self._pool.submit(self.sample, view, timeout, native=native)
 
-    def sample(self, watched: Watched, timeout: float, *, native: bool = False) -> Sample:
+    def sample(self, view: WorkerView, timeout: float, *, native: bool = False) -> Sample:
         """Sample a worker now, and keep the sample."""
         found = take_sample(
-            watched.pid,
-            thread=watched.thread,
+            view.pid,
+            thread=view.thread,
             timeout=timeout,
             native=native,
-            scope_id=watched.scope_id,
+            scope_id=view.scope_id,
         )
         with self._lock:
-            self._samples.setdefault(watched.worker, deque(maxlen=_KEPT)).append(found)
+            self._samples.setdefault(view.worker, deque(maxlen=_KEPT)).append(found)
         return found
 
     def forget_others(self, known: Collection[WorkerInfo]) -> None:
@@ -110,46 +92,54 @@ class Sampling:
             for worker in [each for each in self._samples if each not in known]:
                 del self._samples[worker]
 
-    def survey(self, all_watched: Sequence[Watched], until: float) -> list[WorkerView]:
+    def survey(self, workers: Sequence[WorkerView], until: float) -> list[WorkerView]:
         """Sample all of them, several times, and what surrounds them.
 
         :param until: the moment of ``time.monotonic()`` by which to be done.
         """
-        asked = self._pool.submit(_ask, all_watched, min(_ASK_SECONDS, left(until)))
+        asked = self._pool.submit(_ask, workers, min(_ASK_SECONDS, left(until)))
         for number in range(_ROUNDS):
             if number:
-                self._sample_computing(all_watched, asked, until)
-            if not self._sample_all(all_watched, until):
+                self._sample_computing(workers, asked, until)
+            if not self._sample_all(workers, until):
                 break
         recordings = _result(asked, until, {})
-        while computing := self._open_ones(all_watched, recordings):
+        while computing := self._open_ones(workers, recordings):
             time.sleep(_BETWEEN_MORE_SECONDS)
             if not self._sample_all(computing, until):
                 break
         if self._native:
-            self._sample_all(all_watched, until, native=True)
-        members = {each.pid for each in all_watched}
-        threads = {each.pid: each.thread or each.pid for each in all_watched}
+            self._sample_all(workers, until, native=True)
+        views = [
+            replace(each, samples=self._kept(each), recording=recordings.get(each.pid))
+            for each in workers
+        ]
+        threads = {each.pid: each.thread or each.pid for each in views}
         linked = self._pool.submit(links_of, threads, until=until)
-        views = {
-            each.pid: self._pool.submit(self._view, each, recordings, until) for each in all_watched
+        around = {each.pid: self._pool.submit(_around, each, until) for each in views}
+        in_backward = self._in_backward(views, until)
+        below = {
+            each.pid: [
+                self._pool.submit(_descendant, child, parent, left(until))
+                for child, parent in processes_below(each.pid, without=threads)
+            ]
+            for each in views
         }
-        in_backward = self._in_backward(all_watched, recordings, until)
-        below = {each.pid: self._below(each.pid, members, until) for each in all_watched}
         found = []
         links = _result(linked, until, {})
-        for each in all_watched:
-            view = _result(views[each.pid], until, self._plain_view(each, recordings))
-            around = replace(view.surroundings, link=links.get(each.pid))
+        for each in views:
+            known = _result(around[each.pid], until, each.surroundings)
+            known = replace(known, link=links.get(each.pid))
             if each.pid in in_backward:
-                around = replace(around, native=_result(in_backward[each.pid], until, ()))
-            children = tuple(_descendants(below[each.pid], until))
-            found.append(replace(view, surroundings=around, descendants=children))
+                known = replace(known, native=_result(in_backward[each.pid], until, ()))
+            children = (_result(child, until, None) for child in below[each.pid])
+            there = tuple(child for child in children if child is not None)
+            found.append(replace(each, surroundings=known, descendants=there))
         return found
 
     def _sample_computing(
         self,
-        all_watched: Sequence[Watched],
+        workers: Sequence[WorkerView],
         asked: Future[dict[int, Recording]],
         until: float,
     ) -> None:
@@ -159,61 +149,34 @@ class Sampling:
             time.sleep(min(seconds, _BETWEEN_MORE_SECONDS))
             # Before, nobody knows who waits for the other ranks.
             if asked.done():
-                self._sample_all(self._open_ones(all_watched, _result(asked, until, {})), until)
+                self._sample_all(self._open_ones(workers, _result(asked, until, {})), until)
 
     def _sample_all(
-        self, all_watched: Sequence[Watched], until: float, *, native: bool = False
+        self, views: Sequence[WorkerView], until: float, *, native: bool = False
     ) -> bool:
         """Sample each of them once; return whether there is time for more."""
         seconds = left(until)
-        wait([self.submit(each, seconds, native=native) for each in all_watched], seconds)
+        wait([self.submit(each, seconds, native=native) for each in views], seconds)
         return left(until) > 2 * _BETWEEN_ROUNDS_SECONDS
 
-    def _kept(self, watched: Watched) -> tuple[Sample, ...]:
+    def _kept(self, view: WorkerView) -> tuple[Sample, ...]:
         with self._lock:
-            return tuple(self._samples.get(watched.worker, ()))
+            return tuple(self._samples.get(view.worker, ()))
 
     def _open_ones(
-        self, all_watched: Sequence[Watched], recordings: dict[int, Recording]
-    ) -> list[Watched]:
+        self, workers: Sequence[WorkerView], recordings: dict[int, Recording]
+    ) -> list[WorkerView]:
         """Choose those of which more samples could tell if they get anywhere."""
         return [
             each
-            for each in all_watched
+            for each in workers
             if not _is_pending(recordings.get(each.pid))
             and (samples := self._kept(each))
             and needs_more_samples(samples, each.thread)
         ]
 
-    def _plain_view(self, watched: Watched, recordings: dict[int, Recording]) -> WorkerView:
-        return WorkerView(
-            worker=watched.worker,
-            host=self._host,
-            samples=self._kept(watched),
-            scope_id=watched.scope_id,
-            thread=watched.thread,
-            expired=watched.expired,
-            after_seconds=watched.after_seconds,
-            elapsed_seconds=watched.elapsed_seconds,
-            recording=recordings.get(watched.pid),
-        )
-
-    def _view(self, watched: Watched, recordings: dict[int, Recording], until: float) -> WorkerView:
-        view = self._plain_view(watched, recordings)
-        if not view.samples:
-            return view
-        reading = read(view)
-        around = surroundings(
-            watched.pid,
-            reading,
-            thread=watched.thread,
-            timeout=left(until),
-            native=not _is_pending(view.recording) and reading.condition is Condition.RUNNING,
-        )
-        return replace(view, surroundings=around)
-
     def _in_backward(
-        self, all_watched: Sequence[Watched], recordings: dict[int, Recording], until: float
+        self, views: Sequence[WorkerView], until: float
     ) -> dict[int, Future[tuple[Frame, ...]]]:
         """Look into C++ where data-parallel training may wait for its gradients to be reduced.
 
@@ -222,8 +185,7 @@ class Sampling:
         """
         alike: dict[Key, Future[tuple[Frame, ...]]] = {}
         found: dict[int, Future[tuple[Frame, ...]]] = {}
-        for each in all_watched:
-            view = self._plain_view(each, recordings)
+        for view in views:
             if not view.samples or _is_pending(view.recording):
                 continue
             reading = read(view)
@@ -231,22 +193,23 @@ class Sampling:
                 continue
             if reading.key not in alike:
                 alike[reading.key] = self._pool.submit(
-                    native_frames, each.pid, each.thread, left(until)
+                    native_frames, view.pid, view.thread, left(until)
                 )
-            found[each.pid] = alike[reading.key]
+            found[view.pid] = alike[reading.key]
         return found
 
-    def _below(
-        self, pid: int, members: Collection[int], until: float
-    ) -> list[tuple[int, int, Future[Sample]]]:
-        return [
-            (
-                child,
-                parent,
-                self._pool.submit(take_sample, child, thread=None, timeout=left(until)),
-            )
-            for child, parent in processes_below(pid, without=members)
-        ]
+
+def _around(view: WorkerView, until: float) -> Surroundings:
+    if not view.samples:
+        return view.surroundings
+    reading = read(view)
+    return surroundings(
+        view.pid,
+        reading,
+        thread=view.thread,
+        timeout=left(until),
+        native=not _is_pending(view.recording) and reading.condition is Condition.RUNNING,
+    )
 
 
 def _is_pending(recording: Recording | None) -> bool:
@@ -254,20 +217,16 @@ def _is_pending(recording: Recording | None) -> bool:
     return recording is not None and any(group.pending for group in recording.groups)
 
 
-def _descendants(
-    below: Iterable[tuple[int, int, Future[Sample]]], until: float
-) -> Iterable[Descendant]:
-    for child, parent, sampled in below:
-        wait([sampled], left(until))
-        if sampled.done() and sampled.exception() is None:
-            command = procfs.thread_names(child).get(child, "")
-            yield Descendant(pid=child, parent=parent, samples=(sampled.result(),), command=command)
+def _descendant(pid: int, parent: int, timeout: float) -> Descendant | None:
+    sample = take_sample(pid, thread=None, timeout=timeout)
+    command = procfs.thread_names(pid).get(pid, "")
+    return Descendant(pid=pid, parent=parent, samples=(sample,), command=command)
 
 
-def _ask(all_watched: Sequence[Watched], timeout: float) -> dict[int, Recording]:
+def _ask(workers: Sequence[WorkerView], timeout: float) -> dict[int, Recording]:
     targets = (
         target_of(each.pid, each.worker.rank, procfs.environment(each.pid))
-        for each in all_watched
+        for each in workers
         if not _is_stopped(each.pid)  # It would not answer.
     )
     return ask([target for target in targets if target is not None], timeout=timeout)

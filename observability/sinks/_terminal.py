@@ -18,7 +18,7 @@ from observability.hang.types import Verdict
 from observability.message import deed, seconds
 from observability.samples.frames import library_path
 from observability.story import ExplainedDump, ExplainedFailure, ExplainedKill
-from observability.untrusted import printable
+from observability.untrusted import cut, printable
 from timers.events import (
     ReapFailed,
     StackDumped,
@@ -178,5 +178,4 @@ def _place(frame: str | None, room: int) -> str:
 
 
 def _cut(text: str, width: int) -> str:
-    text = printable(text)
-    return text if len(text) <= width else f"{text[: width - 3]}..."
+    return cut(printable(text), width)

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
     from timers.events import Event
 
+    Fields = MutableMapping[str, Any]
+
 __all__ = ["LEVELS", "NAMES", "LogSink"]
 
 NAMES = ("plain", "otel")
@@ -153,10 +155,6 @@ class LogSink:
 
     def _named(self, fields: dict[str, Any]) -> dict[str, Any]:
         return to_otel(fields, service=self._service) if self._in_otel else fields
-
-
-if TYPE_CHECKING:
-    Fields = MutableMapping[str, Any]
 
 
 class _Lines:

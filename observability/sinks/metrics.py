@@ -47,8 +47,6 @@ __all__ = ["LABEL_CHARACTERS", "Metrics"]
 LABEL_CHARACTERS = 120
 """Longest scope in a label; longer ones that begin alike share their series."""
 
-_Buckets = "Sequence[tuple[str, float] | tuple[str, float, Exemplar]]"
-
 
 class Metrics:
     """What is answered to a scrape. Safe from any thread.

@@ -8,11 +8,10 @@ pipe or a socket does not belong here: that call returns with the first piece.
 
 from __future__ import annotations
 
-import os
 import platform
 from typing import TYPE_CHECKING, NamedTuple
 
-from timers.linux import procfs
+from timers.linux import links, procfs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -56,12 +55,6 @@ def _is_long(pid: int, words: list[str]) -> bool:
     number, machine = int(words[0]), platform.machine()
     if number in _WRITES.get(machine, ()):
         return True
-    return number in _READS.get(machine, ()) and _is_file(pid, int(words[1], 16))
-
-
-def _is_file(pid: int, descriptor: int) -> bool:
-    """Whether it has a path. A stat(2) would wait for a file server that does not answer."""
-    try:
-        return os.readlink(f"/proc/{pid}/fd/{descriptor}").startswith("/")
-    except OSError:
+    if number not in _READS.get(machine, ()):
         return False
+    return (links.opened(pid, int(words[1], 16)) or "").startswith("/")

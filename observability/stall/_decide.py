@@ -114,16 +114,15 @@ class Watching:
         self._examined = at
         if self._last is not None:
             self._last = self._last._replace(calls={})  # taking samples may have woken them
-        was_stalled = self.stalled
         if finding is Finding.STUCK:
             self.stalled = True
             self._busy_when_stalled = at - self._busy <= period_of(self._after)
             return Step.NOTHING
+        self._patience = min(_MOST_PATIENCE, 2 * self._patience)
         if finding is Finding.MOVES:
             self._moved = at
-        self._patience = min(_MOST_PATIENCE, 2 * self._patience)
-        self.stalled = was_stalled and finding is not Finding.MOVES
-        return Step.MOVES_AGAIN if was_stalled and not self.stalled else Step.NOTHING
+            return self._over()
+        return Step.NOTHING
 
     def _is_due(self, at: float) -> bool:
         return at - max(self._moved, self._examined) >= self._after * self._patience

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from observability.explain.job import descendants
 from observability.explain.rates import Counts, count
+from timers.linux import procfs
 
 from ._calls import LongCall, long_calls
 
@@ -38,13 +38,6 @@ class Look(NamedTuple):
 def take_look(roots: Sequence[int], *, blocks: int) -> Look:
     """Read the counts of all processes below ``roots``, those included."""
     counts = {(pid, found.start_time): found for pid, found in count(descendants(roots)).items()}
-    python = frozenset(key for key in counts if _is_python(key[0]))
+    python = frozenset(key for key in counts if procfs.is_python(key[0]))
     calls = {(key, thread): call for key in counts for thread, call in long_calls(key[0])}
     return Look(time.monotonic(), counts, python, blocks, calls)
-
-
-def _is_python(pid: int) -> bool:
-    try:
-        return "python" in os.path.basename(os.readlink(f"/proc/{pid}/exe"))
-    except OSError:
-        return False

@@ -8,8 +8,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Protocol
 
-from observability.events import HangReported, JobMoves, JobStalled, Notice
-from observability.explain.events import events_of
+from observability.events import JobMoves, JobStalled, Notice
 from observability.explain.job import descendants, explain_tree
 from observability.hang.types import Confidence
 from timers.linux import procfs
@@ -160,7 +159,7 @@ class StallWatch:
     def _examine(self, roots: Sequence[int]) -> Step:
         explained = explain_tree(roots, timeout=_MOST_SECONDS, host=self._host)
         at = time.monotonic()
-        pids = [int(view.worker.pid) for view in explained.views]
+        pids = [view.pid for view in explained.views]
         finding = judge(
             explained.views,
             awaited=bool(explained.launchers),
@@ -191,9 +190,8 @@ class StallWatch:
         report = explained.report
         self._server.statistics.stalled()
         self._server.statistics.reported(report.verdict.value)
-        for event in events_of(explained, self._run_id):
-            if not isinstance(event, HangReported):
-                self._emit(event)
+        for event in explained.stacks(self._run_id):
+            self._emit(event)
         self._emit(
             JobStalled(
                 timestamp=time.time(),

@@ -7,13 +7,12 @@ recorder the last six entries are kept.
 
 from __future__ import annotations
 
-import itertools
 import json
 from dataclasses import replace
 from pathlib import Path
 
 from observability.recorder._read import from_json
-from observability.samples.frames import is_python
+from observability.samples.frames import c_frames
 from observability.samples.types import Sample, Surroundings, WorkerView
 from observability.sampling._instructions import is_driver
 from timers.events import WorkerInfo
@@ -39,7 +38,7 @@ def _native_files(case: str, rank: int) -> list[str]:
     """Where the C frames of its main thread are, the innermost first."""
     threads = parse_py_spy((RECORDINGS / case / f"native{rank}.json").read_bytes()) or ()
     frames = next(thread.frames for thread in threads if thread.name == "MainThread")
-    return [frame.file for frame in itertools.takewhile(lambda f: not is_python(f.file), frames)]
+    return [frame.file for frame in c_frames(frames)]
 
 
 def slow_views() -> list[WorkerView]:

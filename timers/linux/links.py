@@ -25,8 +25,10 @@ __all__ = [
     "Lock",
     "Opened",
     "blocked_descriptor",
+    "descriptors",
     "locks",
     "open_descriptors",
+    "opened",
     "peer_of",
     "remote_port",
 ]
@@ -86,6 +88,17 @@ def blocked_descriptor(pid: int, thread: int) -> int | None:
     return found if found < 1 << 31 else None
 
 
+def opened(pid: int, descriptor: int) -> str | None:
+    """Return what a descriptor of ``pid`` is of: a path, ``pipe:[INODE]``; None when unknown.
+
+    A stat(2) would wait for a file server that does not answer; this does not.
+    """
+    try:
+        return os.readlink(f"/proc/{pid}/fd/{descriptor}")
+    except OSError:
+        return None
+
+
 def locks() -> list[Lock]:
     """List the locks on files for which somebody waits, as /proc/locks has them."""
     try:
@@ -116,14 +129,15 @@ def open_descriptors(pids: Iterable[int], *, timeout: float) -> dict[str, list[O
     for pid in pids:
         if time.monotonic() > until:
             break
-        for descriptor, link in _descriptors(pid):
+        for descriptor, link in descriptors(pid):
             if link.startswith(("pipe:", "socket:")):
                 writes = link.startswith("socket:") or _writes(pid, descriptor)
                 found.setdefault(link, []).append(Opened(pid, writes))
     return found
 
 
-def _descriptors(pid: int) -> Iterator[tuple[str, str]]:
+def descriptors(pid: int) -> Iterator[tuple[str, str]]:
+    """Yield the descriptors of ``pid`` that may be looked at, each with what it is of."""
     directory = f"/proc/{pid}/fd"
     with contextlib.suppress(OSError):
         for entry in os.listdir(directory):

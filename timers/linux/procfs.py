@@ -33,6 +33,7 @@ __all__ = [
     "exit_status",
     "facts",
     "io_bytes",
+    "is_python",
     "owners",
     "page_faults",
     "start_time",
@@ -313,6 +314,14 @@ def command(pid: int) -> list[str]:
     """Read the program and the arguments ``pid`` was started with; empty if unreadable."""
     text = _read(pid, "cmdline")
     return text.removesuffix("\0").split("\0") if text else []
+
+
+def is_python(pid: int) -> bool:
+    """Whether the program that ``pid`` runs is a Python; False when that may not be read.
+
+    The right to trace is needed (proc(5), ``/proc/PID/exe``).
+    """
+    return "python" in os.path.basename(_ask(os.readlink, f"/proc/{pid}/exe") or "")
 
 
 def system_call(pid: int, thread: int) -> list[str]:

@@ -135,8 +135,8 @@ def accuse(
     plain = tuple(case for case in stuck if not may_wait_for_others(case))
     # One that may itself be waiting for a worker is not accused next to one that is not.
     suspects = plain or (() if lagging else stuck)
+    moving = tuple(case for case in lagging if case.reading.moves)
     if not suspects:
-        moving = tuple(case for case in lagging if case.reading.moves)
         return slow(moving, waiting) if moving else undecided(lagging, waiting)
     if certain and all(proven(case) for case in suspects):
         confidence = Confidence.HIGH
@@ -150,7 +150,6 @@ def accuse(
     else:
         confidence = Confidence.MEDIUM if plain else Confidence.LOW
         reason = "the others wait together; that they wait for it is a guess from where they are"
-    moving = tuple(case for case in lagging if case.reading.moves)
     return Decision(accusing(suspects), confidence, reason, suspects, moving, waiting)
 
 

@@ -102,9 +102,8 @@ def _amount(operation: Operation) -> str:
     if operation.name == "barrier" or not operation.sizes:
         return ""
     count = sum(prod(shape) for shape in operation.sizes)
-    unit = _UNITS.get(operation.dtype, f"elements of {operation.dtype}")
-    if operation.dtype not in _UNITS and not operation.dtype:
-        unit = "elements"
+    unknown = f"elements of {operation.dtype}" if operation.dtype else "elements"
+    unit = _UNITS.get(operation.dtype, unknown)
     return f" ({count:,} {unit.removesuffix('s') if count == 1 else unit})"
 
 
@@ -238,7 +237,8 @@ class _Group:
 
     def _not_started(self, inside: Sequence[int], pending: Mapping[int, Operation]) -> set[int]:
         """Find those whose stream has not come to the operation, while that of others has."""
-        if not all(each.recording and each.recording.timed for each in self._of(inside)):
+        recordings = [self.members[index].recording for index in inside]
+        if not all(each and each.timed for each in recordings):
             return set()
         busy = {index for index in inside if pending[index].progress is Progress.SCHEDULED}
         return busy if len(busy) < len(inside) else set()
@@ -254,9 +254,6 @@ class _Group:
             for index, record in self.records.items()
         )
         return through > len(inside)
-
-    def _of(self, indices: Iterable[int]) -> Iterable[Member]:
-        return (self.members[index] for index in indices)
 
     def _guess_members(self, meeting: Meeting, found: Collectives) -> None:
         """Of a group whose members are not known: perhaps those that are in no operation."""

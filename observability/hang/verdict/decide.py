@@ -28,6 +28,7 @@ from .case import (
     proven,
     slow,
     sort,
+    split,
     undecided,
 )
 from .collectives import Collectives, Member, analyse_recordings
@@ -153,8 +154,7 @@ def _circle(run: Run, circles: Sequence[End]) -> Decision:
 
 def _held_up_by(ends: tuple[Case, ...], strength: Strength) -> Decision:
     """Decide about the workers at which all chains end."""
-    stuck = tuple(case for case in ends if not case.reading.moves and not case.reading.undecided)
-    rest = tuple(case for case in ends if case not in stuck)
+    stuck, rest = split(ends)
     if not stuck:
         moving = tuple(case for case in rest if case.reading.moves)
         return slow(moving, ()) if moving else undecided(rest, ())

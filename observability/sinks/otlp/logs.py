@@ -61,8 +61,6 @@ class LogRecordSink:
     :param exporter: where records go.
     :param events: which events do.
     :param run_id: for events that carry none.
-    :param in_spans: whether the spans of scopes are exported, too: then a record refers to that of
-        its scope also where the worker does not trace.
     :param interval: seconds, at most, for which a record waits for company.
     """
 
@@ -74,14 +72,15 @@ class LogRecordSink:
         events: EventFilter,
         *,
         run_id: str = "",
-        in_spans: bool | None = None,
         interval: float = 1.0,
     ) -> None:
         self._exporter = exporter
         self._events = events
         self._run_id = run_id
         self._host = this_host()
-        self._in_spans = spans_wanted(os.environ) if in_spans is None else in_spans
+        # Where the spans of scopes are exported, too, a record refers to that of its scope also
+        # where the worker does not trace.
+        self._in_spans = spans_wanted(os.environ)
         self._resource = resource(run_id, self._host)
         self._scope = InstrumentationScope("expiration-timers")
         self._batches: Batches[ReadableLogRecord] = Batches(

@@ -13,8 +13,7 @@ from observability.hang.report import analyse
 from observability.hang.roll_call import RollCall
 from observability.hang.types import Verdict
 from observability.message import message
-from observability.samples.idle import is_idle
-from observability.samples.threads import thread_that_matters
+from observability.samples.threads import is_idle, thread_that_matters
 from timers.events import Event, WorkerExited, WorkerInfo
 from timers.stacks.take import Frame, ThreadStack
 

@@ -122,6 +122,16 @@ def test_environment_and_owner(child: subprocess.Popen[bytes]) -> None:
     assert procfs.owners(child.pid) == frozenset({os.geteuid()})
 
 
+def test_which_program_is_a_python(child: subprocess.Popen[bytes]) -> None:
+    assert procfs.is_python(child.pid)
+    with subprocess.Popen(["/bin/sleep", "1000"]) as other:
+        try:
+            eventually(lambda: procfs.command(other.pid)[:1] == ["/bin/sleep"], "it is started")
+            assert not procfs.is_python(other.pid)
+        finally:
+            other.kill()
+
+
 def test_facts(child: subprocess.Popen[bytes]) -> None:
     facts = eventually(
         lambda: found if (found := procfs.facts(child.pid)).state == "sleeping" else None
@@ -137,6 +147,7 @@ def test_facts(child: subprocess.Popen[bytes]) -> None:
 
 
 def test_a_process_that_is_gone_is_unknown(gone: int) -> None:
+    assert not procfs.is_python(gone)
     assert procfs.stat(gone) is None
     assert procfs.start_time(gone) is None
     assert procfs.owners(gone) is None
