@@ -120,6 +120,8 @@ class Exchange:
         self._next = 1
         self._open: tuple[RollCall, float] | None = None
         """A roll call of another host that this one has not answered, and until when it may."""
+        self._left_over: list[str] = []
+        """The parts that were collected, by their keys."""
 
     # -- take part ------------------------------------------------------------------------------
 
@@ -249,6 +251,14 @@ class Exchange:
                 time.sleep(min(max(_PAUSE_SECONDS, hosts * _PAUSE_EACH_SECONDS), left(bound)))
                 seen = self._store.add(f"seen/{number}", 0)
 
+    def tidy(self) -> bool:
+        """Remove some of what was collected, when nobody waits any more; whether there is more."""
+        keys = self._left_over[:_AT_ONCE]
+        del self._left_over[:_AT_ONCE]
+        if keys:
+            self._store.delete(keys)
+        return bool(self._left_over)
+
     # -- the one that called --------------------------------------------------------------------
 
     def _collect(
@@ -280,8 +290,7 @@ class Exchange:
         text = packed({"counts": counts_at, "report": report_to(report)})
         if len(text) <= MAX_REPORT:
             self._store.set(f"report/{call.number}", text)
-        keys = [f"part/{call.number}/{place}" for place in range(1, taken + 1)]
-        self._store.delete(keys)
+        self._left_over += [f"part/{call.number}/{place}" for place in range(1, taken + 1)]
         return Shared(report, counts_at == self.presence.watchdog, call.number)
 
     def _take_presences(self, present: dict[str, Presence], seen: int, until: float) -> int:

@@ -102,6 +102,8 @@ class WaitGraph:
     def waits(self, node: Node) -> tuple[Edge, ...]:
         """Return the edges that leave ``node`` and count: the surest ones."""
         edges = self._out.get(node, [])
+        if len(edges) == 1:
+            return (edges[0],)  # as nearly all have of thousands
         most = max((edge.strength for edge in edges), default=Strength.GUESS)
         return tuple(edge for edge in edges if edge.strength is most)
 

@@ -25,6 +25,7 @@ from .verdict.decide import decide
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from observability.samples.reading import Reading
     from observability.samples.types import WorkerView
     from timers.stacks.take import Frame
 
@@ -43,7 +44,8 @@ def analyse(views: Iterable[WorkerView], *, world_size: int | None = None) -> Ha
     newest = _newest(views)
     # Nobody waits for who has no work, and in a pool most may have none.
     at_work = [view for view in newest if not is_idle(view)] or newest
-    cases = [Case(view, read(view), index) for index, view in enumerate(at_work)]
+    readings = _Readings()
+    cases = [Case(view, readings.of(view), index) for index, view in enumerate(at_work)]
     decision, found = decide(cases, world_size=world_size)
     # Who finished well is no part of the hang, unless the others wait for it.
     shown = [
@@ -70,6 +72,30 @@ def analyse(views: Iterable[WorkerView], *, world_size: int | None = None) -> Ha
         missing_ranks=_missing(cases, world_size),
     )
     return replace(report, sentence=sentence(report))
+
+
+class _Readings:
+    """Reads each place once: hosts that hand over what their workers have in common share it."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[object, ...], Reading] = {}
+
+    def of(self, view: WorkerView) -> Reading:
+        """Return what is read from a view, whose parts live for as long as this does."""
+        # All that reading takes from it. What is large is told apart by being the same object.
+        key = (
+            id(view.samples),
+            view.gone,
+            view.scope_id,
+            view.thread,
+            view.pace,
+            id(view.surroundings),
+            id(view.descendants),
+        )
+        found = self._known.get(key)
+        if found is None:
+            found = self._known[key] = read(view)
+        return found
 
 
 def _newest(views: Iterable[WorkerView]) -> list[WorkerView]:
@@ -175,9 +201,18 @@ def _agreed(paces: set[Pace], *, suspected: bool) -> Pace:
 
 def _tree(cases: Sequence[Case], suspects: Sequence[Case]) -> tuple[Node, ...]:
     accused = {id(case) for case in suspects}
-    counts: Counter[tuple[Frame, ...]] = Counter()
-    marked: Counter[tuple[Frame, ...]] = Counter()
+    # Thousands share a reading; to compare what it has read takes longer than to count.
+    readings = {id(case.reading): case.reading for case in cases}
+    counts: Counter[int] = Counter()
+    marked: Counter[int] = Counter()
     for case in cases:
-        counts[case.reading.frames] += 1
-        marked[case.reading.frames] += id(case) in accused
-    return merge((frames, counts[frames], marked[frames]) for frames in counts if frames)
+        counts[id(case.reading)] += 1
+        marked[id(case.reading)] += id(case) in accused
+    stacks: dict[tuple[Frame, ...], list[int]] = {}
+    for which, reading in readings.items():
+        stacks.setdefault(reading.frames, []).append(which)
+    return merge(
+        (frames, sum(counts[each] for each in alike), sum(marked[each] for each in alike))
+        for frames, alike in stacks.items()
+        if frames
+    )
