@@ -4,6 +4,7 @@ The keys, below ``timers/``: ``hosts`` counts those that take part, ``host/I`` s
 (an empty text: it has left). ``calls`` counts roll calls; the N-th is announced in ``call/N`` by
 whoever comes first. Each host hands its part over as ``part/N/J``, the J-th of ``given/N``. The one
 that called puts them together and hands out ``report/N``; ``seen/N`` counts who has made it known.
+Then it removes the parts.
 
 Nothing here waits longer than it is given, and no answer is needed for anything but the report.
 """
