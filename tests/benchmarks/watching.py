@@ -58,7 +58,7 @@ class _Hosts(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         number = int(self.path.rpartition("/")[2])
         run, text = self.answers[number % len(self.answers)]
-        data = text.replace(f'"{run}"', f'"{_run(number)}"').encode()
+        data = text.replace(f'"{run}"', f'"{run_of(number)}"').encode()
         self.send_response(200)
         self.send_header("Content-Type", "text/plain; version=0.0.4")
         self.send_header("Content-Length", str(len(data)))
@@ -75,7 +75,7 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
 
-def _run(number: int) -> str:
+def run_of(number: int) -> str:
     return f"run-{number // HOSTS_OF_A_RUN}"
 
 
@@ -141,7 +141,7 @@ def _config(port: int, targets: int) -> str:
     )
 
 
-def _took(address: str, asked: Asked, end: float, seconds: int) -> float:
+def took(address: str, asked: Asked, end: float, seconds: int) -> float:
     """Ask as Grafana would for a panel of so many seconds; seconds until the answer is here."""
     path, moments = "query", {"time": str(end)}
     if not asked.is_instant:
@@ -161,7 +161,7 @@ def _slowest(address: str, path: Path, chosen: Chosen, seconds: int) -> Iterator
 
     end = time.time()
     times = {
-        asked: statistics.median(_took(address, asked, end, seconds) for _ in range(TRIES))
+        asked: statistics.median(took(address, asked, end, seconds) for _ in range(TRIES))
         for asked in as_grafana_asks(path, chosen, seconds)
     }
     yield f"{path.name}, the last {seconds:,} s, {len(times)} queries, the slowest:"
@@ -197,9 +197,9 @@ def measure(targets: int, minutes: float) -> Iterator[str]:
         yield f"CPU of Prometheus       {100 * share:10.0f} % of one core"
         every = Chosen()
         # As Grafana does it where one run is chosen: "All" hosts are those of it, by name.
-        found = watching.query(f'timers_run_info{{run_id="{_run(0)}"}}')
+        found = watching.query(f'timers_run_info{{run_id="{run_of(0)}"}}')
         hosts = "|".join(each["metric"]["instance"] for each in found)
-        one = replace(every, run_id=_run(0), hosts=f"({hosts})")
+        one = replace(every, run_id=run_of(0), hosts=f"({hosts})")
         for name, chosen in zip(DASHBOARDS, (every, one), strict=True):
             path = TOP / "dashboards" / name
             for seconds in (opened_seconds(path), int(60 * minutes)):

@@ -106,8 +106,9 @@ def as_grafana_asks(path: Path, chosen: Chosen, seconds: int) -> Iterator[Asked]
     """Every query, with the step and the windows that Grafana computes for such a time range.
 
     A panel has as many points as it says or as its width has pixels, and none closer than the
-    panel says or than scrapes are; a step is the nearest of the round ones. Windows of rates are a
-    step and a scrape long, but at least four scrapes. Marks have a point for each pixel.
+    panel says or than scrapes are; a step is the nearest of the round ones, the lower of two.
+    Windows of rates are a step and a scrape long, but at least four scrapes. Marks have a point
+    for each pixel.
     """
     board = json.loads(path.read_text())
     chosen = replace(chosen, range=f"{seconds}s")
