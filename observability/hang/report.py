@@ -44,8 +44,7 @@ def analyse(views: Iterable[WorkerView], *, world_size: int | None = None) -> Ha
     newest = _newest(views)
     # Nobody waits for who has no work, and in a pool most may have none.
     at_work = [view for view in newest if not is_idle(view)] or newest
-    readings = _Readings()
-    cases = [Case(view, readings.of(view), index) for index, view in enumerate(at_work)]
+    cases = _cases(at_work)
     decision, found = decide(cases, world_size=world_size)
     # Who finished well is no part of the hang, unless the others wait for it.
     shown = [
@@ -74,14 +73,11 @@ def analyse(views: Iterable[WorkerView], *, world_size: int | None = None) -> Ha
     return replace(report, sentence=sentence(report))
 
 
-class _Readings:
-    """Reads each place once: hosts that hand over what their workers have in common share it."""
-
-    def __init__(self) -> None:
-        self._known: dict[tuple[object, ...], Reading] = {}
-
-    def of(self, view: WorkerView) -> Reading:
-        """Return what is read from a view, whose parts live for as long as this does."""
+def _cases(views: Sequence[WorkerView]) -> list[Case]:
+    """Read each place once: what hosts have handed over shares what is the same."""
+    known: dict[tuple[object, ...], Reading] = {}
+    cases = []
+    for index, view in enumerate(views):
         # All that reading takes from it. What is large is told apart by being the same object.
         key = (
             id(view.samples),
@@ -92,10 +88,11 @@ class _Readings:
             id(view.surroundings),
             id(view.descendants),
         )
-        found = self._known.get(key)
-        if found is None:
-            found = self._known[key] = read(view)
-        return found
+        reading = known.get(key)
+        if reading is None:
+            reading = known[key] = read(view)
+        cases.append(Case(view, reading, index))
+    return cases
 
 
 def _newest(views: Iterable[WorkerView]) -> list[WorkerView]:
