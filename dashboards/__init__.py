@@ -22,7 +22,7 @@ Decision: how panels stay quick over thousands of hosts. What is dear is the ``a
 which copies each sample of each step. So a run's dashboard names the hosts of the run in every
 selector: its variable for hosts depends on that of runs, and *All* is all of their names. The
 fleet's drops what did not happen before it joins, adds the zeros that must be seen where few series
-are left, and asks for at most 200 moments, however wide the time range.
+are left, and asks for some 200 moments (Grafana rounds the step), however wide the time range.
 """
 
 import contextlib

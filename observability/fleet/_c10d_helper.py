@@ -21,7 +21,8 @@ from typing import Any
 PREFIX = "timers/"
 MOST = 1 << 20
 """Characters of a text that is passed on; of a longer one only that it is too long."""
-AT_ONCE = 16
+AT_ONCE = 64
+"""Texts that are asked for in one go: as many as the watchdog does."""
 _PR_SET_PDEATHSIG = 1
 
 

@@ -14,7 +14,7 @@ from observability.fields import stack_fields
 from observability.hang.json import extra_fields, view_from
 from observability.recorder.json import from_plain
 from observability.samples.threads import thread_that_matters
-from observability.samples.types import Sample, WorkerView
+from observability.samples.types import NOTHING_KNOWN, Pace, Sample, WorkerView
 from observability.untrusted import number, printable, replaced
 from timers.events import TimerInfo, WorkerInfo
 from timers.linux.procfs import ProcessFacts
@@ -47,7 +47,8 @@ _LEVELS = ((60, 6, True), (30, 2, True), (12, 1, False), (4, 1, False))
 _MOST_MEMBERS = 1024
 _MOST_PID = 1 << 31
 _MAIN = -1
-"""In place of the pid that a worker has, and of its main thread's number, which is the same."""
+"""The pid in the stacks that are read, and the number of the main thread in them: many workers
+share them, so that they have that of none."""
 _MOST_SCOPE = 500
 _MOST_RANKS_WRITTEN = 1 << 20
 """Ranks that all recorders of a summary may list together: a range is short, they are not."""
@@ -58,6 +59,7 @@ _NOT_SENT = (
     "process_cpu_seconds",
     "process_resident_bytes",
 )
+_NOBODY = WorkerView(worker=WorkerInfo(pid=_MAIN))
 
 
 class _Described(NamedTuple):
@@ -302,10 +304,13 @@ def _view(
         raise RefusedError("out_of_range", "a rank")
     if not (_is_count(pid) and pid < _MOST_PID) and not isinstance(pid, str):
         raise RefusedError("wrong_type", "a pid")
-    number_of = pid if isinstance(pid, int) else 0
+    gone = _short(member.get("gone"))
     there = _at(stacks, member.get("stack"), "stack")
-    scope, gone = _short(member.get("scope")), _short(member.get("gone"))
-    view = WorkerView(
+    recording = _at(recordings, member.get("recorder"), "recorder")
+    there = _NOBODY if there is None or gone is not None else there
+    threads = there.dump.threads if there.dump is not None else ()
+    parent = pid if isinstance(pid, int) else 0
+    return WorkerView(
         worker=WorkerInfo(
             pid=pid if isinstance(pid, int) else printable(pid[:_MOST_SCOPE]),
             rank=rank,
@@ -314,32 +319,21 @@ def _view(
             name=_short(member.get("name")),
         ),
         host=host,
-        scope_id=scope,
+        # The very same for all who are in one place, so that it is read once.
+        samples=there.samples,
+        scope_id=_short(member.get("scope")),
+        thread=threads[0].thread if threads and member.get("threaded") is True else None,
         expired=member.get("expired") is True,
         after_seconds=number(member.get("after")),
         elapsed_seconds=number(member.get("elapsed")),
-        recording=_at(recordings, member.get("recorder"), "recorder"),
+        recording=recording,
         gone=gone,
         unclean=gone is not None and member.get("unclean") is True,
-    )
-    if there is None or there.dump is None or not there.dump.threads or gone is not None:
-        samples = there.samples if there is not None and gone is None else ()
-        return replace(view, samples=samples)
-    dump = replace(
-        there.dump,
-        pid=number_of,
-        threads=tuple(
-            replace(each, thread=number_of) if each.thread == _MAIN else each
-            for each in there.dump.threads
-        ),
-    )
-    return replace(
-        view,
-        samples=(Sample(dump=dump),),
-        thread=dump.threads[0].thread if member.get("threaded") is True else None,
-        pace=there.pace,
-        surroundings=there.surroundings,
-        descendants=tuple(_children(there.descendants, number_of, member.get("children"))),
+        pace=there.pace if threads else Pace.UNKNOWN,
+        surroundings=there.surroundings if threads else NOTHING_KNOWN,
+        descendants=tuple(_children(there.descendants, parent, member.get("children")))
+        if threads and there.descendants
+        else (),
     )
 
 

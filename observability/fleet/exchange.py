@@ -4,6 +4,7 @@ The keys, below ``timers/``: ``hosts`` counts those that take part, ``host/I`` s
 (an empty text: it has left). ``calls`` counts roll calls; the N-th is announced in ``call/N`` by
 whoever comes first. Each host hands its part over as ``part/N/J``, the J-th of ``given/N``. The one
 that called puts them together and hands out ``report/N``; ``seen/N`` counts who has made it known.
+Then it removes the parts.
 
 Nothing here waits longer than it is given, and no answer is needed for anything but the report.
 """
@@ -120,6 +121,8 @@ class Exchange:
         self._next = 1
         self._open: tuple[RollCall, float] | None = None
         """A roll call of another host that this one has not answered, and until when it may."""
+        self._left_over: list[str] = []
+        """The parts that were collected, by their keys."""
 
     # -- take part ------------------------------------------------------------------------------
 
@@ -249,6 +252,14 @@ class Exchange:
                 time.sleep(min(max(_PAUSE_SECONDS, hosts * _PAUSE_EACH_SECONDS), left(bound)))
                 seen = self._store.add(f"seen/{number}", 0)
 
+    def tidy(self) -> bool:
+        """Remove some of what was collected, when nobody waits any more; whether there is more."""
+        keys = self._left_over[:_AT_ONCE]
+        del self._left_over[:_AT_ONCE]
+        if keys:
+            self._store.delete(keys)
+        return bool(self._left_over)
+
     # -- the one that called --------------------------------------------------------------------
 
     def _collect(
@@ -280,8 +291,7 @@ class Exchange:
         text = packed({"counts": counts_at, "report": report_to(report)})
         if len(text) <= MAX_REPORT:
             self._store.set(f"report/{call.number}", text)
-        keys = [f"part/{call.number}/{place}" for place in range(1, taken + 1)]
-        self._store.delete(keys)
+        self._left_over += [f"part/{call.number}/{place}" for place in range(1, taken + 1)]
         return Shared(report, counts_at == self.presence.watchdog, call.number)
 
     def _take_presences(self, present: dict[str, Presence], seen: int, until: float) -> int:

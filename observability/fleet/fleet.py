@@ -187,6 +187,12 @@ class Fleet:
             return
         with contextlib.suppress(StoreError, TimeoutError):
             self._ask(lambda exchange: exchange.confirm(number, until)).result(left(until))
+        self._ask(self._tidy)
+
+    def _tidy(self, exchange: Exchange) -> None:
+        """Remove the parts, which nobody waits for: a few, and then whatever else is asked for."""
+        if exchange.tidy():
+            self._ask(self._tidy)
 
     def _share(
         self, call: RollCall, views: Sequence[WorkerView], world_size: int | None, until: float

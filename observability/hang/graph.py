@@ -99,6 +99,9 @@ class WaitGraph:
         """Follow all chains; return where they end, those with most waiting workers first."""
         kept: dict[Node, tuple[Edge, ...]] = {}
         for node, leaving in self._out.items():
+            if len(leaving) == 1:
+                kept[node] = (leaving[0],)  # as nearly all have of thousands
+                continue
             most = max(edge.strength for edge in leaving)
             kept[node] = tuple(edge for edge in leaving if edge.strength is most)
         components, number_of = _components(kept)

@@ -25,7 +25,7 @@ from .verdict.decide import decide
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from observability.samples.reading import Key
+    from observability.samples.reading import Key, Reading
     from observability.samples.types import WorkerView
     from timers.stacks.take import Frame
 
@@ -44,7 +44,7 @@ def analyse(views: Iterable[WorkerView], *, world_size: int | None = None) -> Ha
     newest = _newest(views)
     # Nobody waits for who has no work, and in a pool most may have none.
     at_work = [view for view in newest if not is_idle(view)] or newest
-    cases = [Case(view, read(view), index) for index, view in enumerate(at_work)]
+    cases = _cases(at_work)
     decision, found = decide(cases, world_size=world_size)
     accused = {case.index for case in decision.suspects}
     # Who finished well is no part of the hang, unless the others wait for it.
@@ -73,6 +73,28 @@ def analyse(views: Iterable[WorkerView], *, world_size: int | None = None) -> Ha
         missing_ranks=tuple(rank for rank in range(world_size or 0) if rank not in seen),
     )
     return replace(report, sentence=sentence(report))
+
+
+def _cases(views: Sequence[WorkerView]) -> list[Case]:
+    """Read each place once: what hosts have handed over shares what is the same."""
+    known: dict[tuple[object, ...], Reading] = {}
+    cases = []
+    for index, view in enumerate(views):
+        # All that reading takes from it. What is large is told apart by being the same object.
+        key = (
+            id(view.samples),
+            view.gone,
+            view.scope_id,
+            view.thread,
+            view.pace,
+            id(view.surroundings),
+            id(view.descendants),
+        )
+        reading = known.get(key)
+        if reading is None:
+            reading = known[key] = read(view)
+        cases.append(Case(view, reading, index))
+    return cases
 
 
 def _newest(views: Iterable[WorkerView]) -> list[WorkerView]:
@@ -161,9 +183,15 @@ def _agreed(paces: set[Pace], *, suspected: bool) -> Pace:
 
 
 def _tree(cases: Sequence[Case], accused: set[int]) -> tuple[Node, ...]:
-    counts: Counter[tuple[Frame, ...]] = Counter()
-    marked: Counter[tuple[Frame, ...]] = Counter()
-    for case in cases:
-        counts[case.reading.frames] += 1
-        marked[case.reading.frames] += case.index in accused
-    return merge((frames, counts[frames], marked[frames]) for frames in counts if frames)
+    # Thousands share a reading; to compare what it has read takes longer than to count.
+    readings = {id(case.reading): case.reading for case in cases}
+    counts = Counter(id(case.reading) for case in cases)
+    marked = Counter(id(case.reading) for case in cases if case.index in accused)
+    stacks: dict[tuple[Frame, ...], list[int]] = {}
+    for which, reading in readings.items():
+        stacks.setdefault(reading.frames, []).append(which)
+    return merge(
+        (frames, sum(counts[each] for each in alike), sum(marked[each] for each in alike))
+        for frames, alike in stacks.items()
+        if frames
+    )

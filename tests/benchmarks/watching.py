@@ -5,6 +5,9 @@ happens that a panel can show. Each is served again and again as that of another
 of its own for every sixteen, and asked anew before each scrape so that counters grow. All of it
 shares this machine, so that the times are upper bounds; there are minutes of history, not weeks.
 
+Each query is asked as Grafana does: for the time range that a dashboard has when it is opened, of
+which most is empty here, and for the minutes that there are, which shows them most finely.
+
 ``python -m tests.benchmarks.watching [TARGETS [MINUTES]]``, from the top of the tree.
 """
 
@@ -31,7 +34,7 @@ from .machine import description
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from support.monitoring.queries import Asked
+    from support.monitoring.queries import Asked, Chosen
 
 TOP = Path(__file__).resolve().parent.parent.parent
 DASHBOARDS = ("timers-fleet.json", "timers-run.json")
@@ -39,9 +42,11 @@ RULES = ("timers-recording.yml", "timers-alerts.yml")
 TARGETS, MINUTES = 2000, 5.0
 HOSTS_OF_A_RUN = 16
 INTERVAL = 15
-"""Seconds between scrapes, and what Grafana draws a point for."""
+"""Seconds between scrapes."""
 TRIES = 3
 """How often each query is asked; its median counts."""
+SHOWN = 4
+"""How many of the slowest are printed."""
 
 
 class _Hosts(BaseHTTPRequestHandler):
@@ -53,7 +58,7 @@ class _Hosts(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         number = int(self.path.rpartition("/")[2])
         run, text = self.answers[number % len(self.answers)]
-        data = text.replace(f'"{run}"', f'"{_run(number)}"').encode()
+        data = text.replace(f'"{run}"', f'"{run_of(number)}"').encode()
         self.send_response(200)
         self.send_header("Content-Type", "text/plain; version=0.0.4")
         self.send_header("Content-Length", str(len(data)))
@@ -70,7 +75,7 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
 
-def _run(number: int) -> str:
+def run_of(number: int) -> str:
     return f"run-{number // HOSTS_OF_A_RUN}"
 
 
@@ -136,13 +141,13 @@ def _config(port: int, targets: int) -> str:
     )
 
 
-def _took(address: str, asked: Asked, end: float, minutes: float) -> float:
-    """Ask as Grafana would for a panel of so many minutes; seconds until the answer is here."""
+def took(address: str, asked: Asked, end: float, seconds: int) -> float:
+    """Ask as Grafana would for a panel of so many seconds; seconds until the answer is here."""
     path, moments = "query", {"time": str(end)}
     if not asked.is_instant:
-        path = "query_range"
-        moments = {"start": str(end - 60 * minutes), "end": str(end)}
-        moments["step"] = asked.step or str(INTERVAL)
+        path, step = "query_range", int(asked.step)
+        first, last = ((end - before) // step * step for before in (seconds, 0))
+        moments = {"start": str(first), "end": str(last), "step": asked.step}
     parameters = urllib.parse.urlencode({"query": asked.expr, **moments})
     began = time.perf_counter()
     with urllib.request.urlopen(f"{address}/api/v1/{path}?{parameters}", timeout=300) as answer:
@@ -150,9 +155,24 @@ def _took(address: str, asked: Asked, end: float, minutes: float) -> float:
     return time.perf_counter() - began
 
 
+def _slowest(address: str, path: Path, chosen: Chosen, seconds: int) -> Iterator[str]:
+    """Ask for all that a dashboard shows; yields lines about the slowest."""
+    from support.monitoring.queries import as_grafana_asks
+
+    end = time.time()
+    times = {
+        asked: statistics.median(took(address, asked, end, seconds) for _ in range(TRIES))
+        for asked in as_grafana_asks(path, chosen, seconds)
+    }
+    yield f"{path.name}, the last {seconds:,} s, {len(times)} queries, the slowest:"
+    for asked in sorted(times, key=lambda each: -times[each])[:SHOWN]:
+        how = "once" if asked.is_instant else f"every {asked.step} s"
+        yield f"    {times[asked]:.2f} s, {asked.panel}, {how}: {asked.expr}"
+
+
 def measure(targets: int, minutes: float) -> Iterator[str]:
     """Watch so many for so long; yields lines to be printed."""
-    from support.monitoring.queries import Chosen, annotation_queries, panel_queries
+    from support.monitoring.queries import Chosen, opened_seconds
     from support.monitoring.servers import prometheus
 
     with contextlib.ExitStack() as stack:
@@ -175,22 +195,15 @@ def measure(targets: int, minutes: float) -> Iterator[str]:
         yield f"series                  {series:10,.0f}"
         yield f"memory of Prometheus    {process.memory_info().rss / 2**20:10,.0f} MiB"
         yield f"CPU of Prometheus       {100 * share:10.0f} % of one core"
-        end = time.time()
-        every = Chosen(window=f"{4 * INTERVAL}s", range=f"{60 * minutes:.0f}s")
+        every = Chosen()
         # As Grafana does it where one run is chosen: "All" hosts are those of it, by name.
-        found = watching.query(f'timers_run_info{{run_id="{_run(0)}"}}')
+        found = watching.query(f'timers_run_info{{run_id="{run_of(0)}"}}')
         hosts = "|".join(each["metric"]["instance"] for each in found)
-        one = replace(every, run_id=_run(0), hosts=f"({hosts})")
+        one = replace(every, run_id=run_of(0), hosts=f"({hosts})")
         for name, chosen in zip(DASHBOARDS, (every, one), strict=True):
             path = TOP / "dashboards" / name
-            times = {
-                f"{asked.panel}: {asked.expr}": statistics.median(
-                    _took(watching.address, asked, end, minutes) for _ in range(TRIES)
-                )
-                for asked in (*panel_queries(path, chosen), *annotation_queries(path, chosen))
-            }
-            for panel in sorted(times, key=lambda panel: -times[panel])[:3]:
-                yield f"{name}: {times[panel]:.2f} s, {panel}"
+            for seconds in (opened_seconds(path), int(60 * minutes)):
+                yield from _slowest(watching.address, path, chosen, seconds)
 
 
 def main() -> None:

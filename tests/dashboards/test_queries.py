@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import subprocess
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 import yaml
 
 from dashboards.queries import NEAR_MISS, TARGET, occurrences, quantile_of_rare, share_above
-from support.monitoring.queries import Chosen
+from support.monitoring.queries import Chosen, as_grafana_asks, opened_seconds
 from support.monitoring.tools import require
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
+FLEET, RUN = (
+    Path(__file__).parents[2] / "dashboards" / f"timers-{name}.json" for name in ("fleet", "run")
+)
 RATIO, LATE, REAPS = (
     "timers_deadline_used_ratio",
     "timers_expiry_lateness_seconds",
@@ -100,3 +103,34 @@ def test_what_occurred_in_the_range_is_zero_at_other_times(tmp_path: Path) -> No
     }
     expected = {'{scope="now"}': 1000, '{scope="then"}': 0}
     answers(tmp_path, occurrences(REAPS, "scope"), series, expected)
+
+
+@pytest.mark.parametrize(
+    ("path", "seconds", "panel", "step", "window"),
+    [
+        (FLEET, 6 * 3600, "Reaps by scope and outcome A", "120", "[135s]"),
+        (FLEET, 300, "Reaps by scope and outcome A", "60", "[75s]"),
+        (FLEET, 300, "Near misses by scope A", "15", "[60s]"),
+        (RUN, 3600, "Acquires and releases by scope A", "15", "[60s]"),
+        (RUN, 30 * 24 * 3600, "Acquires and releases by scope A", "1800", "[1815s]"),
+    ],
+)
+def test_grafana_computes_the_step_and_the_window_of_a_query(
+    path: Path, seconds: int, panel: str, step: str, window: str
+) -> None:
+    [found] = (each for each in as_grafana_asks(path, Chosen(), seconds) if each.panel == panel)
+    assert found.step == step
+    assert window in found.expr
+
+
+def test_the_fleet_is_asked_for_few_moments_however_far_it_looks_back() -> None:
+    assert (opened_seconds(FLEET), opened_seconds(RUN)) == (6 * 3600, 3600)
+    for hours in (1, 6, 24, 7 * 24):
+        graphs = [
+            each
+            for each in as_grafana_asks(FLEET, Chosen(), hours * 3600)
+            if not each.is_instant and "timers_run_info" in each.expr and each.panel != "Reaps"
+        ]
+        assert len(graphs) == 5
+        # Grafana rounds the step, also down.
+        assert all(hours * 3600 / int(each.step) <= 300 for each in graphs)

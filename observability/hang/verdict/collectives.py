@@ -162,22 +162,31 @@ class _Group:
             else:
                 for number in sorted({each.number for each in pending.values()}):
                     self._meet(number, pending, found)
+            names = {
+                id(operation): describe(operation, self.group)
+                for operation in {id(each): each for each in pending.values()}.values()
+            }
             for index, operation in pending.items():
                 # Of those in several groups the one that has begun is the one it is in.
                 if index not in found.waiting_in or operation.progress is Progress.STARTED:
-                    found.waiting_in[index] = describe(operation, self.group)
+                    found.waiting_in[index] = names[id(operation)]
         for index, record in self.records.items():
             if record.transfers and self.members[index].may_wait:
                 self._transfer(index, record.transfers[0], found)
 
     def _divergence(self, number: int) -> Divergence | None:
         """Find the first number, up to ``number``, under which members called different things."""
-        # Most ranks share their operations, which are then compared once.
-        callers: dict[int, dict[Operation, list[int]]] = {}
+        # Most ranks share their operations, which are then compared once; those of whole hosts
+        # are the very same record.
+        alike_in: dict[int, list[int]] = {}
         for index, record in self.records.items():
-            for operation in record.collectives:
+            alike_in.setdefault(id(record), []).append(index)
+        callers: dict[int, dict[Operation, list[int]]] = {}
+        for indices in alike_in.values():
+            for operation in self.records[indices[0]].collectives:
                 if operation.number <= number:
-                    callers.setdefault(operation.number, {}).setdefault(operation, []).append(index)
+                    found = callers.setdefault(operation.number, {})
+                    found.setdefault(operation, []).extend(indices)
         for first in sorted(callers):
             kinds: dict[tuple[object, ...], list[Operation]] = {}
             for operation in callers[first]:

@@ -93,6 +93,7 @@ def test_all_hosts_have_one_report_and_one_of_them_counts_it(store: MemoryStore)
     assert [shared.counts for shared in found] == [False, False, True]  # where the suspect is
     assert [host.call.is_mine for host in hosts if host.call].count(True) == 1
     assert {host.call.number for host in hosts if host.call} == {1}
+    assert not any(host.exchange.tidy() for host in hosts)
     assert not any(key.startswith("part/") for key in store.texts)  # nothing piles up
     together(hosts)  # and again
     assert {host.call.number for host in hosts if host.call} == {2}

@@ -277,6 +277,10 @@ def test_nobody_is_killed_before_the_report_is_known_everywhere(
     other.confirm(1, time.monotonic() + LONG)
     expiring.join(LONG)
     assert not expiring.is_alive()
+    eventually(
+        lambda: not any(key.startswith("part/") for key in rig.store.texts),
+        "what was collected is removed",
+    )
 
 
 def answering(rig: Rig, silent: Exchange | None = None) -> threading.Thread:

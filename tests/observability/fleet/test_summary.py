@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given, settings
@@ -14,10 +14,15 @@ from hangs.simulated import IN_ALL_REDUCE, OUTER, looking, view
 from observability.fleet._messages import MAX_SUMMARY, Presence, RefusedError, packed
 from observability.fleet._reports import report_from, report_to
 from observability.fleet._summary import Reader, Summary, to_text
+from observability.hang import report as reports
 from observability.hang.report import analyse
 from observability.recorder.types import GroupRecord, Operation, Progress, Recording
 from observability.samples.types import Descendant, Link, Sample, Surroundings, WorkerView
+from observability.samples.worker import read
 from timers.stacks.take import Frame, ThreadStack
+
+if TYPE_CHECKING:
+    from observability.samples.reading import Reading
 
 HOST = Presence(host="node0", watchdog="w0", ranks=tuple(range(8)))
 FETCHING = (Frame("fetch_shard", "/job/data.py", 88), *OUTER)
@@ -64,13 +69,36 @@ def test_equal_stacks_and_recorders_travel_once() -> None:
     assert [suspect.rank for suspect in there.suspects] == [3]
 
 
+def test_a_place_that_workers_of_many_hosts_are_in_is_read_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    places = {rank: FETCHING if rank == 3 else IN_ALL_REDUCE for rank in range(16)}
+    views = [worker(rank, frames, recording=recorded(rank)) for rank, frames in places.items()]
+    other = replace(HOST, host="node1", watchdog="w1", ranks=tuple(range(8, 16)))
+    reader = Reader()
+    found = [
+        *reader.read(to_text(HOST, views[:8], 16)).views,
+        *reader.read(to_text(other, views[8:], 16)).views,
+    ]
+    readings: list[WorkerView] = []
+
+    def counted(each: WorkerView) -> Reading:
+        readings.append(each)
+        return read(each)
+
+    monkeypatch.setattr(reports, "read", counted)
+    [suspect] = analyse(found, world_size=16).suspects
+    assert (suspect.rank, suspect.pid) == (3, 1003)
+    assert [each.worker.rank for each in readings] == [0, 3]
+
+
 def test_the_thread_that_holds_the_timer_is_the_one_that_matters_there_too() -> None:
     busy = worker(1, thread=7001)
     [found] = from_text(to_text(HOST, [busy], None)).views
     assert found.dump is not None
     assert found.thread == found.dump.threads[0].thread
     assert found.dump.threads[0].frames[0].function == "beat"
-    assert found.dump.thread(1001) == found.dump.threads[1]  # the main thread is still known
+    assert found.dump.thread() == found.dump.threads[1]  # the main thread is still known
     assert analyse([found]).sentence == analyse([busy]).sentence
 
 
