@@ -164,6 +164,7 @@ class Interleaved(RuleBasedStateMachine):
         self.wakes = 0
         self.looking = False
         self.resumed_ns = 0
+        """When the server or the worker last went on."""
         self.pauses: list[int] = []
         self.choices: list[int] = []
         self.history: dict[int, list[list[int]]] = {}
@@ -190,6 +191,7 @@ class Interleaved(RuleBasedStateMachine):
             pause = self.pauses.pop()
             if pause:
                 self._pass(pause)
+                self.resumed_ns = self.clock.now_ns  # it may have had a wake-up to send
 
     def _before_look(self) -> None:
         """Let the worker, or its stores, go on in the middle of a look."""
