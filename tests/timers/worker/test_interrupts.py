@@ -182,6 +182,7 @@ class AtLine:
 def interrupted(at: AtLine, block: Callable[[], None]) -> bool:
     """Run ``block``; return whether it was interrupted."""
     before = sys.gettrace()
+    gc.disable()  # a collection would run finalizers of other tests' objects, and raise there
     try:
         sys.settrace(at)
         block()
@@ -189,6 +190,7 @@ def interrupted(at: AtLine, block: Callable[[], None]) -> bool:
         return True
     finally:
         sys.settrace(before)
+        gc.enable()
     return False
 
 
