@@ -100,5 +100,6 @@ def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, list[object], 
         item.funcargs.clear()  # they are torn down; what they hold may go
     if _BEFORE in item.stash:
         left = item.stash[_BEFORE].found()
+        del item.stash[_BEFORE]  # of thousands: later garbage collections would go through them
         assert not left, f"left behind: {', '.join(left)}"
     return done
