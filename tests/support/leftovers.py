@@ -16,6 +16,7 @@ _VARIABLE = "PYTEST_STARTED_BY"
 _MARK = secrets.token_hex(8)
 os.environ[_VARIABLE] = _MARK  # inherited by all that is started from here, however far down
 _BOUND_SECONDS = 10.0
+_COLLECT_SECONDS = 0.03
 # One a program, for as long as it runs.
 _OF_MULTIPROCESSING = ("multiprocessing.resource_tracker", "multiprocessing.forkserver")
 
@@ -49,7 +50,7 @@ class Leftovers:
             waited = time.monotonic() - since
             if waited > _BOUND_SECONDS:
                 break
-            if waited > _BOUND_SECONDS / 50 and not collected:
+            if waited > _COLLECT_SECONDS and not collected:
                 collected = True
                 gc.collect()  # what a traceback that is shown no more still holds
             time.sleep(0.002)
