@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Generator
 
 # A shared machine may take its time for any of them.
-hypothesis.settings.register_profile("untimed", deadline=None, max_examples=100 if LONG else 50)
+hypothesis.settings.register_profile("untimed", deadline=None, max_examples=100 if LONG else 25)
 hypothesis.settings.load_profile("untimed")
 # Where the same tests have run before, and something else is to be seen: --hypothesis-profile few.
 hypothesis.settings.register_profile("few", deadline=None, max_examples=10)
@@ -100,5 +100,6 @@ def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, list[object], 
         item.funcargs.clear()  # they are torn down; what they hold may go
     if _BEFORE in item.stash:
         left = item.stash[_BEFORE].found()
+        del item.stash[_BEFORE]  # of thousands: later garbage collections would go through them
         assert not left, f"left behind: {', '.join(left)}"
     return done

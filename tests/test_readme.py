@@ -83,6 +83,7 @@ def test_the_first_command_runs_the_quickstart_in_a_fresh_clone(tmp_path: Path) 
     assert [event for event in events if event in story] == story
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("document", ["README.md", "timers/README.md", "observability/README.md"])
 def test_python_snippets_run(document: str, tmp_path: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if "TIMER" not in name}

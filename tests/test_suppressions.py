@@ -40,6 +40,7 @@ def unjustified(path: Path) -> list[str]:
     return found
 
 
+@pytest.mark.slow
 def test_every_suppression_names_its_rule_and_its_reason() -> None:
     assert len(FILES) > 100
     suppressed = [path for path in FILES if SUPPRESSION.search(path.read_text("utf-8"))]

@@ -114,8 +114,8 @@ class Meeting:
             same attempt of a task replaces an earlier one, where ``attempt`` says which it is.
         """
         kept = {name: str(reap.get(name, ""))[:_LONGEST_RECORD] for name in _NAMES}
-        same = ("task_id", "attempt")
-        known = [each for each in self._reaps if any(each[name] != kept[name] for name in same)]
+        same = kept["task_id"], kept["attempt"]
+        known = [each for each in self._reaps if (each["task_id"], each["attempt"]) != same]
         self._reaps = deque([*known, kept], maxlen=_MOST_REAPS)
 
     async def reaped(self, task_id: str, actor_id: str) -> list[str]:

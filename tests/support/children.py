@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import gc
 import os
 import resource
@@ -159,26 +160,30 @@ def same_path() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)}
 
 
+@functools.cache
+def _no_recycling(*command: str) -> str:
+    """Why pids cannot be recycled under ``command``; empty when they can."""
+    if shutil.which(command[0]) is None:
+        return f"{command[0]}(1) is not installed"
+    probe = subprocess.run(
+        [*command, "sh", "-c", "echo 100 > /proc/sys/kernel/ns_last_pid"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    return "" if probe.returncode == 0 else probe.stderr.strip()
+
+
 def in_pid_namespace(script: str, *args: str) -> None:
     """Run ``tests/victims/SCRIPT.py ARGS`` as root of a pid namespace of its own.
 
     Where that is not permitted the test is skipped; on a machine that says ``CI`` it fails.
     """
-    unshare = shutil.which("unshare")
-    command = [unshare or "unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]
+    command = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]
     if os.geteuid() != 0:
         command += ["--user", "--map-root-user"]
-    reason = "unshare(1) is not installed"
-    if unshare is not None:
-        probe = subprocess.run(
-            [*command, "sh", "-c", "echo 100 > /proc/sys/kernel/ns_last_pid"],
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-        reason = "" if probe.returncode == 0 else probe.stderr.strip()
-    if reason:
+    if reason := _no_recycling(*command):
         message = f"cannot recycle pids here: {reason}"
         if os.environ.get("CI"):
             pytest.fail(message)

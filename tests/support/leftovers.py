@@ -16,6 +16,7 @@ _VARIABLE = "PYTEST_STARTED_BY"
 _MARK = secrets.token_hex(8)
 os.environ[_VARIABLE] = _MARK  # inherited by all that is started from here, however far down
 _BOUND_SECONDS = 10.0
+_COLLECT_SECONDS = 0.03
 # One a program, for as long as it runs.
 _OF_MULTIPROCESSING = ("multiprocessing.resource_tracker", "multiprocessing.forkserver")
 
@@ -35,7 +36,7 @@ class Leftovers:
 
     def __init__(self, *, descendants: bool) -> None:
         self._descendants = descendants
-        self._threads = set(_threads())
+        self._threads = set(threading.enumerate())
         self._processes = {(each.pid, each.start) for each in self._running()}
 
     def found(self) -> list[str]:
@@ -43,17 +44,20 @@ class Leftovers:
         since = time.monotonic()
         collected = False
         while left := [
-            *(f"thread {each.name}" for each in _threads() if each not in self._threads),
+            *(f"thread {each.name}" for each in _alive(self._new_threads())),
             *(f"process {each.pid}: {each.command}" for each in self._started()),
         ]:
             waited = time.monotonic() - since
             if waited > _BOUND_SECONDS:
                 break
-            if waited > _BOUND_SECONDS / 50 and not collected:
+            if waited > _COLLECT_SECONDS and not collected:
                 collected = True
                 gc.collect()  # what a traceback that is shown no more still holds
             time.sleep(0.002)
         return left
+
+    def _new_threads(self) -> list[threading.Thread]:
+        return [each for each in threading.enumerate() if each not in self._threads]
 
     def _started(self) -> set[_Process]:
         """What is new, except what something that was there before has started."""
@@ -71,14 +75,18 @@ class Leftovers:
         return {found for pid in pids if (found := _describe(pid)) is not None}
 
 
-def _threads() -> list[threading.Thread]:
-    """Threads that the kernel knows; Python keeps objects of some that ended in an odd way."""
-    running = set(os.listdir("/proc/self/task"))
-    return [each for each in threading.enumerate() if str(each.native_id) in running]
+def _alive(threads: list[threading.Thread]) -> list[threading.Thread]:
+    """Those that the kernel knows; Python keeps objects of some that ended in an odd way."""
+    known = set(os.listdir("/proc/self/task")) if threads else set()
+    return [each for each in threads if str(each.native_id) in known]
 
 
 def _children() -> set[int]:
     """Children of this process, those that nobody has waited for included."""
+    try:
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:  # none: after most tests one call says so
+        return set()
     pids: set[int] = set()
     for task in os.listdir("/proc/self/task"):
         with contextlib.suppress(OSError), open(f"/proc/self/task/{task}/children") as file:

@@ -148,9 +148,10 @@ def test_counts_are_exact_with_eight_threads() -> None:
     start = threading.Barrier(8)
 
     def emit() -> None:
+        event = expired()
         start.wait()
         for _ in range(5_000):
-            dispatcher.emit(expired())
+            dispatcher.emit(event)
 
     threads = [threading.Thread(target=emit) for _ in range(8)]
     for thread in threads:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import abc
 import contextlib
 import ctypes
+import functools
 import gc
 import multiprocessing
 import os
@@ -160,6 +161,13 @@ def way(
         yield made
 
 
+@functools.cache
+def is_ours(path: str) -> bool:
+    return f"{os.sep}timers{os.sep}" in path.replace("/tests/", "/") and not path.startswith(
+        os.path.dirname(__file__)
+    )
+
+
 class AtLine:
     """Raises at the ``number``-th line of this package that is run."""
 
@@ -167,9 +175,7 @@ class AtLine:
         self.left = number
 
     def __call__(self, frame: FrameType, event: str, _: object) -> Any:
-        if f"{os.sep}timers{os.sep}" not in frame.f_code.co_filename.replace("/tests/", "/"):
-            return None
-        if frame.f_code.co_filename.startswith(os.path.dirname(__file__)):
+        if event == "call" and not is_ours(frame.f_code.co_filename):
             return None
         if event == "line":
             self.left -= 1

@@ -69,7 +69,7 @@ def test_what_a_dead_collector_does_not_take_is_counted(monkeypatch: pytest.Monk
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_LOGS_ENDPOINT", f"http://127.0.0.1:{port}/v1/logs")
-    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "1")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "0.2")
     exporter = log_exporter_from_environment()
     assert exporter is not None
     sink = LogRecordSink(exporter, EventFilter("debug", (), ()), interval=0.01)
