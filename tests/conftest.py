@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import signal
 import subprocess
 from pathlib import Path
@@ -17,8 +18,9 @@ from support.long_tests import LONG
 if TYPE_CHECKING:
     from collections.abc import Generator
 
+EXAMPLES = 100 if LONG else 50 if os.environ.get("CI") else 25
 # A shared machine may take its time for any of them.
-hypothesis.settings.register_profile("untimed", deadline=None, max_examples=100 if LONG else 25)
+hypothesis.settings.register_profile("untimed", deadline=None, max_examples=EXAMPLES)
 hypothesis.settings.load_profile("untimed")
 # Where the same tests have run before, and something else is to be seen: --hypothesis-profile few.
 hypothesis.settings.register_profile("few", deadline=None, max_examples=10)
