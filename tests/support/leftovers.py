@@ -42,7 +42,7 @@ class Leftovers:
     def found(self) -> list[str]:
         """Wait for what is about to end; describe the rest."""
         since = time.monotonic()
-        collected = False
+        collect_after = _COLLECT_SECONDS
         while left := [
             *(f"thread {each.name}" for each in _alive(self._new_threads())),
             *(f"process {each.pid}: {each.command}" for each in self._started()),
@@ -50,8 +50,8 @@ class Leftovers:
             waited = time.monotonic() - since
             if waited > _BOUND_SECONDS:
                 break
-            if waited > _COLLECT_SECONDS and not collected:
-                collected = True
+            if waited > collect_after:
+                collect_after *= 10
                 gc.collect()  # what a traceback that is shown no more still holds
             time.sleep(0.002)
         return left

@@ -40,7 +40,10 @@ class ErrorPolicy:
     def unwatched(self, error: Exception) -> None:
         """Raise ``error`` or, failing open, log it once."""
         if self.choice == "raise":
-            raise error
+            try:
+                raise error
+            finally:
+                del error  # it knows this frame, which would know it in turn
         if not self._logged:
             self._logged = True
             _logger.warning(

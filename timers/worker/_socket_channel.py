@@ -16,6 +16,7 @@ its own files later: none is closed, read or written without a look at what it i
 from __future__ import annotations
 
 import contextlib
+import copy
 import errno
 import logging
 import select
@@ -119,7 +120,7 @@ class SocketChannel(Channel, BoardServer):
         self._retry_seconds = _FIRST_RETRY_SECONDS
         self._retry_at = 0.0
         self._connected_at = 0.0
-        self._unreachable: Exception | None = None
+        self._unreachable: OSError | None = None
 
     # -- slots --------------------------------------------------------------------------------
 
@@ -153,7 +154,7 @@ class SocketChannel(Channel, BoardServer):
             while time.monotonic() < give_up and not self._try_connect():
                 time.sleep(_FIRST_RETRY_SECONDS)
         if not self.reached and self._unreachable is not None:
-            self._errors.unwatched(self._unreachable.with_traceback(None))
+            self._errors.unwatched(_without_frames(self._unreachable))
         self._start_keeper()
 
     def _make_board(self) -> None:
@@ -265,7 +266,7 @@ class SocketChannel(Channel, BoardServer):
             self._try_connect()
         unreachable = None if self.reached else self._unreachable
         if self._connection is None and unreachable and self._errors.choice == "raise":
-            raise unreachable.with_traceback(None)
+            raise _without_frames(unreachable)
         if not self._send_now(line, receipt, totals):
             self._connect_again()
             raise BlockingIOError(errno.EAGAIN, "there is no room, or no server")
@@ -305,7 +306,7 @@ class SocketChannel(Channel, BoardServer):
         try:
             connection = connect(self.path, self._users)
         except OSError as error:
-            self._unreachable = error
+            self._unreachable = _without_frames(error)
             self._try_later(now, error)
             return
         with contextlib.suppress(OSError):
@@ -451,6 +452,15 @@ class SocketChannel(Channel, BoardServer):
         self.lines = Lines(self.lines.signal)
         self._forget_connection()
         super().after_fork()
+
+
+def _without_frames(error: OSError) -> OSError:
+    """Copy an error that is kept: its frames would keep the channel, whose client is forgotten."""
+    kept, cause = copy.copy(error), error.__cause__
+    if cause is not None:
+        cause.__traceback__ = cause.__context__ = None
+    kept.__cause__ = cause
+    return kept
 
 
 def _keep(reference: weakref.ref[SocketChannel]) -> None:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections import Counter
 from typing import TYPE_CHECKING
 
@@ -299,6 +300,32 @@ def test_a_forked_child_has_a_connection_and_timers_of_its_own(
     client.release("parent")
     [release] = parent.wait(1)
     assert (release.scope_id, release.pid) == ("parent", os.getpid())
+
+
+@pytest.mark.parametrize("on_error", ["raise", "warn"])
+def test_a_client_that_found_no_server_goes_without_the_garbage_collector(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, on_error: str
+) -> None:
+    monkeypatch.setenv("TIMERS_BOARD", "on")
+    gc.disable()
+    try:
+        client = SocketTimerClient(tmp_path / "socket", on_error=on_error, connect_timeout=0.01)
+        for _ in range(2):
+            assert _refused(client) is (on_error == "raise")
+        channel = weakref.ref(client._channel)
+        assert channel() is not None
+        del client
+        eventually(lambda: channel() is None, "it is gone")
+    finally:
+        gc.enable()
+
+
+def _refused(client: TimerClient) -> bool:
+    try:
+        with timers.expires(60, "step", client):
+            return False
+    except NoServerError as error:
+        return isinstance(error.__cause__, FileNotFoundError)
 
 
 def test_a_forgotten_client_leaves_no_thread_and_no_descriptor(listener: Listener) -> None:
