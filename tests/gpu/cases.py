@@ -75,7 +75,7 @@ CASES = (
         note="without a recorder", wrapper=STACKS_ONLY, within=2.5,
     ),
     Expected(
-        "before_step", (2,), frame="fetch_shard", evidence="their stacks", event="hang report",
+        "before_step", (2,), frame="fetch_shard", evidence="their stacks",
         note="a plain script, asked by timers explain", plain=True, options=(),
     ),
     Expected(

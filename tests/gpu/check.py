@@ -26,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 # What follows is found through the line above.
 from gpu.cases import CASES, Expected
+from gpu.job import RANKS
 
 HERE = Path(__file__).resolve().parent
 TOP = HERE.parent.parent
@@ -33,7 +34,6 @@ TIMERS = [sys.executable, "-m", "observability"]
 BOUND_SECONDS = 350.0
 """Of the whole script, and a little more to write down what came of it."""
 JOB_SECONDS = 110.0
-RANKS = 4
 AT_ONCE = 3
 """Jobs beside each other, of four ranks on the one card."""
 

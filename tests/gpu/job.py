@@ -25,10 +25,6 @@ ENDLESS = 10**12
 LONG_STEPS = 12
 LONG_CYCLES = 6 * 10**9
 """Some three seconds."""
-CASES = (
-    "before_step", "mismatch", "endless_kernel", "synchronize", "gil", "slow", "stopped",
-    "loader", "uneven_data", "two_groups", "pipeline", "long_steps",
-)  # fmt: skip
 
 
 def fetch_shard() -> None:
