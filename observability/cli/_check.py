@@ -32,8 +32,6 @@ if TYPE_CHECKING:
 
     from observability.http.address import Address
 
-__all__ = ["Result", "check_all"]
-
 VICTIM_SECONDS = 30.0
 _LATE_SECONDS = 0.25
 _VICTIM = """

@@ -19,8 +19,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-__all__ = ["CannotStart", "Child", "came_from_terminal", "is_of_kernel", "orphans"]
-
 NOT_FOUND = 127
 NOT_EXECUTABLE = 126
 _SI_KERNEL = 0x80

@@ -13,8 +13,6 @@ from typing import Any
 from observability.http.address import Address
 from observability.untrusted import printable
 
-__all__ = ["ServiceError", "fetch", "service_url"]
-
 _TIMEOUT_SECONDS = 5.0
 _MAX_BYTES = 64 * 1024 * 1024
 

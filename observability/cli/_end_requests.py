@@ -9,8 +9,6 @@ makes us say what a third would do.
 
 from __future__ import annotations
 
-__all__ = ["EndRequests"]
-
 SAME_SECONDS = 0.2
 """Two in such a short time are one: timeout(1), for one, signals its child and then the group."""
 INSIST_SECONDS = 5.0

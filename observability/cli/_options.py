@@ -27,18 +27,6 @@ if TYPE_CHECKING:
 
     F = TypeVar("F", bound=Callable[..., Any])
 
-__all__ = [
-    "make_policy",
-    "make_settings",
-    "option",
-    "read_token",
-    "service_options",
-    "to_address",
-    "to_deadlines",
-    "to_kinds",
-    "to_users",
-]
-
 MAX_TOKEN_BYTES = 4096
 _MOST_FILES = 100
 _SPARE_SECONDS = 30.0

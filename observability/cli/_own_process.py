@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
     from timers.events import Event
 
-__all__ = ["devote_process", "keep_standard_streams", "log_to_stderr"]
-
 _SWITCH_SECONDS = 0.0005
 """The thread that reads requests asks for the interpreter again after each packet. A thread that
 computes (a scrape, a hang report) gives it away after this time; by default after 5 ms."""

@@ -15,8 +15,6 @@ from timers.transport.socket_path import private_directory
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-__all__ = ["recorder_environment"]
-
 _SIZES = ("TORCH_FR_BUFFER_SIZE", "TORCH_NCCL_TRACE_BUFFER_SIZE")
 """The name since torch 2.9, and the one before; some versions keep no entries by default."""
 _ENTRIES = "2000"

@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from observability.settings import Settings
     from timers.server.reaper import ReapPolicy
 
-__all__ = ["run"]
-
 _SCRAPE_PAUSE_SECONDS = 0.1
 _INSIST_SECONDS = 0.5
 """Longer than two requests to end are taken for one."""

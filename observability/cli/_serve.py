@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from timers.server.reaper import ReapPolicy
     from timers.transport.socket_path import Listener
 
-__all__ = ["default_timer_file", "serve"]
-
 _SIGNALS = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
 _IGNORED = frozenset(
     {

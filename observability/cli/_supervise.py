@@ -38,8 +38,6 @@ from ._end_requests import EndRequests
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["Supervisor", "become_subreaper", "block_signals"]
-
 END_REQUESTS = (signal.SIGINT, signal.SIGTERM)
 NOT_PASSED_ON = {
     *(signal.SIGKILL, signal.SIGSTOP),

@@ -16,8 +16,6 @@ import socket
 from observability.settings import SettingsError
 from timers.transport.socket_path import Listener
 
-__all__ = ["activated_socket", "notify", "watchdog_seconds"]
-
 _FIRST_FD = 3
 _VARIABLES = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
 

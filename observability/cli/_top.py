@@ -24,8 +24,6 @@ from ._client import ServiceError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["render", "show", "show_live"]
-
 _LATE = 1.0
 _SHOWN_REAPS = 5
 _OTHER_LINES = 8

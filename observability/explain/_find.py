@@ -11,8 +11,6 @@ from timers.linux import procfs
 from timers.linux.ranks import ranks_of
 from timers.worker.environment import SERVER_PID_VARIABLE
 
-__all__ = ["FoundJob", "find_jobs", "run_id_of"]
-
 _RUN_ID_VARIABLES = ("TIMERS_RUN_ID", "TORCHELASTIC_RUN_ID", "SLURM_JOB_ID")
 _MOST_COMMAND = 80
 

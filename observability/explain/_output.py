@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from .job import Explained
     from .rates import Rate
 
-__all__ = ["accuses", "event_lines", "html", "text", "unread"]
-
 _MOST_LISTED = 16
 
 

@@ -24,8 +24,6 @@ from ._store import StoreError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ["C10dStore"]
-
 _HELPER = os.path.join(os.path.dirname(__file__), "_c10d_helper.py")
 _START_SECONDS = 60.0
 """For loading torch, on a machine whose workers do the same."""

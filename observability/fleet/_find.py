@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 
     from timers.events import WorkerInfo
 
-__all__ = ["Job", "find_job", "is_there"]
-
 _MOST_RANKS = 4096
 
 

@@ -16,24 +16,6 @@ from observability.untrusted import number, printable
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = [
-    "MAX_CALL",
-    "MAX_PRESENCE",
-    "MAX_RANK",
-    "MAX_REPORT",
-    "MAX_SUMMARY",
-    "VERSION",
-    "Presence",
-    "RefusedError",
-    "RollCallSent",
-    "packed",
-    "parse",
-    "ranks_count",
-    "ranks_from",
-    "ranks_text",
-    "text_of",
-]
-
 VERSION = 1
 MAX_PRESENCE = 4096
 MAX_CALL = 4096

@@ -14,8 +14,6 @@ from ._messages import RefusedError, ranks_from, ranks_text
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["report_from", "report_to"]
-
 _MOST_LISTED = 100
 _MOST_GROUPS = 200
 _MOST_WORKERS = 1 << 20

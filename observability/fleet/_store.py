@@ -8,8 +8,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from concurrent.futures import Future
 
-__all__ = ["Store", "StoreError"]
-
 
 class StoreError(OSError):
     """The store is gone, or did not answer within its bound."""

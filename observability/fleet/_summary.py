@@ -40,8 +40,6 @@ if TYPE_CHECKING:
 
     T = TypeVar("T")
 
-__all__ = ["Reader", "Summary", "to_text"]
-
 _LEVELS = ((60, 6, True), (30, 2, True), (12, 1, False), (4, 1, False))
 """Frames of a stack, threads, and whether child processes are described: the first that fits."""
 _MOST_MEMBERS = 1024

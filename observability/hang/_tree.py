@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 
     from timers.stacks.take import Frame
 
-__all__ = ["merge"]
-
 MAX_NODES = 400
 MAX_DEPTH = 60
 

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from .verdict.case import Case
     from .verdict.collectives import Collectives
 
-__all__ = ["place", "state"]
-
 _GROUP_WORDS = {
     Wait.COMPUTE: "running",
     Wait.DEVICE: "waiting for a GPU",

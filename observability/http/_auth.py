@@ -25,8 +25,6 @@ from .address import Address
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
 
-__all__ = ["OPEN_PATHS", "Guard"]
-
 OPEN_PATHS = frozenset({"/-/healthy", "/-/ready"})
 
 

@@ -14,8 +14,6 @@ from observability.sinks.recent import as_shown
 if TYPE_CHECKING:
     from timers.server.server import WatchdogServer
 
-__all__ = ["LOOK_SECONDS", "Looks"]
-
 LOOK_SECONDS = 5.0
 """Bound of one look."""
 

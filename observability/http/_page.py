@@ -15,8 +15,6 @@ from importlib import resources
 
 from starlette.responses import Response
 
-__all__ = ["page"]
-
 
 @functools.cache
 def _content() -> tuple[bytes, str]:

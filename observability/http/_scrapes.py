@@ -11,8 +11,6 @@ import threading
 import time
 from dataclasses import dataclass
 
-__all__ = ["Scrapes"]
-
 _MOST = 16
 """Scrapers that are remembered; the one that came last longest ago is forgotten."""
 _LONGEST_SECONDS = 300.0

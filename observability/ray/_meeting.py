@@ -13,8 +13,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ["Meeting"]
-
 _MOST_TEXTS = 100_000
 _MOST_CHARACTERS = 64 << 20
 _LONGEST_TEXT = 4 << 20

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from observability.story import Stories, Story
     from timers.events import Event, TimerInfo, WorkerInfo
 
-__all__ = ["Records"]
-
 
 class Records:
     """A sink (:mod:`observability.pipeline`).

@@ -28,8 +28,6 @@ from ._watchdog import Options, Watchdog
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-__all__ = ["Watch", "start"]
-
 _SETUP = "timers.integrations.ray.setup_worker"
 _START_SECONDS = 60.0
 _STOP_SECONDS = 10.0

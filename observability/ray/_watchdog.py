@@ -28,8 +28,6 @@ from ._records import Records
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["Options", "Watchdog", "own_directory"]
-
 _RECORD_SECONDS = 1.0
 _JOIN_SECONDS = 10.0
 _FILES = ("sock", "pipe", "pid", "learned")

@@ -13,8 +13,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["load_plain"]
-
 _MOST_OPCODES = 5_000_000
 """The recorder keeps 2,000 entries by default, of some 60 opcodes each."""
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}

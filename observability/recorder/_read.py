@@ -21,8 +21,6 @@ from .types import GroupRecord, Operation, Progress, Recording
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["from_json", "from_pickle"]
-
 MOST_BYTES = 16 << 20
 """Of one dump: the default buffer of 2,000 entries takes 1 MB, with stacks 4 MB."""
 _KEPT_BEFORE = 48

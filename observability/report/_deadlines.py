@@ -36,8 +36,6 @@ from ._files import seconds
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["Advice", "ScopeAdvice", "render_advice"]
-
 FEW = 20
 """With fewer durations than this, the tail is unknown and the margin is doubled."""
 MARGIN_OVER_MAX = 2.0

@@ -6,8 +6,6 @@ from typing import Any
 
 from observability.untrusted import number, printable
 
-__all__ = ["Ending"]
-
 _SHOWN = 8
 
 

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Sequence
     from typing import IO, BinaryIO
 
-__all__ = ["EventFiles", "UnusableError", "seconds"]
-
 MAX_SHOWN_RUNS = 5
 MAX_SHOWN_LINE = 80
 MAX_LINE_BYTES = 16 << 20

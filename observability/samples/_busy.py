@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from ._pace import Moment
     from .types import Source, Surroundings
 
-__all__ = ["refine"]
-
 FAULTS_PER_SECOND = 50.0
 """From which on memory comes and goes. A loop that only asks touches none that is new."""
 HOLDS_IT = 0.5

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
     from timers.stacks.take import Frame
 
-__all__ = ["ENOUGH_SAMPLES", "IDLE", "Moment", "compare", "load"]
-
 BUSY = 0.5
 """Share of a CPU from which on a thread counts as computing."""
 STARVED = 0.05

@@ -5,22 +5,6 @@ from __future__ import annotations
 import enum
 import re
 
-__all__ = [
-    "CALLS",
-    "CHANNELS",
-    "COLLECTIVE_WORDS",
-    "LOCAL_WORK",
-    "MAYBE_FOR_PEERS",
-    "MPI_CALLS",
-    "NATIVE_RULES",
-    "NEAR",
-    "OPERATION_WORDS",
-    "POINT_TO_POINT",
-    "PYTHON_RULES",
-    "SCOPE_WORDS",
-    "Wait",
-]
-
 
 class Wait(enum.Enum):
     """What a thread is doing; the value is how a sentence about it goes on after "it"."""

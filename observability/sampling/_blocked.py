@@ -13,8 +13,6 @@ from timers.linux import links, procfs
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-__all__ = ["links_of"]
-
 _MOST_PROCESSES = 2000
 
 

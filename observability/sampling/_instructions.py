@@ -22,8 +22,6 @@ from timers.stacks import tools
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["in_driver", "instruction_files", "is_driver"]
-
 _PROGRAM = str(Path(__file__).with_name("_instruction_files.py"))
 _TIMES = 12
 _SECONDS = 1.0

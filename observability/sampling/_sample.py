@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from observability.samples.reading import Reading
     from timers.stacks.take import Frame
 
-__all__ = ["native_frames", "processes_below", "surroundings", "take_sample"]
-
 _MOST_DESCENDANTS = 64
 _GPUS = ("/dev/nvidia", "/dev/kfd", "/dev/dri/", "/dev/accel")
 _MPI = ("libmpi", "libpmpi", "libmpich")

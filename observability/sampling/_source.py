@@ -22,8 +22,6 @@ from observability.samples.types import Loop, Source
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["source_at"]
-
 _MOST_BYTES = 1 << 19
 _LONGEST_LINE = 120
 _LONGEST_SECONDS = 0.3

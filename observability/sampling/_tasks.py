@@ -21,8 +21,6 @@ from timers.transport.socket_path import peer_credentials
 if TYPE_CHECKING:
     from timers.stacks.take import StackDump
 
-__all__ = ["with_task"]
-
 _MOST_BYTES = 1 << 18
 _MOST_FRAMES = 64
 _LOOPS = ("asyncio/", "uvloop/")

@@ -11,8 +11,6 @@ from typing import Any
 
 from ._safe_paths import check_owner, in_shared_directory
 
-__all__ = ["DumpDirectory"]
-
 
 class DumpDirectory:
     """A directory that keeps the last ``keep`` dumps.

@@ -16,8 +16,6 @@ from ._safe_paths import check_owner, in_shared_directory
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["LineFile"]
-
 STANDARD_ERROR = 2
 
 

@@ -16,8 +16,6 @@ from timers.errors import InsecurePathError
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["check_owner", "in_shared_directory"]
-
 
 def in_shared_directory(path: Path) -> bool:
     """Whether everybody may create ``path``, as in /tmp.

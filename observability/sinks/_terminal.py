@@ -34,8 +34,6 @@ if TYPE_CHECKING:
     from observability.story import Story
     from timers.events import Event
 
-__all__ = ["Screen"]
-
 _NARROWEST, _WIDEST = 40, 160
 _COLORS = {"error": "red", "warning": "yellow"}
 _ACCUSED = (Verdict.ONE_SUSPECT, Verdict.SEVERAL_SUSPECTS)

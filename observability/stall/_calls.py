@@ -16,8 +16,6 @@ from timers.linux import links, procfs
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["LongCall", "long_calls"]
-
 # Numbers: asm/unistd_64.h and asm-generic/unistd.h.
 _WRITES = {
     # write, close, pwrite64, writev, msync, sendfile, sendto, sendmsg, fsync, fdatasync, sync,

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
     from ._look import Look
 
-__all__ = ["Step", "Watching", "period_of"]
-
 _BUSY = 0.02
 """Share of a CPU from which on a process computes; libraries that only keep a connection alive, or
 watch over their own operations, take less."""

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
     from observability.samples.types import WorkerView
 
-__all__ = ["Finding", "judge"]
-
 _SURE = frozenset(
     {
         Wait.COLLECTIVE,

@@ -14,8 +14,6 @@ from ._calls import LongCall, long_calls
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ["Identity", "Look", "take_look"]
-
 Identity = tuple[int, int]
 """Pid and start time."""
 

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
     from timers.worker.client import TimerClient
 
-__all__ = ["Hook", "skipped_by_dynamo", "wrapped"]
-
 _logger = logging.getLogger(__name__)
 _NEVER_SECONDS = 7 * 24 * 3600.0
 _SHORTEST_SECONDS = 600.0

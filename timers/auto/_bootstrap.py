@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from types import ModuleType
     from typing import Any
 
-__all__ = ["WhenImported", "wait_for_modules"]
-
 _MODULES = (
     "torch.serialization",
     "torch.optim.optimizer",

@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["AFTER_VARIABLE", "chosen_seconds", "chosen_text"]
-
 AFTER_VARIABLE = "TIMERS_AUTO_DEADLINES"
 """A JSON object: seconds by scope, or by kind for all scopes of a kind.
 

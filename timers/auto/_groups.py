@@ -23,8 +23,6 @@ from ._worker_server import start_worker_server
 if TYPE_CHECKING:
     from types import ModuleType
 
-__all__ = ["install_collectives", "install_groups"]
-
 _groups = Hook("group")
 _collectives = Hook("collective")
 

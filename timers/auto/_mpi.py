@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import ModuleType
 
-__all__ = ["install_mpi", "install_pickling"]
-
 # Who waits to be given work waits for as long as there is none, and nobody says who does.
 _calls = Hook("mpi", patient=frozenset({"MPI_Recv", "MPI_Probe", "MPI_Mprobe", "MPI_Comm_accept"}))
 

@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
     from timers.worker.scopes import expires
 
-__all__ = ["install_tasks"]
-
 _tasks = Hook("task", unknown=None)  # a task may take seconds or days, and nobody says which
 _OTHER = "task"
 """The scope of functions beyond the first :data:`_MOST_SCOPES`."""

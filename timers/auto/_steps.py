@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
     from timers.worker.scopes import expires
 
-__all__ = ["end_step", "install_batches", "install_steps"]
-
 _steps = Hook("step")
 _batches = Hook("batch")
 

@@ -17,8 +17,6 @@ from ._bootstrap import WhenImported
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["RECORDER_VARIABLE", "start_worker_server"]
-
 RECORDER_VARIABLE = "TIMERS_RECORDER_DIR"
 """A directory for the sockets, ``PID.sock`` each; ``timers run`` makes it."""
 _TORCH = "torch.distributed.distributed_c10d"

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from .statistics import ScopeStatistics
     from .workers import Worker, Workers
 
-__all__ = ["HOLD_NS", "Intake"]
-
 _FOREVER = 2**63
 _REJECTIONS_LOGGED_EVERY_NS = NS
 _MOST_OFFSETS = 1000

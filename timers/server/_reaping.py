@@ -34,8 +34,6 @@ if TYPE_CHECKING:
     from .table import Timer
     from .workers import Worker, Workers
 
-__all__ = ["Reap", "Reaping"]
-
 _logger = logging.getLogger(__name__)
 
 

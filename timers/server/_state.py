@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from .statistics import ScopeStatistics, Statistics
     from .workers import Worker
 
-__all__ = ["NS", "Deadlines", "RunningTimer", "State", "running", "timer_info"]
-
 NS = 1_000_000_000
 
 

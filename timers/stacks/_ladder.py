@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 
     Parser = Callable[[bytes], tuple[ThreadStack, ...] | None]
 
-__all__ = ["climb"]
-
 _PY_SPY_SHARE = 0.6
 _NATIVE_SHARE = 0.5
 _PYSTACK_SHARE = _ALL_BUT_ENDING = 0.8

@@ -16,8 +16,6 @@ from typing import Any
 
 from .dump import Frame, ThreadStack
 
-__all__ = ["Failure", "explain", "parse_py_spy", "parse_pystack"]
-
 _PYSTACK_THREAD = re.compile(
     r"Traceback for thread (?P<thread>\d{1,9})(?: \((?P<name>.*)\))? (?:\[(?P<status>[^\]]*)\] )?"
     r"\(most recent call last\):"

@@ -20,8 +20,6 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["Packet", "Packets"]
-
 _INT = 4
 _UCRED_BYTES = 12  # struct ucred: pid, uid, gid
 _UCRED_SPACE = socket.CMSG_SPACE(_UCRED_BYTES)

@@ -15,8 +15,6 @@ from .slots.request import timer_until
 if TYPE_CHECKING:
     from .slots.slot import Slot
 
-__all__ = ["ClientWithSlots", "ThreadSlots"]
-
 _MOST_SLOTS = 8192
 """Of one thread; a worker that puts numbers into its scopes has more, most of them closed."""
 

@@ -12,8 +12,6 @@ if TYPE_CHECKING:
 
     Blocks = Callable[[], "Block"]
 
-__all__ = ["guard"]
-
 P = ParamSpec("P")
 R = TypeVar("R")
 

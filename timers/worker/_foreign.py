@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from .client import TimerClient
     from .slots.request import Request
 
-__all__ = ["slot_of"]
-
 _MOST_CLIENTS = 64
 """Remembered in one thread; more come of a client made for each block."""
 

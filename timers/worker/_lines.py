@@ -18,8 +18,6 @@ from .slots.slot import NS
 if TYPE_CHECKING:
     from .slots.request import Request
 
-__all__ = ["Lines"]
-
 _MAX_CACHED = 1024
 _SHORTEST_SECONDS = 2.2250738585072014e-308
 """No number of seconds is written with more characters."""

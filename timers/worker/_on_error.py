@@ -5,8 +5,6 @@ from __future__ import annotations
 import logging
 import os
 
-__all__ = ["ErrorPolicy"]
-
 _logger = logging.getLogger(__name__)
 _VARIABLE = "TIMERS_ON_ERROR"
 _CHOICES = ("raise", "warn")

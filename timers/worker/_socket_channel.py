@@ -49,8 +49,6 @@ if TYPE_CHECKING:
     from .slots.request import Request
     from .slots.slot import Slot
 
-__all__ = ["SocketChannel"]
-
 _logger = logging.getLogger(__name__)
 _SEND_BYTES = 1 << 20
 """Room for about a thousand messages; the system's limit (net.core.wmem_max) applies."""

@@ -52,9 +52,6 @@ from .case import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Sequence
 
-__all__ = ["broken", "by_stacks", "left_early"]
-
-
 # -- rule 1 --------------------------------------------------------------------------------------
 
 

@@ -18,8 +18,6 @@ from timers import __version__
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-__all__ = ["Batches", "export_timeout", "resource"]
-
 T = TypeVar("T")
 
 _BATCH = 512

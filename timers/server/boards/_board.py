@@ -21,8 +21,6 @@ from timers.transport.board import DEPTH, MOMENT_NS, NONE
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-__all__ = ["BadBoardError", "Board", "Slot"]
-
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
 _MOST_SLOTS = 1 << 16
 _MOST_NS = 1 << 62

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
     from ._board import Board, Slot
 
-__all__ = ["BoardCounts"]
-
 _NS = 1_000_000_000
 _BILLION = 1e9
 _MOST = 1 << 56

@@ -15,8 +15,6 @@ import os
 import sys
 from typing import Any, NamedTuple
 
-__all__ = ["ScopeSpan", "enter", "leave"]
-
 
 class ScopeSpan(NamedTuple):
     """The reserved span of one block."""
