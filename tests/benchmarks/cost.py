@@ -40,7 +40,7 @@ def rows(effort: Effort) -> Iterator[Row]:
 
 
 def _base(name: str) -> str:
-    for prefix in (ours.ALONE, ours.ASLEEP):
+    for prefix in (ours.ALONE, ours.BUSY, ours.ASLEEP):
         if name.startswith(prefix):
             return prefix + ours.FLOOR
     of_socket = ("Socket", ours.SOCKET_FLOOR, ours.STOPPED)

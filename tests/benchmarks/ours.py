@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import functools
 import importlib
 import importlib.util
 import json
@@ -10,7 +11,6 @@ import os
 import socket
 import tempfile
 import time
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import timers
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ALONE",
+    "ASLEEP",
+    "BUSY",
     "FLOOR",
     "FLOOR_UNREAD",
     "IN_PYTHON",
@@ -48,7 +50,10 @@ SOCKET_FLOOR = "two bare sends of the same bytes, same server reading"
 LEAST = "the least a Python block can do: clock, one f-string, write"
 NOTHING = "a Python block that does nothing"
 ALONE = "server asleep: "
-"""What the names begin with of what is done once in a while, by a worker that works meanwhile."""
+"""What the names begin with of what is done once in a while, by a worker that meanwhile enters
+blocks of which that server knows nothing: what is cold is the server."""
+BUSY = "server asleep, worker at work: "
+"""The same by one that does something else, so that its processor has forgotten what a block is."""
 ASLEEP = "both asleep: "
 """The same by one that sleeps meanwhile, so that its processor has forgotten everything."""
 STOPPED = "server stopped: "
@@ -89,17 +94,17 @@ def blocks(pair: str, expires: Any, client: Any) -> Iterator[Contender]:
 
 def file_pair(path: str) -> Iterator[Contender]:
     """Everything that writes into a pipe of ours, which its server reads."""
-    settle = partial(drained, path)
+    settle = functools.partial(drained, path)
     capture = over_pipe(_AFTER, _SCOPE)
     served = os.open(path, os.O_WRONLY | os.O_NONBLOCK)
-    yield Contender(FLOOR, partial(_two, os.write, served, capture), settle=settle)
-    yield Contender(LEAST, partial(_least, served, capture), settle=settle)
+    yield Contender(FLOOR, functools.partial(_two, os.write, served, capture), settle=settle)
+    yield Contender(LEAST, functools.partial(_least, served, capture), settle=settle)
     yield Contender(NOTHING, lambda: _nothing)
     reader, writer = os.pipe()
     fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, _CAPACITY)
     yield Contender(
         FLOOR_UNREAD,
-        partial(_two, os.write, writer, capture),
+        functools.partial(_two, os.write, writer, capture),
         settle=lambda: _discard(reader),
     )
     client = timers.FileTimerClient(path)
@@ -107,14 +112,14 @@ def file_pair(path: str) -> Iterator[Contender]:
         yield contender._replace(settle=settle)
     yield from _one_by_one(served, capture, client)
     if importlib.util.find_spec("opentelemetry.sdk"):
-        yield Contender(TRACED, partial(_traced, client), settle=settle)
+        yield Contender(TRACED, functools.partial(_traced, client), settle=settle)
 
 
 def _one_by_one(served: int, capture: Callable[[], Captured], client: Any) -> Iterator[Contender]:
     named = next(blocks("File", timers.expires, client))
     for contender in (
-        Contender(FLOOR, partial(_two, os.write, served, capture)),
-        Contender(LEAST, partial(_least, served, capture)),
+        Contender(FLOOR, functools.partial(_two, os.write, served, capture)),
+        Contender(LEAST, functools.partial(_least, served, capture)),
         Contender(NOTHING, lambda: _nothing),
         named,
     ):
@@ -122,10 +127,23 @@ def _one_by_one(served: int, capture: Callable[[], Captured], client: Any) -> It
 
 
 def _now_and_then(contender: Contender) -> Iterator[Contender]:
-    for prefix, rest in ((ALONE, _work), (ASLEEP, time.sleep)):
+    for prefix, rest in ((ALONE, _enter_others()), (BUSY, _work), (ASLEEP, time.sleep)):
         yield contender._replace(
             name=prefix + contender.name, burst=_ALONE_BURST, pause=_ALONE_SECONDS, rest=rest
         )
+
+
+@functools.cache
+def _enter_others() -> Callable[[float], None]:
+    client = _of_stopped_server()
+
+    def enter(seconds: float) -> None:
+        until = time.perf_counter() + seconds
+        while time.perf_counter() < until:
+            with timers.expires(_AFTER, _SCOPE, client=client):
+                pass
+
+    return enter
 
 
 def _work(seconds: float) -> None:
@@ -141,7 +159,7 @@ def socket_pair(path: str) -> Iterator[Contender]:
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _CAPACITY)
     connection.connect(path)
     capture = over_socket(_AFTER, _SCOPE)
-    floor = partial(_two, lambda _, line: connection.send(line), 0, capture)
+    floor = functools.partial(_two, lambda _, line: connection.send(line), 0, capture)
     yield Contender(SOCKET_FLOOR, floor, _SOCKET_BURST, _pause)
     client = timers.SocketTimerClient(path)
     for contender in blocks("Socket", timers.expires, client):

@@ -114,14 +114,18 @@ def _cost_on_boards(rows: Sequence[Row]) -> Iterator[Target]:
     default = ratio(ours.title("Socket", "default", SHALLOW), _ON_BOARD)
     yield Target("a default scope / a named one, on a board", default, "x", 1.2)
     alone = ratio(ours.ALONE + _NAMED, ours.ALONE + _ON_BOARD)
-    what = "our pipe / a board, server asleep: each after a millisecond of work"
-    yield Target(what, alone, "x", 15, at_least=True)
-    alone = ratio(ours.ALONE + _ON_BOARD, ours.ALONE + ours.NOTHING)
-    yield Target(f"... a board / {ours.NOTHING}", alone, "x")
-    asleep = ratio(ours.ASLEEP + _NAMED, ours.ASLEEP + _ON_BOARD)
-    yield Target("... our pipe / a board, each after a millisecond of sleep", asleep, "x")
-    asleep = ratio(ours.ASLEEP + _ON_BOARD, ours.ASLEEP + ours.NOTHING)
-    yield Target(f"... a board / {ours.NOTHING}, likewise", asleep, "x")
+    yield Target("our pipe / a board, server asleep", alone, "x", 15, at_least=True)
+    for prefix, when in ((ours.BUSY, "of other work"), (ours.ASLEEP, "of sleep")):
+        yield Target(
+            f"... each after a millisecond {when}",
+            ratio(prefix + _NAMED, prefix + _ON_BOARD),
+            "x",
+        )
+        yield Target(
+            f"... a board / {ours.NOTHING}, likewise",
+            ratio(prefix + _ON_BOARD, prefix + ours.NOTHING),
+            "x",
+        )
     stopped = ratio(ours.STOPPED + _ON_BOARD, _ON_BOARD)
     yield Target("a block on a board, server stopped / server running", stopped, "x", 1.1)
 
