@@ -11,6 +11,7 @@ The map::
     socket_path.py    the path of a Unix socket: who may create it, and who is behind it
     seqpacket.py      the Unix socket: the server's end (the worker's is in timers.worker)
     mp_queue.py       a multiprocessing queue: the server's end
+    _peek.py          what lies in a pipe, without taking it from there
     _elsewhere.py     what may never answer, asked by a thread of its own
     _packets.py       many packets with one system call, with the pid of each one's sender
 """

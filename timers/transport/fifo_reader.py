@@ -21,6 +21,7 @@ from timers.errors import PathOccupiedError, ServerRunningError
 from timers.forks import reset_in_child
 from timers.linux.owned import Owned
 
+from ._peek import Peek
 from .fifo_writer import DEFAULT_CAPACITY, PAGE_BYTES
 from .wire import Decoder
 
@@ -31,8 +32,10 @@ if TYPE_CHECKING:
 
 __all__ = ["FifoReader", "FifoSource"]
 
-_READ_BYTES = 1 << 20
-"""At least the largest capacity we ask for: one read takes everything that lay in the pipe."""
+CAPACITY = 1 << 20
+"""The most that we ask for (bytes): one read of so much takes everything that lay in the pipe."""
+_TURN_BYTES = 1 << 16
+"""What is returned at a time: some hundred requests, which take a few milliseconds."""
 _F_SETPIPE_SZ = getattr(fcntl, "F_SETPIPE_SZ", 1031)
 
 
@@ -53,23 +56,32 @@ class FifoReader:
         self._pipe = Owned(_open_as_server(path))
         self._inode = os.fstat(self._pipe.fd).st_ino
         _enlarge(self._pipe.fd)
+        self._peek = Peek(self._pipe.fd)
         reset_in_child(self)
 
     def fileno(self) -> int:
         """Return the descriptor, readable when requests wait."""
         return self._pipe.fd
 
-    def read(self) -> bytes:
-        """Return everything that lies in the pipe now; empty when nothing does. Never blocks."""
+    def read(self, most: int = CAPACITY) -> bytes:
+        """Return what lies in the pipe now, up to ``most`` bytes. Never blocks.
+
+        By default that is all that can lie there; empty when nothing does.
+        """
         try:
-            return os.read(self._pipe.fd, _READ_BYTES)
+            return os.read(self._pipe.fd, most)
         except BlockingIOError:
             return b""
+
+    def peek(self) -> bytes | None:
+        """Return everything that lies in the pipe and leave it there; None where that cannot be."""
+        return self._peek()
 
     def close(self, *, remove: bool = True) -> None:
         """Close the pipe and, if it is still the one at its path, remove it. Idempotent."""
         if self._pipe.fd < 0:
             return
+        self._peek.close()
         if remove:
             with contextlib.suppress(OSError):
                 if os.lstat(self.path).st_ino == self._inode:
@@ -98,13 +110,36 @@ class FifoSource:
     def read(
         self, timeout: float, pids: Collection[int] = ()
     ) -> tuple[Sequence[Message], Sequence[Rejection]]:
-        """Return what the lines in the pipe say. Never waits."""
-        del timeout, pids
-        return self._decoder.feed(self.reader.read())
+        """Return what some lines say; where there are any of ``pids``, all. Never waits.
+
+        The lines of all workers are in one row. A stuck one has sent none since its acquire, and
+        must not wait for those of others.
+        """
+        del timeout
+        everything = bool(pids) and self._may_have_lines_of(pids)
+        return self._decoder.feed(self.reader.read(CAPACITY if everything else _TURN_BYTES))
+
+    def _may_have_lines_of(self, pids: Collection[int]) -> bool:
+        found = self.reader.peek()
+        if found is None:
+            return True
+        lines = self._decoder.rest + found
+        return any(_has_number(lines, b"%d" % pid) for pid in pids)
 
     def close(self) -> None:
         """Close the pipe and remove its path. Idempotent."""
         self.reader.close()
+
+
+def _has_number(lines: bytes, digits: bytes) -> bool:
+    """Whether it stands there by itself, as every pid does, whatever JSON is around it."""
+    at = lines.find(digits)
+    while at >= 0:
+        end = at + len(digits)
+        if not lines[max(at - 1, 0) : at].isdigit() and not lines[end : end + 1].isdigit():
+            return True
+        at = lines.find(digits, end)
+    return False
 
 
 def _open_as_server(path: str) -> int:
@@ -170,8 +205,8 @@ def _running(path: str) -> ServerRunningError:
 def _enlarge(fd: int) -> None:
     # The largest that an unprivileged user gets by default is 1 MiB (/proc/sys/fs/pipe-max-size).
     # Where no enlargement is granted, a smaller pipe is still recognizable.
-    for capacity in (_READ_BYTES, 8 * DEFAULT_CAPACITY, 2 * DEFAULT_CAPACITY, 8 * PAGE_BYTES):
-        if capacity != DEFAULT_CAPACITY and capacity <= _READ_BYTES:
+    for capacity in (CAPACITY, 8 * DEFAULT_CAPACITY, 2 * DEFAULT_CAPACITY, 8 * PAGE_BYTES):
+        if capacity != DEFAULT_CAPACITY and capacity <= CAPACITY:
             with contextlib.suppress(OSError):
                 fcntl.fcntl(fd, _F_SETPIPE_SZ, capacity)
                 return

@@ -184,7 +184,8 @@ class Decoder:
 
     def __init__(self, most_known: int = 2000) -> None:
         self._most_known = most_known
-        self._rest = b""
+        self.rest = b""
+        """What came after the last whole line, of which nobody has been told."""
         # The scanner below json.loads: the same grammar without the cost of its front end, which
         # is more than the parsing of a line as short as ours.
         self._scan: Callable[[str, int], tuple[Any, int]] = make_scanner(
@@ -199,19 +200,19 @@ class Decoder:
         """Take bytes as they were read; return what the lines completed by them say."""
         messages: list[Message] = []
         rejections: list[Rejection] = []
-        if self._rest:
-            data = self._rest + data
+        if self.rest:
+            data = self.rest + data
         end = data.rfind(b"\n") + 1
         # A line that is already too long needs only its tail, where a good one may begin. One
         # byte more than fits marks it as too long until its end is found.
-        self._rest = data[end:][-(MAX_LINE_BYTES + 1) :]
+        self.rest = data[end:][-(MAX_LINE_BYTES + 1) :]
         if end:
             self._decode_lines(data[: end - 1], messages, rejections)
         return messages, rejections
 
     def close(self) -> list[Rejection]:
         """Return what is left, an unfinished last line, as refused."""
-        rest, self._rest = self._rest, b""
+        rest, self.rest = self.rest, b""
         return [Rejection("not_json", f"unfinished line: {_shown(rest)}")] if rest else []
 
     def _decode_lines(

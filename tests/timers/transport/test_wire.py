@@ -249,7 +249,7 @@ def test_an_endless_line_costs_no_memory_and_is_counted_once() -> None:
     decoder = Decoder()
     for _ in range(300):
         assert decoder.feed(b"x" * 10_000) == ([], [])
-        assert len(decoder._rest) <= MAX_LINE_BYTES + 1
+        assert len(decoder.rest) <= MAX_LINE_BYTES + 1
     messages, rejections = decoder.feed(b"x\n" + line())
     assert [message.pid for message in messages] == [1870]
     assert [rejection.reason for rejection in rejections] == ["too_long"]
@@ -311,7 +311,7 @@ def outcome(pieces: Iterator[bytes]) -> tuple[list[Message], list[str]]:
         found, rejections = decoder.feed(piece)
         messages += found
         reasons += [rejection.reason for rejection in rejections]
-        assert len(decoder._rest) <= MAX_LINE_BYTES + 1
+        assert len(decoder.rest) <= MAX_LINE_BYTES + 1
     return messages, reasons
 
 
