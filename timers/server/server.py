@@ -207,14 +207,9 @@ class WatchdogServer(TimerServer):
         """List the workers that sent a request and have not exited. Safe from any thread."""
         return self._watchdog.known_workers()
 
-    @property
-    def sampler(self) -> Sampler | None:
-        """What samples workers before their deadline; to be set before :meth:`start`."""
-        return self._watchdog.sampler
-
-    @sampler.setter
-    def sampler(self, sampler: Sampler | None) -> None:
-        self._watchdog.sampler = sampler
+    def sample_with(self, sampler: Sampler) -> None:
+        """Have workers sampled before their deadline; to be called before :meth:`start`."""
+        self._watchdog.sample_with(sampler)
 
     def wake(self) -> None:
         """Have the watchdog check its deadlines now. Safe from any thread.

@@ -424,7 +424,8 @@ class Looks:
 def test_a_sampler_looks_at_its_moments_and_delays_no_deadline(
     rig: Rig, worker: int, error: Exception | None
 ) -> None:
-    looks = rig.watchdog.sampler = Looks(error)
+    looks = Looks(error)
+    rig.watchdog.sample_with(looks)
     rig.acquire(worker, "x", after=8)
     for _ in range(7):
         rig.pass_time(1)
