@@ -77,7 +77,7 @@ class WatchdogServer(TimerServer):
             if not 0 < max_interval < threading.TIMEOUT_MAX:
                 raise ValueError(f"max_interval must be more than 0 seconds, got {max_interval!r}")
             super().__init__(request_queue, max_interval, daemon)
-            self._run_id = run_id
+            self.run_id = run_id
             self.address = address
             """What clients connect to: a path, or the kind of queue."""
             self.reached_by: dict[str, str] = {}
