@@ -271,7 +271,7 @@ class WatchdogServer(TimerServer):
         self._watchdog.read_all(now_ns + int(self._max_interval * _NS))
         self._watchdog.step(now_ns)
         self._watchdog.wait_for_reaps(self._policy.reap_timeout)
-        self._close()
+        self._release_sources.close()
 
     def stop(self) -> None:
         """End the watchdog thread; a reap that is under way is finished, within its own bounds.
@@ -284,7 +284,7 @@ class WatchdogServer(TimerServer):
         self._join()
         self._watchdog.wait_for_reaps(self._policy.reap_timeout)
         self._watchdog.stopped()
-        self._close()
+        self._release_sources.close()
         with contextlib.suppress(Exception):
             self._receiver.flush(self._policy.flush_timeout)
 
@@ -293,10 +293,6 @@ class WatchdogServer(TimerServer):
         if self._watchdog_thread is not None:
             self._watchdog_thread.join()
             self._watchdog_thread = None
-
-    def _close(self) -> None:
-        """Give back what the constructor took; called once the thread has ended."""
-        self._release_sources.close()
 
     def get_last_progress_time(self) -> int:
         """Wall-clock second at which the watchdog last completed a step; now, before it runs."""
