@@ -201,7 +201,7 @@ class WatchdogServer(TimerServer):
 
         :param limit: how many, at most; by default all.
         """
-        return self._watchdog.running(limit)
+        return self._watchdog.state.running(limit)
 
     def known_workers(self) -> list[WorkerInfo]:
         """List the workers that sent a request and have not exited. Safe from any thread."""

@@ -53,7 +53,6 @@ if TYPE_CHECKING:
 
     from .reaper import Step
     from .statistics import Statistics
-    from .table import TimerTable
 
 __all__ = ["RunningTimer", "Sampler", "Watchdog"]
 
@@ -167,11 +166,6 @@ class Watchdog:
         self._unfinished = False
         """Whether a step was begun and has not come to its end."""
         reset_in_child(self)
-
-    @property
-    def table(self) -> TimerTable[Worker]:
-        """The timers that were sent as requests. To be read under :attr:`lock`."""
-        return self.state.table
 
     def sample_with(self, sampler: Sampler) -> None:
         """Have workers sampled before their deadline; to be called before the first step."""
@@ -498,10 +492,6 @@ class Watchdog:
         self.state.emit(
             WatchdogStarted, address=address, max_interval_seconds=max_interval, **reached_by
         )
-
-    def running(self, limit: int | None = None) -> list[RunningTimer]:
-        """Return the ``limit`` most urgent timers that are open, expired ones included."""
-        return self.state.running(limit)
 
     def known_workers(self) -> list[WorkerInfo]:
         """Return every worker that sent a request and has not been seen to exit."""
