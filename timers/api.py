@@ -63,6 +63,9 @@ class TimerServer(abc.ABC):
     :param daemon: whether the watchdog thread lets the process exit.
     """
 
+    run_id = ""
+    """What names the job in events; a subclass may set it."""
+
     def __init__(
         self, request_queue: RequestQueue | None, max_interval: float, daemon: bool = True
     ) -> None:
@@ -72,19 +75,9 @@ class TimerServer(abc.ABC):
         self._daemon = daemon
         self._watchdog_thread: threading.Thread | None = None
         self._stop_signaled = False
-        self._run_id = ""
         self._reap_retries: dict[Any, _Retry] = {}
         self.observer = None
         self._statistics = Statistics()
-
-    @property
-    def run_id(self) -> str:
-        """What names the job in events; a subclass may set it."""
-        return self._run_id
-
-    @run_id.setter
-    def run_id(self, run_id: str) -> None:
-        self._run_id = run_id
 
     @property
     def observer(self) -> Observer | None:
@@ -170,13 +163,13 @@ class TimerServer(abc.ABC):
             keys = [(timer.scope_id, timer.expiration_time) for timer in timers]
             for key, timer in zip(keys, timers, strict=True):
                 if key not in before.reported:
-                    self._emit(expired_event(self.statistics, self._run_id, worker, timer))
+                    self._emit(expired_event(self.statistics, self.run_id, worker, timer))
             with contextlib.suppress(Exception):
                 self._receiver.flush(1.0)
             outcome = self._reap(worker_id)
             if timers:
                 retry = (before.attempts + 1, self._max_interval)
-                about = (self.statistics, self._run_id, worker, timers[0])
+                about = (self.statistics, self.run_id, worker, timers[0])
                 self._emit(reaped_event(*about, held=timers, outcome=outcome, retry=retry))
             if outcome.failed:
                 _logger.error("worker %s is still there; its reap is tried again", worker_id)
@@ -206,7 +199,7 @@ class TimerServer(abc.ABC):
         self._emit(
             WatchdogStarted(
                 timestamp=time.time(),
-                run_id=self._run_id,
+                run_id=self.run_id,
                 max_interval_seconds=self._max_interval,
             )
         )
@@ -218,6 +211,6 @@ class TimerServer(abc.ABC):
         if self._watchdog_thread is not None:
             self._watchdog_thread.join(self._max_interval)
             self._watchdog_thread = None
-        self._emit(WatchdogStopped(timestamp=time.time(), run_id=self._run_id))
+        self._emit(WatchdogStopped(timestamp=time.time(), run_id=self.run_id))
         with contextlib.suppress(Exception):
             self._receiver.flush(1.0)

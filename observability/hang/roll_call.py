@@ -123,7 +123,7 @@ class RollCall:
         """Call the roll of this server's workers; to be called before it is started."""
         self._server = server
         if self._sample_at:
-            server.sampler = self
+            server.sample_with(self)
 
     def join(self, fleet: Fleet) -> None:
         """Take part in the roll calls of many hosts; to be called before the server is started."""

@@ -125,7 +125,7 @@ class Bench:
             self.turn(1.0)
         self.assert_cleared(self.other, "other")
         assert found.workers == 0
-        assert list(self.rig.watchdog.table) == []
+        assert list(self.rig.watchdog.state.table) == []
 
     def close(self) -> None:
         self.rig.close()

@@ -295,7 +295,7 @@ class EngineAgainstModel:
         assert {worker.pid for worker in watchdog.known_workers()} == self._known
         found = {
             (each.worker.pid, each.timer.thread, each.timer.scope_id): each
-            for each in watchdog.running()
+            for each in watchdog.state.running()
         }
         assert found.keys() == self._timers.keys()
         for key, timer in self._timers.items():

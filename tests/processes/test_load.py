@@ -37,7 +37,7 @@ def run_pairs(pair: Pair, server: WatchdogServer, workers: int, pairs: int) -> N
         workers * pairs
     )
     assert server._timers == {}
-    assert len(server._watchdog.table._heap) < 10_000  # what was released does not pile up
+    assert len(server._watchdog.state.table._heap) < 10_000  # what was released does not pile up
 
 
 def test_one_client_sends_100_000_pairs(files: FilePair, recorder: Recorder) -> None:

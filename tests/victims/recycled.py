@@ -106,10 +106,10 @@ def late_request() -> None:
     assert (rejected.reason, rejected.worker_pid) == ("identity_mismatch", PID)
     assert rig.watchdog.statistics.rejected["identity_mismatch"] == 1
     rig.acquire(PID, "y", after=1.0, start_time=second)
-    assert [timer.scope_id for timer in rig.watchdog.table] == ["y"]
+    assert [timer.scope_id for timer in rig.watchdog.state.table] == ["y"]
     rig.acquire(PID, "z", after=1.0, start_time=first)
     assert rig.watchdog.statistics.rejected["identity_mismatch"] == 2
-    assert [timer.scope_id for timer in rig.watchdog.table] == ["y"]
+    assert [timer.scope_id for timer in rig.watchdog.state.table] == ["y"]
     assert rig.watchdog.statistics.workers == 1
     rig.close()
 
@@ -132,14 +132,14 @@ def during_the_dump() -> None:
     end(PID)
     second = child(PID, first)
     rig.acquire(PID, "y", after=100.0, start_time=second)
-    assert {timer.scope_id for timer in rig.watchdog.table} == {"x", "y"}
+    assert {timer.scope_id for timer in rig.watchdog.state.table} == {"x", "y"}
     go_on.set()
     rig.settle()
     assert alive(PID)
     (killed,) = rig.observer.of(WorkerKilled)
     assert killed.outcome is Outcome.ALREADY_GONE
     assert killed.worker.start_time == first
-    assert [timer.scope_id for timer in rig.watchdog.table] == ["y"]
+    assert [timer.scope_id for timer in rig.watchdog.state.table] == ["y"]
     assert rig.watchdog.statistics.workers == 1
     rig.close()
 
@@ -163,7 +163,7 @@ def in_one_step() -> None:
     rig.step()
     (exited,) = rig.observer.of(WorkerExited)
     assert exited.worker.start_time == first
-    assert [timer.scope_id for timer in rig.watchdog.table] == ["y"]
+    assert [timer.scope_id for timer in rig.watchdog.state.table] == ["y"]
     rig.step()
     assert len(rig.observer.of(WorkerExited)) == 1
     assert rig.watchdog.statistics.workers == 1

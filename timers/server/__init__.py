@@ -10,7 +10,7 @@ The map::
     statistics.py          every count, and everything that counts
     boards/                deadlines in memory that workers share with the server
     observers/             where events go
-    file_requests.py       what the servers of the pipe and the socket share
+    file_requests.py       what the servers of the pipe and the socket share: torch's requests
     _intake.py             requests as they come in, checked and turned into timers
     table.py               which timers run, and which is due next
     _state.py              what all of these share: lock, clock, timers, counts, observer

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 _FOREVER = 2**63
 _REJECTIONS_LOGGED_EVERY_NS = NS
-_MOST_OFFSETS = 1000
 _MOST_SPANS = 10_000
 """Of blocks that are open on boards; further ones end without one."""
 HOLD_NS = NS // 2
@@ -45,9 +44,8 @@ class Intake:
         self._table = state.table
         self._with_boards = state.boards.of
         self._statistics = state.statistics
-        self._moments: Callable[[float], tuple[float, ...]] | None = None
-        self._offsets: dict[int, tuple[int, ...]] = {}
-        """By nanoseconds of a timer: when to sample it, in nanoseconds after its acquire."""
+        self.offsets: Callable[[int], tuple[int, ...]] | None = None
+        """When to sample a timer of so many ns, in ns after its acquire; None for never."""
         self._unread: Iterator[Message] = iter(())
         """What has been read and not been applied, should something fail in between."""
         self._accepted = 0
@@ -55,11 +53,6 @@ class Intake:
         self.disturbed = False
         """Whether something failed in the middle: gauges need to be counted anew."""
         self._logged_rejections: dict[str, tuple[int, int]] = {}
-
-    def sample_at(self, moments: Callable[[float], tuple[float, ...]] | None) -> None:
-        """Set when timers are sampled: see :class:`timers.server.watchdog.Sampler`."""
-        self._moments = moments
-        self._offsets.clear()
 
     def apply(self, messages: Iterable[Message], rejections: Iterable[Rejection] = ()) -> None:
         """Apply requests; count what was refused before it got here."""
@@ -261,7 +254,7 @@ class Intake:
         )
         if started_ns is not None:
             timer.started_ns = started_ns
-        if message.warn_after is not None or self._moments is not None:
+        if message.warn_after is not None or self.offsets is not None:
             self._set_checkpoints(timer, message.warn_after)
         return timer
 
@@ -282,14 +275,7 @@ class Intake:
     def _set_checkpoints(self, timer: Timer[Worker], warn_after: float | None) -> None:
         acquired_ns = timer.acquired_ns
         after_ns = timer.deadline_ns - acquired_ns
-        offsets = self._offsets.get(after_ns)
-        if offsets is None:
-            if len(self._offsets) >= _MOST_OFFSETS:
-                self._offsets.clear()
-            moments = () if self._moments is None else self._moments(after_ns / NS)
-            found = sorted({int(moment * NS) for moment in moments})
-            offsets = tuple(offset for offset in found if offset < after_ns)
-            self._offsets[after_ns] = offsets
+        offsets = () if self.offsets is None else self.offsets(after_ns)
         if warn_after is not None:
             warn_ns = int(warn_after * NS)
             timer.warn_ns = acquired_ns + warn_ns

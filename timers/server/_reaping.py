@@ -40,18 +40,6 @@ _logger = logging.getLogger(__name__)
 class Reap:
     """One reap: what it is for, and what came of it."""
 
-    __slots__ = (
-        "confirmed",
-        "descendants",
-        "done",
-        "outcome",
-        "signal",
-        "thread",
-        "timer",
-        "timers",
-        "worker",
-    )
-
     def __init__(self, worker: Worker, timers: list[Timer[Worker]]) -> None:
         self.worker = worker
         self.timers = timers

@@ -1,8 +1,7 @@
-"""Ending one stuck worker: explain, signal, confirm, escalate.
+"""Ending one stuck worker: signal, confirm, escalate, by the policy of its server.
 
-The sequence runs on a thread of its own for each worker, so that nothing which takes time here (a
-dump, a grace period) holds up another worker or the reading of requests. What is to be done after
-what is decided by :func:`choose`, :func:`escalation` and :func:`retry_delay`, which are pure.
+What is to be done after what is decided by :func:`choose`, :func:`escalation` and
+:func:`retry_delay`, which are pure.
 """
 
 from __future__ import annotations

@@ -77,7 +77,7 @@ class WatchdogServer(TimerServer):
             if not 0 < max_interval < threading.TIMEOUT_MAX:
                 raise ValueError(f"max_interval must be more than 0 seconds, got {max_interval!r}")
             super().__init__(request_queue, max_interval, daemon)
-            self._run_id = run_id
+            self.run_id = run_id
             self.address = address
             """What clients connect to: a path, or the kind of queue."""
             self.reached_by: dict[str, str] = {}
@@ -201,20 +201,15 @@ class WatchdogServer(TimerServer):
 
         :param limit: how many, at most; by default all.
         """
-        return self._watchdog.running(limit)
+        return self._watchdog.state.running(limit)
 
     def known_workers(self) -> list[WorkerInfo]:
         """List the workers that sent a request and have not exited. Safe from any thread."""
         return self._watchdog.known_workers()
 
-    @property
-    def sampler(self) -> Sampler | None:
-        """What samples workers before their deadline; to be set before :meth:`start`."""
-        return self._watchdog.sampler
-
-    @sampler.setter
-    def sampler(self, sampler: Sampler | None) -> None:
-        self._watchdog.sampler = sampler
+    def sample_with(self, sampler: Sampler) -> None:
+        """Have workers sampled before their deadline; to be called before :meth:`start`."""
+        self._watchdog.sample_with(sampler)
 
     def wake(self) -> None:
         """Have the watchdog check its deadlines now. Safe from any thread.
@@ -276,7 +271,7 @@ class WatchdogServer(TimerServer):
         self._watchdog.read_all(now_ns + int(self._max_interval * _NS))
         self._watchdog.step(now_ns)
         self._watchdog.wait_for_reaps(self._policy.reap_timeout)
-        self._close()
+        self._release_sources.close()
 
     def stop(self) -> None:
         """End the watchdog thread; a reap that is under way is finished, within its own bounds.
@@ -289,7 +284,7 @@ class WatchdogServer(TimerServer):
         self._join()
         self._watchdog.wait_for_reaps(self._policy.reap_timeout)
         self._watchdog.stopped()
-        self._close()
+        self._release_sources.close()
         with contextlib.suppress(Exception):
             self._receiver.flush(self._policy.flush_timeout)
 
@@ -298,10 +293,6 @@ class WatchdogServer(TimerServer):
         if self._watchdog_thread is not None:
             self._watchdog_thread.join()
             self._watchdog_thread = None
-
-    def _close(self) -> None:
-        """Give back what the constructor took; called once the thread has ended."""
-        self._release_sources.close()
 
     def get_last_progress_time(self) -> int:
         """Wall-clock second at which the watchdog last completed a step; now, before it runs."""

@@ -98,22 +98,6 @@ class Histogram:
 class ScopeStatistics:
     """The counts of one scope (or of ``other``)."""
 
-    __slots__ = (
-        "acquires",
-        "active",
-        "after_seconds",
-        "durations",
-        "expirations",
-        "longest_steady",
-        "longest_warm_up",
-        "name",
-        "overdue",
-        "ratios",
-        "reaps",
-        "releases",
-        "warm_up",
-    )
-
     def __init__(self, name: str) -> None:
         self.name = name
         self.acquires = 0

@@ -17,6 +17,7 @@ import logging
 import os
 import select
 import time
+from functools import lru_cache
 from typing import TYPE_CHECKING, Protocol
 
 from timers.events import (
@@ -52,7 +53,6 @@ if TYPE_CHECKING:
 
     from .reaper import Step
     from .statistics import Statistics
-    from .table import TimerTable
 
 __all__ = ["RunningTimer", "Sampler", "Watchdog"]
 
@@ -63,6 +63,7 @@ _OVERSLEPT_NS = 2 * NS
 """A server that wakes up this much too late was stopped (SIGSTOP, a frozen cgroup). The releases
 that its workers could not send meanwhile get some time to arrive before anything expires."""
 _COUNT_SECONDS = 0.25
+_MOST_OFFSETS = 1000
 _HOLD_AT_MOST_NS = 5 * HOLD_NS
 """As long as requests keep coming in it is still catching up, and holds on for up to this long."""
 
@@ -166,24 +167,12 @@ class Watchdog:
         """Whether a step was begun and has not come to its end."""
         reset_in_child(self)
 
-    @property
-    def table(self) -> TimerTable[Worker]:
-        """The timers that were sent as requests. To be read under :attr:`lock`."""
-        return self.state.table
-
-    @property
-    def sampler(self) -> Sampler | None:
-        """What samples workers before their deadline; may be set until the first step."""
-        return self._sampler
-
-    @sampler.setter
-    def sampler(self, sampler: Sampler | None) -> None:
+    def sample_with(self, sampler: Sampler) -> None:
+        """Have workers sampled before their deadline; to be called before the first step."""
+        boards = self.state.boards
         self._sampler = sampler
-        self._intake.sample_at(None if sampler is None else sampler.moments)
-        if sampler is not None:
-            boards = self.state.boards
-            boards.moments = sampler.moments
-            boards.sample_from_ns, boards.sample_share = sampler.first
+        self._intake.offsets = boards.offsets = _offsets(sampler)
+        boards.sample_from_ns, boards.sample_share = sampler.first
 
     # -- the loop -----------------------------------------------------------------------------
 
@@ -504,10 +493,6 @@ class Watchdog:
             WatchdogStarted, address=address, max_interval_seconds=max_interval, **reached_by
         )
 
-    def running(self, limit: int | None = None) -> list[RunningTimer]:
-        """Return the ``limit`` most urgent timers that are open, expired ones included."""
-        return self.state.running(limit)
-
     def known_workers(self) -> list[WorkerInfo]:
         """Return every worker that sent a request and has not been seen to exit."""
         with self.lock:
@@ -533,3 +518,14 @@ class Watchdog:
     # A forked child that kept them would hold the pipe open for a server that has died, and the
     # epoll instance is shared with the parent: closing is all that may be done with it there.
     after_fork = close
+
+
+def _offsets(sampler: Sampler) -> Callable[[int], tuple[int, ...]]:
+    """Return what says when a timer of so many ns is to be sampled, in ns after its acquire."""
+
+    @lru_cache(_MOST_OFFSETS)
+    def offsets(after_ns: int) -> tuple[int, ...]:
+        found = {int(moment * NS) for moment in sampler.moments(after_ns / NS)}
+        return tuple(sorted(offset for offset in found if offset < after_ns))
+
+    return offsets

@@ -40,23 +40,6 @@ _LONGEST_SECONDS = 86_400.0
 class Worker:
     """What the server knows about one process that sent a request. Compared by identity."""
 
-    __slots__ = (
-        "_uses",
-        "attempts",
-        "clock_skew_ns",
-        "concluded",
-        "forgotten",
-        "info",
-        "is_certain",
-        "outers",
-        "owners",
-        "pending",
-        "pid",
-        "process",
-        "refusal",
-        "start_time",
-    )
-
     def __init__(self, pid: int, process: Process | None, refusal: str | None = None) -> None:
         self.pid = pid
         self.process = process

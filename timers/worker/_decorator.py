@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import functools
 from types import CodeType, MethodType
-from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
-    from types import TracebackType
+    from contextlib import AbstractContextManager
+    from typing import Protocol
 
-    Blocks = Callable[[], "Block"]
+    class Block(AbstractContextManager[None, None], Protocol):
+        """An object of ``expires``."""
+
+        _ticket: int | None
+        """None when it is not entered."""
+
+    Blocks = Callable[[], Block]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -18,22 +25,6 @@ R = TypeVar("R")
 # Bits of a code object's co_flags, as the documentation of inspect lists them. Not by inspect
 # itself: it is slow to import, and an import in a call can be cut in half by a fork elsewhere.
 _GENERATOR, _COROUTINE, _ASYNC_GENERATOR = 0x20, 0x80, 0x200
-
-
-class Block(Protocol):
-    """An object of ``expires``."""
-
-    _ticket: int | None
-    """None when it is not entered."""
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None: ...
 
 
 def guard(function: Callable[P, R], make: Blocks) -> Callable[P, R]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from timers.linux import procfs
@@ -24,6 +25,7 @@ _SHORTEST_SECONDS = 2.2250738585072014e-308
 _LATEST_NS = 2**63 - 1
 _SENT_AGAIN_BYTES = 64
 """What a message is longer by when it says how things stand."""
+_quoted = lru_cache(_MAX_CACHED)(json.dumps)
 
 
 class Lines:
@@ -36,8 +38,6 @@ class Lines:
         self.signal = signal
         self._prefixes: dict[int, str] = {}
         """By native thread id: the start of a line, up to the scope."""
-        self._scopes: dict[str, str] = {}
-        """By scope: the same as JSON."""
         self._heads: dict[tuple[int, str, int, float], str] = {}
         """By thread, scope, signal and seconds: all of an acquire but its deadline."""
         self._releases: dict[tuple[int, str], bytes] = {}
@@ -130,9 +130,4 @@ class Lines:
             known = "" if start_time is None else f'"start_time": {start_time}, '
             prefix = f'{{"version": 1, "pid": {pid}, {known}"thread": {thread}, "scope_id": '
             self._prefixes[thread] = prefix
-        quoted = self._scopes.get(scope)
-        if quoted is None:
-            if len(self._scopes) >= _MAX_CACHED:
-                self._scopes.clear()
-            quoted = self._scopes[scope] = json.dumps(str(scope))
-        return prefix + quoted
+        return prefix + _quoted(str(scope))

@@ -48,12 +48,7 @@ worker without a socket does not load."""
 
 _client: TimerClient | None = None
 
-
-def _nothing_offered() -> TimerClient | None:
-    return None
-
-
-offer: Callable[[], TimerClient | None] = _nothing_offered
+offer: Callable[[], TimerClient | None] | None = None
 """Configures and returns the client that the environment offers, for a block that finds none; None
 where it offers none. Set by :mod:`timers.worker.environment`, which imports this module."""
 
@@ -345,7 +340,7 @@ _NONE_OF_ITS_OWN = -1
 
 
 def _slot(client: TimerClient | None, scope: str) -> Slot:
-    if client is None:
+    if client is None and offer is not None:
         client = offer()
     if client is None:
         raise ClientNotConfiguredError(

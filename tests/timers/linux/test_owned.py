@@ -193,7 +193,7 @@ def test_a_program_that_closed_all_of_a_server_keeps_its_own_files(
             return all(is_open(fd) for fd in its)
 
         assert in_child(stay)  # what a forked child closes of a server
-        server._close()  # and what the server itself does
+        server._release_sources.close()  # and what the server itself does
         del server
         assert stay()
         for client in clients:

@@ -105,7 +105,7 @@ def test_what_is_cleared_is_over_and_what_follows_is_watched(bench: Bench, pid: 
     assert bench.counts() == (1, 0, 0, 1, 0)
     bench.rig.watchdog.clear([pid])
     assert bench.counts() == (1, 0, 0, 0, 0)
-    assert bench.rig.watchdog.running() == []
+    assert bench.rig.watchdog.state.running() == []
     bench.pass_time(100)
     assert bench.rig.reaped == []
     block.__exit__(None, None, None)

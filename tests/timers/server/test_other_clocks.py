@@ -47,7 +47,7 @@ def acquire(rig: Rig, pid: int, *, ahead: float, wall_ahead: float = 0.0, ago: f
 
 def expires_after(rig: Rig) -> float:
     """How many seconds from now on the timer expires."""
-    [timer] = rig.watchdog.table
+    [timer] = rig.watchdog.state.table
     return (timer.deadline_ns - rig.clock.monotonic_ns()) / NS
 
 
@@ -113,7 +113,7 @@ def test_a_start_time_by_another_clock_is_recognized(
     its_own = began + 77 * procfs.TICKS_PER_SECOND
     rig.acquire(worker, "x", after=1, start_time=its_own)
     rig.acquire(worker, "y", after=1, start_time=its_own)
-    assert sorted(timer.scope_id for timer in rig.watchdog.table) == ["x", "y"]
+    assert sorted(timer.scope_id for timer in rig.watchdog.state.table) == ["x", "y"]
     for other in (its_own + 2, began, began - 77 * procfs.TICKS_PER_SECOND):
         rig.acquire(worker, "z", after=1, start_time=other)
     assert rig.watchdog.statistics.rejected["identity_mismatch"] == 3

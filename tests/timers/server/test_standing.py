@@ -50,7 +50,7 @@ def again(
 
 def test_its_deadline_is_the_old_one(rig: Rig, pid: int) -> None:
     rig.watchdog.apply([again(rig, pid, 4.0)])
-    [running] = rig.watchdog.running()
+    [running] = rig.watchdog.state.running()
     assert running.remaining_seconds == pytest.approx(4.0)
     assert running.age_seconds == pytest.approx(6.0)
     assert running.timer.after_seconds == pytest.approx(10.0)
@@ -58,7 +58,7 @@ def test_its_deadline_is_the_old_one(rig: Rig, pid: int) -> None:
 
 def test_a_deadline_that_has_passed_leaves_time_for_a_release_under_way(rig: Rig, pid: int) -> None:
     rig.watchdog.apply([again(rig, pid, -3.0)])
-    [running] = rig.watchdog.running()
+    [running] = rig.watchdog.state.running()
     assert running.age_seconds == pytest.approx(13.0)
     rig.pass_time(0.4)
     assert rig.observer.of(TimerExpired) == []
@@ -72,7 +72,7 @@ def test_a_release_that_follows_is_in_time(rig: Rig, pid: int) -> None:
     rig.release(pid, "x")
     rig.pass_time(60)
     assert rig.observer.of(TimerExpired) == []
-    assert rig.watchdog.running() == []
+    assert rig.watchdog.state.running() == []
 
 
 def test_it_counts_what_was_missed_and_not_itself(rig: Rig, pid: int) -> None:
@@ -97,14 +97,14 @@ def test_blocks_in_blocks_are_built_up_again(rig: Rig, pid: int) -> None:
     blocks = [again(rig, pid, 4.0), again(rig, pid, 9.0, nested=True)]
     for _ in range(2):  # to the same server twice changes nothing
         rig.watchdog.apply(blocks)
-        [running] = rig.watchdog.running()
+        [running] = rig.watchdog.state.running()
         assert running.age_seconds == pytest.approx(1.0)
     leave = again(rig, pid, 10.0)._replace(missed=None, leave=True)
     rig.watchdog.apply([leave])
-    [running] = rig.watchdog.running()
+    [running] = rig.watchdog.state.running()
     assert running.age_seconds == pytest.approx(6.0)  # of the outer block
     rig.release(pid, "x")
-    assert rig.watchdog.running() == []
+    assert rig.watchdog.state.running() == []
 
 
 def test_what_is_known_by_its_count_alone_is_counted_as_lost(rig: Rig, pid: int) -> None:

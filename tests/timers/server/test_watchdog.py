@@ -67,7 +67,7 @@ def rig(make: Callable[..., Rig]) -> Rig:
 
 
 def scopes(rig: Rig) -> list[str]:
-    return [timer.scope_id for timer in rig.watchdog.table]
+    return [timer.scope_id for timer in rig.watchdog.state.table]
 
 
 def counts(rig: Rig, scope: str = "x") -> tuple[int, int, int, int]:
@@ -294,11 +294,11 @@ def test_a_heartbeat_inside_an_inner_block_keeps_the_outer_one(rig: Rig, worker:
 def kept(rig: Rig) -> int:
     """How many timers there are, those of blocks around others included."""
     found = 0
-    for timer in rig.watchdog.table:
+    for timer in rig.watchdog.state.table:
         outer = timer.outer
         while outer is not None:
             found, outer = found + 1, outer.outer
-    return found + len(rig.watchdog.table)
+    return found + len(rig.watchdog.state.table)
 
 
 def test_nested_blocks_beyond_the_bound_are_watched_and_not_remembered(
@@ -313,7 +313,7 @@ def test_nested_blocks_beyond_the_bound_are_watched_and_not_remembered(
     assert counts(rig) == (depth, 0, 0, 1)
     for number in reversed(range(1, depth)):
         rig.acquire(worker, "x", after=100 + number, leave=True)
-        [timer] = rig.watchdog.table
+        [timer] = rig.watchdog.state.table
         assert timer.deadline_ns == rig.clock.monotonic_ns() + (100 + number) * 10**9
     assert counts(rig) == (depth, depth - 1, 0, 1)
     # There is room for others again, and for as many in all as before.
@@ -347,7 +347,7 @@ def test_the_count_of_nested_blocks_survives_whatever_is_sent(
             kind = random.choice(["nested", "leave", "heartbeat"])
             rig.acquire(worker, scope, after=100, nested=kind == "nested", leave=kind == "leave")
         found = rig.watchdog.workers.by_pid[worker].outers
-        assert found == kept(rig) - len(rig.watchdog.table)
+        assert found == kept(rig) - len(rig.watchdog.state.table)
         assert found <= 10
 
 
@@ -424,7 +424,8 @@ class Looks:
 def test_a_sampler_looks_at_its_moments_and_delays_no_deadline(
     rig: Rig, worker: int, error: Exception | None
 ) -> None:
-    looks = rig.watchdog.sampler = Looks(error)
+    looks = Looks(error)
+    rig.watchdog.sample_with(looks)
     rig.acquire(worker, "x", after=8)
     for _ in range(7):
         rig.pass_time(1)
@@ -437,7 +438,7 @@ def test_a_sampler_looks_at_its_moments_and_delays_no_deadline(
 
 def test_the_loop_wakes_up_for_a_warning(rig: Rig, worker: int) -> None:
     rig.acquire(worker, "x", after=10, warn_after=4)
-    assert rig.watchdog.table.next_deadline() == rig.clock.monotonic_ns() + 4 * 10**9
+    assert rig.watchdog.state.table.next_deadline() == rig.clock.monotonic_ns() + 4 * 10**9
     rig.clock.advance(1.5)
     rig.step()
     rig.clock.advance(1.5)
@@ -513,7 +514,7 @@ def test_our_messages_do_not_need_the_wall_clock_at_all(rig: Rig, worker: int) -
             ]
         )
     rig.pass_time(9.999)
-    assert (len(rig.watchdog.table), rig.reaped) == (2, [])
+    assert (len(rig.watchdog.state.table), rig.reaped) == (2, [])
     rig.pass_time(0.001)
     assert rig.reaped == [(worker, 9)]
     assert len(rig.observer.of(TimerExpired)) == 2
@@ -1209,7 +1210,7 @@ def test_what_runs_can_be_asked_for(rig: Rig, worker: int) -> None:
     rig.acquire(worker, "slow", after=100)
     rig.acquire(worker, "fast", after=5)
     rig.clock.advance(6)
-    running = rig.watchdog.running()
+    running = rig.watchdog.state.running()
     assert [entry.timer.scope_id for entry in running] == ["fast", "slow"]
     assert [entry.age_seconds for entry in running] == pytest.approx([6, 6])
     assert [entry.remaining_seconds for entry in running] == pytest.approx([-1, 94])

@@ -377,7 +377,7 @@ def test_a_protected_process_is_never_signalled(rig: Rig, who: str) -> None:
     overrun(rig, pid)
     assert rig.watchdog.statistics.rejected["protected_process"] == 4
     assert rig.watchdog.statistics.requests == 0
-    assert len(rig.watchdog.table) == 0
+    assert len(rig.watchdog.state.table) == 0
     assert rig.reaped == []
     (rejection,) = rig.observer.of(RequestRejected)
     assert (rejection.reason, rejection.worker_pid) == ("protected_process", pid)

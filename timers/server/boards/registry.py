@@ -116,9 +116,8 @@ class Boards:
         self._watched: list[_Watched] = []
         """All of these."""
         self._reached: list[Timer[Worker]] = []
-        self._offsets: dict[int, tuple[int, ...]] = {}
-        self.moments: Callable[[float], tuple[float, ...]] = lambda _: ()
-        """When a block of so many seconds is to be sampled, in seconds after its start."""
+        self.offsets: Callable[[int], tuple[int, ...]] = lambda _: ()
+        """When a timer of so many ns is to be sampled, in ns after its acquire."""
         self.sample_from_ns = 0
         self.sample_share = 0
         """Published for the workers: see :data:`timers.transport.board.SAMPLE_FROM_NS`."""
@@ -224,7 +223,7 @@ class Boards:
             self._share(known)
         now_ns += watched.skew_ns
         own.words[board.LOOKED] += 1
-        soonest, slots, reached = own.look(now_ns, self._offsets_of)
+        soonest, slots, reached = own.look(now_ns, self.offsets)
         self._publish(watched, now_ns, soonest)
         for slot, warns in reached:
             timer = self._timer(watched, slot)
@@ -263,16 +262,6 @@ class Boards:
         # :mod:`timers.transport.board`. A moment later it is.
         due_ns = min(look_ns, now_ns + MOMENT_NS) if watched.confirms else look_ns
         watched.look_ns = due_ns - watched.skew_ns if due_ns < _FOREVER else _FOREVER
-
-    def _offsets_of(self, after_ns: int) -> tuple[int, ...]:
-        offsets = self._offsets.get(after_ns)
-        if offsets is None:
-            if len(self._offsets) >= 1000:  # noqa: PLR2004  # a worker with ever other deadlines
-                self._offsets.clear()
-            found = {int(moment * NS) for moment in self.moments(after_ns / NS)}
-            offsets = tuple(sorted(offset for offset in found if offset < after_ns))
-            self._offsets[after_ns] = offsets
-        return offsets
 
     def take_reached(self) -> list[Timer[Worker]]:
         """Return the timers of which a moment to sample or to warn has come."""

@@ -4,6 +4,5 @@ The map::
 
     event_queue.py         hand events to what may block, raise or never return
     logging_observer.py    events through the standard logging
-    torch_callback.py      events through torch's ``log_event``
     request_events.py      events and counts of requests that say no more than torch's
 """

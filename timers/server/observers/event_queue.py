@@ -91,20 +91,12 @@ class Dispatcher:
         """How many accepted events were delivered, or given up by ``close``."""
         self._stuck_at = -1
         self._stuck_seconds = 0.0
-        self._dropped = 0
-        self._errors = 0
+        self.dropped = 0
+        """How many events were not delivered: queue full, already closed, or given up by close."""
+        self.errors = 0
+        """How often ``deliver`` raised."""
         self._last_logged = float("-inf")
         self._errors_logged = 0
-
-    @property
-    def dropped(self) -> int:
-        """How many events were not delivered: queue full, already closed, or given up by close."""
-        return self._dropped
-
-    @property
-    def errors(self) -> int:
-        """How often ``deliver`` raised."""
-        return self._errors
 
     @property
     def pending(self) -> int:
@@ -119,7 +111,7 @@ class Dispatcher:
         with self._lock:
             limit = self._request_capacity if isinstance(event, _REQUESTS) else self.capacity
             if self._closed or len(self._queue) >= limit:
-                self._dropped += 1
+                self.dropped += 1
                 return
             self._queue.append(event)
             self._accepted += 1
@@ -162,7 +154,7 @@ class Dispatcher:
         with self._lock:
             given_up = len(self._queue)
             self._queue.clear()
-            self._dropped += given_up
+            self.dropped += given_up
             self._settled += given_up
             self._work.notify_all()
             self._progress.notify_all()
@@ -214,7 +206,7 @@ class Dispatcher:
                 return False  # Forked inside ``deliver``: the parent's queue is not the child's.
             self._settled += 1
             if error is not None:
-                self._errors += 1
+                self.errors += 1
             self._progress.notify_all()
         if error is not None:
             self._log(error)
@@ -236,8 +228,8 @@ class Dispatcher:
         now = time.monotonic()
         if now - self._last_logged < _LOG_INTERVAL_SECONDS:
             return
-        more = self._errors - self._errors_logged - 1
-        self._last_logged, self._errors_logged = now, self._errors
+        more = self.errors - self._errors_logged - 1
+        self._last_logged, self._errors_logged = now, self.errors
         with contextlib.suppress(Exception):  # A logging handler is somebody else's code, too.
             _logger.error(
                 "%r could not deliver an event: it is lost and counted, later ones are still tried"

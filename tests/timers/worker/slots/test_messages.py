@@ -304,7 +304,7 @@ class Play:
     @property
     def countdowns(self) -> list[int]:
         """Of what the server takes for open, whose clock is another one than the worker's."""
-        return [timer.deadline_ns - timer.acquired_ns for timer in self._rig.watchdog.table]
+        return [timer.deadline_ns - timer.acquired_ns for timer in self._rig.watchdog.state.table]
 
     def end(self) -> None:
         while self._blocks:
