@@ -338,9 +338,7 @@ class Fleet:
                 break
             if request is not None:
                 request.future.set_exception(StoreError("left the store"))
-        close = getattr(store, "close", None)
-        if close is not None:
-            close()
+        store.close()
 
     def _lost(self, error: BaseException) -> None:
         # At the end of a job its store ends, too.
