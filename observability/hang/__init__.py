@@ -2,7 +2,6 @@
 
 The map::
 
-    explain.py        what any processes of this host do, and who holds them up: for other callers
     roll_call.py      at the first expiry, sample every worker, report before anybody is killed
     report.py         from the samples of all workers to a report, with their stacks as one tree
     graph.py          the wait-for graph: edges with their evidence, where chains end, circles
