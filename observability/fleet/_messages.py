@@ -57,13 +57,12 @@ class Presence:
         return {"host": self.host, "watchdog": self.watchdog, "ranks": ranks_text(self.ranks)}
 
     @classmethod
-    def from_text(cls, text: str) -> Presence:
-        """Read it.
+    def from_plain(cls, plain: dict[str, Any], *, most_ranks: int = MAX_PRESENCE) -> Presence:
+        """Read what :meth:`to_plain` made, which may have more beside it.
 
         :raises RefusedError: it is none.
         """
-        plain = parse(text, MAX_PRESENCE)
-        ranks = ranks_from(plain.get("ranks"), most=MAX_PRESENCE)
+        ranks = ranks_from(plain.get("ranks"), most=most_ranks)
         return cls(host=text_of(plain, "host"), watchdog=text_of(plain, "watchdog"), ranks=ranks)
 
 
