@@ -8,6 +8,7 @@ part of that worker.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import time
@@ -15,31 +16,32 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from observability.hang.explain import sample_job
 from observability.hang.json import extra_fields
 from observability.hang.report import analyse
 from observability.samples.frames import library_path
 from observability.samples.threads import thread_that_matters
-from observability.samples.types import Descendant
+from observability.samples.types import Descendant, WorkerView
 from observability.samples.waits import Wait
 from observability.samples.worker import read
-from observability.sampling.members import add_descendants, unregistered
+from observability.sampling.members import add_descendants, unregistered, worker_of, world_size
 from observability.sampling.process_facts import add_open_files
+from observability.sampling.survey import Sampling
 from timers.bounded import left
 from timers.events import StackDumped
 from timers.linux import procfs
 from timers.linux.ranks import ranks_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from observability.hang.types import HangReport
-    from observability.samples.types import WorkerView
     from timers.stacks.take import Frame
 
-__all__ = ["Explained", "descendants", "explain_tree", "without_launchers"]
+__all__ = ["Explained", "descendants", "explain_tree", "sample_job", "without_launchers"]
 
 _MOST_PROCESSES = 4096
+_ANALYSIS_SHARE = 0.1
+"""Of the time there is, for the report."""
 _HELPERS = ("multiprocessing/resource_tracker.py", "multiprocessing/forkserver.py")
 _JOINING = ("multiprocessing/connection.py", "torch/multiprocessing/spawn.py")
 _POOLS = ("multiprocessing/pool.py", "concurrent/futures/", "torch/utils/data/")
@@ -118,6 +120,36 @@ def explain_tree(
     return Explained(
         views=tuple(views), report=analyse(views, world_size=size), launchers=tuple(launchers)
     )
+
+
+def sample_job(
+    pids: Iterable[int],
+    *,
+    timeout: float = 5.0,
+    host: str = "",
+    native: bool = False,
+    whole_job: bool = True,
+) -> tuple[list[WorkerView], int | None]:
+    """Sample these processes and the other ranks of their job.
+
+    Takes at most ``timeout`` seconds, and about half a second when nothing hangs that should not. A
+    process that is gone, or may not be read, is there as what it is. From any thread; sampling
+    threads are started and ended.
+
+    :param pids: processes of this host that belong to one job.
+    :param timeout: seconds, with those for a report.
+    :param host: this machine's name.
+    :param native: whether every stack is taken with its C frames, which pauses the processes.
+    :param whole_job: whether the other ranks of their job that run on this host are sampled, too.
+    :returns: the workers, and how many ranks the job has; None when that is not known.
+    """
+    until = time.monotonic() + timeout * (1 - _ANALYSIS_SHARE)
+    workers = [worker_of(pid, ranks_of(pid)) for pid in dict.fromkeys(pids)]
+    if whole_job:
+        workers += unregistered(workers, timeout=timeout / 4)
+    with contextlib.closing(Sampling(native=native)) as sampling:
+        views = sampling.survey([WorkerView(worker=each, host=host) for each in workers], until)
+    return views, world_size(workers)
 
 
 def without_launchers(

@@ -7,6 +7,7 @@ import pwd
 from pathlib import Path
 
 from timers.linux import procfs
+from timers.linux.process import exists
 
 __all__ = ["tracing_advice", "why_unreadable"]
 
@@ -32,22 +33,12 @@ def why_unreadable(pid: int) -> str | None:
     """
     owners = procfs.owners(pid)
     if owners is None:
-        if _hidden(pid):
+        if exists(pid):
             return f"process {pid} is hidden from this user (hidepid): run this as its user or root"
         return f"there is no process {pid} here{_other_namespace()}"
     if os.geteuid() in (0, *owners):
         return None
     return f"process {pid} belongs to {_names(owners)}: run this as that user, or as root"
-
-
-def _hidden(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except PermissionError:
-        return True
-    except (OSError, OverflowError):
-        return False
-    return True
 
 
 def _other_namespace() -> str:

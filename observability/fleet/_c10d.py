@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from timers.bounded import left
 
-from ._store import StoreError
+from ._store import Store, StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -33,8 +33,8 @@ _KEPT = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "VIRTUAL_ENV", "HOME", "LANG",
 """Of the workers' environment: what an interpreter needs to find its packages."""
 
 
-class C10dStore:
-    """A store of texts in the TCPStore of a job. A :class:`~._store.Store`.
+class C10dStore(Store):
+    """A store of texts in the TCPStore of a job.
 
     :param interpreter: path of a Python that has torch.
     :param environment: that of a worker of the job.
@@ -60,7 +60,7 @@ class C10dStore:
         self._last = 0
         self._start(interpreter, environment)
         try:
-            self._call("join", [*address, _CONNECT_SECONDS], _START_SECONDS)
+            self._call("join", *address, _CONNECT_SECONDS, seconds=_START_SECONDS)
         except StoreError:
             self.close()
             raise
@@ -133,30 +133,9 @@ class C10dStore:
 
     # -- calls ----------------------------------------------------------------------------------
 
-    def add(self, key: str, amount: int) -> int:
-        """See :class:`~._store.Store`."""
-        return int(self._call("add", [key, amount]))
-
-    def set(self, key: str, text: str) -> None:
-        """See :class:`~._store.Store`."""
-        self._call("set", [key, text])
-
-    def set_first(self, key: str, text: str) -> str:
-        """See :class:`~._store.Store`."""
-        return str(self._call("set_first", [key, text]))
-
-    def get(self, keys: Sequence[str]) -> list[str | None]:
-        """See :class:`~._store.Store`."""
-        found: list[str | None] = self._call("get", [list(keys)])
-        return found
-
     def wait(self, keys: Sequence[str], seconds: float) -> Future[bool]:
         """See :class:`~._store.Store`."""
         return self._send("wait", [list(keys), seconds], time.monotonic() + self._seconds)
-
-    def delete(self, keys: Sequence[str]) -> None:
-        """See :class:`~._store.Store`."""
-        self._call("delete", [list(keys)])
 
     def close(self) -> None:
         """End the helper. Idempotent."""
@@ -170,19 +149,19 @@ class C10dStore:
             with contextlib.suppress(OSError):
                 os.kill(self.pid, signal.SIGKILL)
 
-    def _call(self, what: str, arguments: list[Any], seconds: float | None = None) -> Any:
+    def _call(self, method: str, *arguments: Any, seconds: float | None = None) -> Any:
         bound = time.monotonic() + (self._seconds if seconds is None else seconds)
         try:
-            return self._send(what, arguments, bound).result(left(bound))
+            return self._send(method, arguments, bound).result(left(bound))
         except TimeoutError:
             self.close()  # What blocks it would block every further call.
-            raise StoreError(f"the store did not answer in time ({what})") from None
+            raise StoreError(f"the store did not answer in time ({method})") from None
 
-    def _send(self, what: str, arguments: list[Any], until: float) -> Future[Any]:
+    def _send(self, method: str, arguments: Sequence[Any], until: float) -> Future[Any]:
         future: Future[Any] = Future()
         with self._lock:
             self._last += 1
-            data = json.dumps({"id": self._last, "do": what, "with": arguments}).encode() + b"\n"
+            data = json.dumps({"id": self._last, "do": method, "with": arguments}).encode() + b"\n"
             while data:
                 if self._requests < 0 or self._ended:
                     raise StoreError(self._ended or "closed")

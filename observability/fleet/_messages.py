@@ -11,6 +11,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from observability.recorder.json import ranges_text
 from observability.untrusted import number, printable
 
 if TYPE_CHECKING:
@@ -56,13 +57,12 @@ class Presence:
         return {"host": self.host, "watchdog": self.watchdog, "ranks": ranks_text(self.ranks)}
 
     @classmethod
-    def from_text(cls, text: str) -> Presence:
-        """Read it.
+    def from_plain(cls, plain: dict[str, Any], *, most_ranks: int = MAX_PRESENCE) -> Presence:
+        """Read what :meth:`to_plain` made, which may have more beside it.
 
         :raises RefusedError: it is none.
         """
-        plain = parse(text, MAX_PRESENCE)
-        ranks = ranks_from(plain.get("ranks"), most=MAX_PRESENCE)
+        ranks = ranks_from(plain.get("ranks"), most=most_ranks)
         return cls(host=text_of(plain, "host"), watchdog=text_of(plain, "watchdog"), ranks=ranks)
 
 
@@ -137,13 +137,7 @@ def text_of(plain: dict[str, Any], name: str, *, most: int = _MAX_NAME) -> str:
 
 def ranks_text(ranks: Iterable[int]) -> str:
     """Write ranks as ``0-7,9``."""
-    found: list[list[int]] = []
-    for rank in sorted(set(ranks)):
-        if found and rank == found[-1][1] + 1:
-            found[-1][1] = rank
-        else:
-            found.append([rank, rank])
-    return ",".join(str(low) if low == high else f"{low}-{high}" for low, high in found)
+    return ranges_text(sorted(set(ranks)))
 
 
 def ranks_from(value: object, *, most: int) -> tuple[int, ...]:

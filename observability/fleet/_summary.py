@@ -27,8 +27,6 @@ from ._messages import (
     packed,
     parse,
     ranks_count,
-    ranks_from,
-    text_of,
 )
 
 if TYPE_CHECKING:
@@ -230,11 +228,7 @@ class Reader:
         :raises RefusedError: it is none, or goes beyond a bound.
         """
         plain = parse(text, MAX_SUMMARY)
-        presence = Presence(
-            host=text_of(plain, "host"),
-            watchdog=text_of(plain, "watchdog"),
-            ranks=ranks_from(plain.get("ranks"), most=_MOST_MEMBERS),
-        )
+        presence = Presence.from_plain(plain, most_ranks=_MOST_MEMBERS)
         stacks, recorders = _objects(plain, "stacks"), _objects(plain, "recorders")
         members = _objects(plain, "members")
         if len(members) > _MOST_MEMBERS:

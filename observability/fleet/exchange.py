@@ -23,6 +23,7 @@ from observability.hang.text import listed, rank_ranges
 from timers.bounded import left
 
 from ._messages import (
+    MAX_PRESENCE,
     MAX_REPORT,
     MAX_SUMMARY,
     VERSION,
@@ -301,7 +302,7 @@ class Exchange:
             if not text:
                 continue
             try:
-                found = Presence.from_text(text)
+                found = Presence.from_plain(parse(text, MAX_PRESENCE))
             except RefusedError as error:
                 self._refuse(error.reason, f"the presence of a host: {error}")
             else:

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from ._store import Store
 
     T = TypeVar("T")
+    _Request = tuple[Callable[[Exchange], Any], Future[Any]]
 
 __all__ = ["Engine", "Fleet"]
 
@@ -55,12 +56,6 @@ _PER_SECONDS = 60.0
 _COLLECT_SHARE = 0.75
 """Of the time until a kill, after which the one that called goes on with what it has got."""
 _HANDED_OUT_SHARE = 0.95
-
-
-@dataclass(slots=True)
-class _Request:
-    perform: Callable[[Exchange], Any]
-    future: Future[Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,18 +102,14 @@ class Fleet:
         self._requests: queue.SimpleQueue[_Request | None] = queue.SimpleQueue()
         """What the thread is to do; None to wake it."""
         self._stop = threading.Event()
-        self._joined = False
+        self.is_joined = False
+        """Whether other hosts can be called at this moment."""
         self._has_joined = threading.Event()
         self._job: Job | None = None
         self._answered: deque[float] = deque(maxlen=_MOST_ANSWERED)
         self._watchdog: str | None = None
         self._said: set[str] = set()
         self._thread = threading.Thread(target=self._run, name="timers-fleet", daemon=True)
-
-    @property
-    def is_joined(self) -> bool:
-        """Whether other hosts can be called at this moment."""
-        return self._joined
 
     def wait_until_joined(self, seconds: float) -> bool:
         """Wait until other hosts could be called for the first time; return whether they can."""
@@ -210,8 +201,8 @@ class Fleet:
 
     def _ask(self, call: Callable[[Exchange], T]) -> Future[T]:
         future: Future[T] = Future()
-        if self._joined and not self._stop.is_set():
-            self._requests.put(_Request(call, future))
+        if self.is_joined and not self._stop.is_set():
+            self._requests.put((call, future))
         else:
             future.set_exception(StoreError("this host has not joined"))
         return future
@@ -259,7 +250,7 @@ class Fleet:
         )
         self._watchdog = exchange.presence.watchdog
         exchange.join()
-        self._job, self._joined = job, True
+        self._job, self.is_joined = job, True
         self._has_joined.set()
         self._said.clear()
         place = f"{job.host}:{job.port}"
@@ -300,10 +291,11 @@ class Fleet:
             return
         if request is None:
             return
+        call, future = request
         try:
-            request.future.set_result(request.perform(exchange))
+            future.set_result(call(exchange))
         except BaseException as error:
-            request.future.set_exception(error)
+            future.set_exception(error)
             raise
 
     def _may_answer(self, call: RollCall) -> bool:
@@ -330,17 +322,15 @@ class Fleet:
         return find_job(known, [os.getpid()], timeout=_LOOK_SECONDS / 4)
 
     def _leave(self, store: Store) -> None:
-        self._joined = False
+        self.is_joined = False
         while True:
             try:
                 request = self._requests.get_nowait()
             except queue.Empty:
                 break
             if request is not None:
-                request.future.set_exception(StoreError("left the store"))
-        close = getattr(store, "close", None)
-        if close is not None:
-            close()
+                request[1].set_exception(StoreError("left the store"))
+        store.close()
 
     def _lost(self, error: BaseException) -> None:
         # At the end of a job its store ends, too.

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from timers.linux import procfs
 
 from ._find import Job
-from ._store import StoreError
+from ._store import Store, StoreError
 from .fleet import Engine
 
 if TYPE_CHECKING:
@@ -47,8 +47,8 @@ def ray_engine(meeting: Any, *, address: str, run_id: str, raylet: int) -> Engin
     return Engine(find=lambda: job, open_store=lambda _: RayStore(meeting))
 
 
-class RayStore:
-    """A store of texts in an actor. A :class:`~._store.Store`; for any thread.
+class RayStore(Store):
+    """A store of texts in an actor. For any thread.
 
     :param meeting: as of :func:`ray_engine`.
     :param seconds: for how long one call may take.
@@ -58,26 +58,6 @@ class RayStore:
         self._meeting = meeting
         self._seconds = seconds
         self._ray: Any = importlib.import_module("ray")
-
-    def add(self, key: str, amount: int) -> int:
-        """See :class:`~._store.Store`."""
-        found = self._call("add", key, amount)
-        if not isinstance(found, int):
-            raise StoreError("the actor answers with something else than a number")
-        return found
-
-    def set(self, key: str, text: str) -> None:
-        """See :class:`~._store.Store`."""
-        self._call("set", key, text)
-
-    def set_first(self, key: str, text: str) -> str:
-        """See :class:`~._store.Store`."""
-        [found] = _texts([self._call("set_first", key, text)], 1)
-        return found or ""
-
-    def get(self, keys: Sequence[str]) -> list[str | None]:
-        """See :class:`~._store.Store`."""
-        return _texts(self._call("get", list(keys)), len(keys))
 
     def wait(self, keys: Sequence[str], seconds: float) -> Future[bool]:
         """See :class:`~._store.Store`."""
@@ -96,10 +76,6 @@ class RayStore:
             raise _gone(error) from None
         return future
 
-    def delete(self, keys: Sequence[str]) -> None:
-        """See :class:`~._store.Store`."""
-        self._call("delete", list(keys))
-
     def _call(self, method: str, *arguments: Any) -> Any:
         try:
             asked = getattr(self._meeting, method).remote(*arguments)
@@ -111,9 +87,3 @@ class RayStore:
 def _gone(error: BaseException) -> StoreError:
     first = str(error).strip().partition("\n")[0]
     return StoreError(f"the actor does not answer: {type(error).__name__}: {first[:200]}")
-
-
-def _texts(found: object, count: int) -> list[str | None]:
-    if not isinstance(found, list) or len(found) != count:
-        raise StoreError("the actor answers with something else than texts")
-    return [text if isinstance(text, str) else None for text in found]

@@ -2,14 +2,12 @@
 
 The map::
 
-    explain.py        what any processes of this host do, and who holds them up: for other callers
     roll_call.py      at the first expiry, sample every worker, report before anybody is killed
-    report.py         from the samples of all workers to a report
+    report.py         from the samples of all workers to a report, with their stacks as one tree
     graph.py          the wait-for graph: edges with their evidence, where chains end, circles
     types.py          the report as plain data: verdict, suspects, groups
     text.py           the report for people: a sentence, and a text that fits on a screen
     json.py           a worker's samples to and from the fields of "stack dumped"
     verdict/          who holds up the others, by the surest evidence there is
     _words.py         what a worker does, in words
-    _tree.py          stacks of many workers merged into one tree
 """

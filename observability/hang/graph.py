@@ -11,12 +11,13 @@ from __future__ import annotations
 import enum
 from collections import defaultdict
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-__all__ = ["Edge", "End", "Evidence", "Meeting", "Node", "Strength", "WaitGraph"]
+__all__ = ["Edge", "End", "Evidence", "Meeting", "Node", "Strength", "ends_of"]
 
 
 class Evidence(enum.StrEnum):
@@ -83,41 +84,32 @@ class End:
         return len(self.workers) > 1
 
 
-class WaitGraph:
-    """Edges, of which those count that leave a node and are the surest of these.
+def ends_of(edges: Iterable[Edge]) -> tuple[End, ...]:
+    """Follow all chains; return where they end, those with most waiting workers first.
 
-    One that leads back to where it comes from says nothing and is dropped.
+    An edge that leads back to where it comes from says nothing and is dropped.
     """
-
-    def __init__(self, edges: Iterable[Edge] = ()) -> None:
-        self._out: defaultdict[Node, list[Edge]] = defaultdict(list)
-        for edge in edges:
-            if edge.source != edge.target:
-                self._out[edge.source].append(edge)
-
-    def ends(self) -> tuple[End, ...]:
-        """Follow all chains; return where they end, those with most waiting workers first."""
-        kept: dict[Node, tuple[Edge, ...]] = {}
-        for node, leaving in self._out.items():
-            if len(leaving) == 1:
-                kept[node] = (leaving[0],)  # as nearly all have of thousands
-                continue
-            most = max(edge.strength for edge in leaving)
-            kept[node] = tuple(edge for edge in leaving if edge.strength is most)
-        components, number_of = _components(kept)
-        leaves = {
-            number
-            for number, members in enumerate(components)
-            if all(
-                number_of[edge.target] == number for node in members for edge in kept.get(node, ())
-            )
-        }
-        into: defaultdict[Node, list[Edge]] = defaultdict(list)
-        for edges in kept.values():
-            for edge in edges:
-                into[edge.target].append(edge)
-        found = [_end(components[number], into) for number in leaves]
-        return tuple(sorted(found, key=lambda end: (-len(end.waiting), end.workers)))
+    out: defaultdict[Node, list[Edge]] = defaultdict(list)
+    for edge in edges:
+        if edge.source != edge.target:
+            out[edge.source].append(edge)
+    kept: dict[Node, tuple[Edge, ...]] = {}
+    for node, leaving in out.items():
+        if len(leaving) == 1:
+            kept[node] = (leaving[0],)  # as nearly all have of thousands
+            continue
+        most = max(edge.strength for edge in leaving)
+        kept[node] = tuple(edge for edge in leaving if edge.strength is most)
+    components, number_of = _components(kept)
+    into: defaultdict[Node, list[Edge]] = defaultdict(list)
+    for edge in chain.from_iterable(kept.values()):
+        into[edge.target].append(edge)
+    found = [
+        _end(members, into)
+        for number, members in enumerate(components)
+        if all(number_of[edge.target] == number for node in members for edge in kept.get(node, ()))
+    ]
+    return tuple(sorted(found, key=lambda end: (-len(end.waiting), end.workers)))
 
 
 def _end(members: tuple[Node, ...], into: Mapping[Node, list[Edge]]) -> End:

@@ -7,15 +7,14 @@ for the same input.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from observability.samples.frames import frame_line
+from observability.samples.frames import frame_line, plain_file, plain_function
 from observability.samples.threads import is_idle
 from observability.samples.types import Pace
 from observability.samples.worker import read
 
-from ._tree import merge
 from ._words import place, state
 from .text import sentence, worker_name
 from .types import Group, HangReport, Node, Suspect, Verdict
@@ -32,6 +31,9 @@ if TYPE_CHECKING:
     from .verdict.collectives import Collectives
 
 __all__ = ["analyse"]
+
+_MOST_NODES = 400
+_MOST_DEPTH = 60
 
 
 def analyse(views: Iterable[WorkerView], *, world_size: int | None = None) -> HangReport:
@@ -182,6 +184,9 @@ def _agreed(paces: set[Pace], *, suspected: bool) -> Pace:
     return Pace.WAITING if pace is Pace.STUCK and not suspected else pace
 
 
+# -- all stacks ----------------------------------------------------------------------------------
+
+
 def _tree(cases: Sequence[Case], accused: set[int]) -> tuple[Node, ...]:
     # Thousands share a reading; to compare what it has read takes longer than to count.
     readings = {id(case.reading): case.reading for case in cases}
@@ -190,8 +195,47 @@ def _tree(cases: Sequence[Case], accused: set[int]) -> tuple[Node, ...]:
     stacks: dict[tuple[Frame, ...], list[int]] = {}
     for which, reading in readings.items():
         stacks.setdefault(reading.frames, []).append(which)
-    return merge(
+    return _merged(
         (frames, sum(counts[each] for each in alike), sum(marked[each] for each in alike))
         for frames, alike in stacks.items()
         if frames
     )
+
+
+@dataclass(slots=True)
+class _Growing:
+    frame: str
+    count: int = 0
+    suspects: int = 0
+    children: dict[tuple[object, ...], _Growing] = field(default_factory=dict)
+
+
+def _merged(stacks: Iterable[tuple[tuple[Frame, ...], int, int]]) -> tuple[Node, ...]:
+    """Merge ``stacks``: each its frames (innermost first), how many workers, how many suspects.
+
+    Of a stack deeper than 60 calls the innermost are kept. The tree has at most 400 nodes, those
+    of suspects and those with most workers first.
+    """
+    root = _Growing("")
+    for frames, count, suspects in stacks:
+        node = root
+        for frame in reversed(frames[:_MOST_DEPTH]):
+            key = (plain_file(frame.file), plain_function(frame.function), frame.line)
+            below = node.children.get(key)
+            if below is None:
+                below = node.children[key] = _Growing(frame_line(frame))
+            below.count += count
+            below.suspects += suspects
+            node = below
+    return _frozen(root, [_MOST_NODES])
+
+
+def _frozen(node: _Growing, budget: list[int]) -> tuple[Node, ...]:
+    below = sorted(node.children.values(), key=lambda each: (-each.suspects, -each.count))
+    kept = []
+    for each in below:
+        if budget[0] <= 0:
+            break
+        budget[0] -= 1
+        kept.append(Node(each.frame, each.count, each.suspects, _frozen(each, budget)))
+    return tuple(sorted(kept, key=lambda each: -each.count))

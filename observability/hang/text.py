@@ -6,6 +6,7 @@ import textwrap
 from typing import TYPE_CHECKING
 
 from observability.message import who
+from observability.recorder.json import ranges
 from observability.samples.frames import library_path
 from observability.samples.types import Pace
 from observability.untrusted import cut, printable
@@ -28,14 +29,9 @@ LONGEST = 160
 
 def rank_ranges(ranks: Iterable[int]) -> str:
     """Write ranks as ``0-2, 5``; of more than six ranges the rest is counted."""
-    ranges: list[list[int]] = []
-    for rank in sorted(set(ranks)):
-        if ranges and rank == ranges[-1][1] + 1:
-            ranges[-1][1] = rank
-        else:
-            ranges.append([rank, rank])
-    words = [str(low) if low == high else f"{low}-{high}" for low, high in ranges[:MAX_RANGES]]
-    left = sum(high - low + 1 for low, high in ranges[MAX_RANGES:])
+    found = ranges(sorted(set(ranks)))
+    words = [str(low) if low == high else f"{low}-{high}" for low, high in found[:MAX_RANGES]]
+    left = sum(high - low + 1 for low, high in found[MAX_RANGES:])
     return ", ".join(words) + (f" and {left} more" if left else "")
 
 

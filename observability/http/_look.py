@@ -8,7 +8,8 @@ import time
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
-from observability.hang.explain import explain
+from observability.explain.job import sample_job
+from observability.hang.report import analyse
 from observability.sinks.recent import as_shown
 
 if TYPE_CHECKING:
@@ -53,8 +54,8 @@ class Looks:
 
         def look() -> None:
             try:
-                report = explain(pids, timeout=LOOK_SECONDS, host=self._host)
-                done.set_result(as_shown(report, time.time()))
+                views, size = sample_job(pids, timeout=LOOK_SECONDS, host=self._host)
+                done.set_result(as_shown(analyse(views, world_size=size), time.time()))
             except Exception as error:  # noqa: BLE001  # raised where it is waited for
                 done.set_exception(error)
 

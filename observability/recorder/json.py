@@ -7,13 +7,16 @@ Reading accepts anything: a line may come from another version, or be cut.
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from observability.untrusted import items
 
 from .types import GroupRecord, Operation, Progress, Recording
 
-__all__ = ["from_plain", "to_plain"]
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+__all__ = ["from_plain", "ranges", "ranges_text", "to_plain"]
 
 _MOST_GROUPS = 8
 _BEFORE, _AFTER = 2, 4
@@ -42,7 +45,7 @@ def _group(group: GroupRecord) -> dict[str, Any]:
         "name": group.name,
         "backend": group.backend,
         "description": group.description,
-        "ranks": _ranges(group.ranks),
+        "ranks": ranges_text(group.ranks),
         "last": group.last,
         "collectives": [_operation(each) for each in kept],
         "transfers": [_operation(each) for each in group.transfers[:_AFTER]],
@@ -61,14 +64,20 @@ def _operation(operation: Operation) -> list[Any]:
     ]
 
 
-def _ranges(ranks: tuple[int, ...]) -> str:
-    found: list[list[int]] = []
-    for rank in ranks:  # in the order of the group, which says who a peer is
+def ranges(ranks: Iterable[int]) -> list[tuple[int, int]]:
+    """Return the first and the last of ranks that follow each other, in the order they are in."""
+    found: list[tuple[int, int]] = []
+    for rank in ranks:
         if found and rank == found[-1][1] + 1:
-            found[-1][1] = rank
+            found[-1] = (found[-1][0], rank)
         else:
-            found.append([rank, rank])
-    return ",".join(f"{low}-{high}" if low != high else f"{low}" for low, high in found)
+            found.append((rank, rank))
+    return found
+
+
+def ranges_text(ranks: Iterable[int]) -> str:
+    """Write ranks as ``0-7,9``; in the order of a group, which says who a peer is."""
+    return ",".join(f"{low}-{high}" if low != high else f"{low}" for low, high in ranges(ranks))
 
 
 def from_plain(value: object) -> Recording | None:

@@ -48,13 +48,11 @@ def _on_locks(pids: set[int]) -> dict[int, Link]:
 
 
 def _path_of(pid: int, lock: links.Lock) -> str | None:
-    directory = f"/proc/{pid}/fd"
-    with contextlib.suppress(OSError):
-        for entry in os.listdir(directory):
-            with contextlib.suppress(OSError):
-                opened = os.stat(f"{directory}/{entry}")
-                if (opened.st_dev, opened.st_ino) == (lock.device, lock.inode):
-                    return os.readlink(f"{directory}/{entry}")
+    for entry, path in links.descriptors(pid):
+        with contextlib.suppress(OSError):
+            opened = os.stat(f"/proc/{pid}/fd/{entry}")
+            if (opened.st_dev, opened.st_ino) == (lock.device, lock.inode):
+                return path
     return None
 
 

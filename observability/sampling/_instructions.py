@@ -31,17 +31,11 @@ _NOBODYS = re.compile(r"(?:\[.*|lib(?:c|m|pthread|rt|stdc\+\+|gcc_s)\b.*|ld-.*|)
 _FOR_RANKS = re.compile(r"lib(?:nccl|rccl|mpi|open-pal|uc[pst])\b")
 
 
-def in_driver(pid: int, thread: int, timeout: float) -> bool | None:
-    """Say whether ``thread`` of ``pid`` runs the driver of a GPU; None when that is not known.
-
-    :param thread: native id.
-    :param timeout: seconds; never more than 1 is taken.
-    """
-    return is_driver(instruction_files(pid, thread, timeout))
-
-
 def is_driver(files: Iterable[str]) -> bool | None:
-    """Judge from the files that it was met in; one that waits for other ranks is neither."""
+    """Say whether a thread that was met in ``files`` runs the driver of a GPU.
+
+    None when that is not known, and of one that waits for other ranks.
+    """
     names = [os.path.basename(file) for file in files]
     telling = [name for name in names if not _NOBODYS.fullmatch(name)]
     if not telling or any(map(_FOR_RANKS.match, telling)):
@@ -56,6 +50,9 @@ def instruction_files(pid: int, thread: int, timeout: float) -> tuple[str, ...]:
     """Return the paths of the files that hold what a thread runs, one a sample; never raises.
 
     Empty where it may not be traced, is stopped, or has ended.
+
+    :param thread: native id.
+    :param timeout: seconds; never more than 1 is taken.
     """
     if timeout <= 0 or not sys.executable:
         return ()

@@ -14,7 +14,7 @@ from timers.bounded import left
 from timers.linux import links, procfs
 from timers.stacks import take as stacks
 
-from ._instructions import in_driver, is_driver
+from ._instructions import instruction_files, is_driver
 from ._source import source_at
 from ._tasks import with_task
 from .members import add_descendants
@@ -100,7 +100,8 @@ def surroundings(
         return Surroundings()
     own = reading.own
     gpu, mpi = (_has_gpu(pid), _has_mpi(pid)) if runs else (False, False)
-    driver = in_driver(pid, pid if thread is None else thread, timeout) if native and gpu else None
+    files = instruction_files(pid, thread or pid, timeout) if native and gpu else ()
+    driver = is_driver(files)
     # They name the operation of MPI, too.
     wanted = native and (mpi or (gpu and driver is None))
     frames = native_frames(pid, thread, left(until)) if wanted else ()

@@ -13,11 +13,12 @@ from __future__ import annotations
 import ast
 import os
 import stat
-import threading
-from functools import lru_cache
+import time
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING
 
 from observability.samples.types import Loop, Source
+from timers.bounded import call_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -41,16 +42,11 @@ def source_at(pid: int, file: str, line: int) -> Source | None:
 
     Takes at most 0.3 s. Never raises.
     """
-    found: list[Source | None] = []
-    thread = threading.Thread(
-        target=lambda: found.append(_read(pid, file, line)), name="source", daemon=True
-    )
+    until = time.monotonic() + _LONGEST_SECONDS
     try:
-        thread.start()
-    except RuntimeError:  # out of threads
+        return call_until(until, partial(_read, pid, file, line), "source")
+    except (TimeoutError, RuntimeError):  # or out of threads
         return None
-    thread.join(_LONGEST_SECONDS)
-    return found[0] if found else None
 
 
 def _read(pid: int, file: str, line: int) -> Source | None:

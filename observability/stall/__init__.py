@@ -6,7 +6,6 @@ The map::
 
     watch.py      the thread that looks, and what is emitted
     _look.py      what the kernel has counted of a process tree at one moment
-    _calls.py     threads in a system call that takes minutes and gets on meanwhile
     _decide.py    from looks to "it moves" or "take samples": pure
     _judge.py     from samples to whether anybody is stuck: pure
 """

@@ -31,6 +31,7 @@ import psutil
 from observability.fleet import _c10d
 from observability.fleet._c10d import C10dStore
 from observability.fleet._messages import Presence, packed
+from observability.fleet._store import Store
 from observability.fleet._summary import to_text
 from observability.fleet.exchange import Exchange
 from observability.recorder.types import GroupRecord, Operation, Progress, Recording
@@ -111,14 +112,14 @@ def _serve(connection: Any) -> None:
     connection.recv()
 
 
-class _Direct:
+class _Direct(Store):
     """The store as the helper uses it, without the pipe between: for thousands in one process."""
 
     def __init__(self, connection: Any) -> None:
         self._connection = connection
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._connection, name)
+    def _call(self, method: str, *arguments: Any) -> Any:
+        return getattr(self._connection, method)(*arguments)
 
     def wait(self, keys: Sequence[str], seconds: float) -> Future[bool]:
         future: Future[bool] = Future()

@@ -11,7 +11,7 @@ import sys
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from observability.hang.explain import sample_job
+from observability.explain.job import sample_job
 from observability.hang.report import analyse
 from observability.hang.types import HangReport, Verdict
 from support.processes import VICTIMS

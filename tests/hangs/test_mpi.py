@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from observability.hang.explain import explain
+from observability.explain.job import sample_job
+from observability.hang.report import analyse
 from observability.hang.text import render
 from observability.hang.types import Verdict
 from support.mpi import mpirun
@@ -57,7 +58,8 @@ def test_of_ranks_that_spin_and_one_that_reads_the_one_that_reads(
     odd: int, how: tuple[str, ...], operation: str
 ) -> None:
     with job(odd, *how) as pids:
-        report = explain(pids, timeout=20)
+        views, size = sample_job(pids, timeout=20)
+        report = analyse(views, world_size=size)
     assert report.verdict is Verdict.ONE_SUSPECT, render(report)
     [suspect] = report.suspects
     assert suspect.rank == odd

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import Future
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from observability.fleet._store import StoreError
+from observability.fleet._store import Store, StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 __all__ = ["MemoryStore"]
 
 
-class MemoryStore:
-    """A :class:`observability.fleet._store.Store`, for any number of threads."""
+class MemoryStore(Store):
+    """For any number of threads."""
 
     def __init__(self) -> None:
         self.texts: dict[str, str] = {}
@@ -30,31 +30,30 @@ class MemoryStore:
         if self.is_gone:
             raise StoreError("the store is gone")
 
-    def add(self, key: str, amount: int) -> int:
+    def _call(self, method: str, *arguments: Any) -> Any:
         with self._lock:
             self._ask()
-            total = int(self.texts.get(key, "0")) + amount
-            self.texts[key] = str(total)
-        self._notify()
-        return total
-
-    def set(self, key: str, text: str) -> None:
-        with self._lock:
-            self._ask()
-            self.texts[key] = text
-        self._notify()
-
-    def set_first(self, key: str, text: str) -> str:
-        with self._lock:
-            self._ask()
-            found = self.texts.setdefault(key, text)
+            found = getattr(self, f"_{method}")(*arguments)
         self._notify()
         return found
 
-    def get(self, keys: Sequence[str]) -> list[str | None]:
-        with self._lock:
-            self._ask()
-            return [self.texts.get(key) for key in keys]
+    def _add(self, key: str, amount: int) -> int:
+        total = int(self.texts.get(key, "0")) + amount
+        self.texts[key] = str(total)
+        return total
+
+    def _set(self, key: str, text: str) -> None:
+        self.texts[key] = text
+
+    def _set_first(self, key: str, text: str) -> str:
+        return self.texts.setdefault(key, text)
+
+    def _get(self, keys: Sequence[str]) -> list[str | None]:
+        return [self.texts.get(key) for key in keys]
+
+    def _delete(self, keys: Sequence[str]) -> None:
+        for key in keys:
+            self.texts.pop(key, None)
 
     def wait(self, keys: Sequence[str], seconds: float) -> Future[bool]:
         """Begin to wait; without a thread, so that only a key or the end of the store ends it."""
@@ -79,12 +78,6 @@ class MemoryStore:
                 future.set_exception(StoreError("the store is gone"))
             else:
                 future.set_result(True)
-
-    def delete(self, keys: Sequence[str]) -> None:
-        with self._lock:
-            self._ask()
-            for key in keys:
-                self.texts.pop(key, None)
 
     def die(self) -> None:
         """End: every wait fails, and so does every further call."""

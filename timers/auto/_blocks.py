@@ -6,6 +6,7 @@ import functools
 import logging
 import os
 import signal
+from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -73,7 +74,7 @@ class Hook:
     """Opens and closes the blocks of one kind; whatever fails turns it off, with one warning.
 
     :param kind: its name in ``TIMERS_AUTO``.
-    :param unknown: seconds, the deadline of a scope that nothing is known of; None for no deadline.
+    :param unknown: seconds, the deadline of a scope that nothing is known of; inf for none.
     :param patient: scopes that have none as long as nothing is known of them.
     """
 
@@ -81,7 +82,7 @@ class Hook:
         self,
         kind: str,
         *,
-        unknown: float | None = UNKNOWN_SECONDS,
+        unknown: float = UNKNOWN_SECONDS,
         patient: frozenset[str] = frozenset(),
     ) -> None:
         self.kind = kind
@@ -102,8 +103,8 @@ class Hook:
             now = monotonic()
             kept = self._kept.get((scope, timed))
             if kept is None or now >= kept.until:
-                after, number = self._deadline(scope) if timed else (None, 0)
-                seconds = _NEVER_SECONDS if after is None else after
+                after, number = self._deadline(scope) if timed else (inf, 0)
+                seconds = _NEVER_SECONDS if after == inf else after
                 kept = _Kept(now + _KEPT_SECONDS, seconds, _client(number))
                 self._kept[scope, timed] = kept
             if kept.client is None or not _is_apart(kept.client, scope):
@@ -116,14 +117,14 @@ class Hook:
             return None
         return block
 
-    def _deadline(self, scope: str) -> tuple[float | None, int]:
-        """Return the deadline of ``scope`` and its signal; None for what may take days."""
+    def _deadline(self, scope: str) -> tuple[float, int]:
+        """Return the deadline of ``scope`` and its signal; inf for what may take days."""
         chosen = chosen_seconds(scope, self.kind)
         if chosen is not None:
             return chosen, _signal(chosen=True)
-        unknown = None if scope in self._patient else self._unknown
+        unknown = inf if scope in self._patient else self._unknown
         after = learned_seconds(scope, shortest=_SHORTEST_SECONDS, unknown=unknown)
-        return after, 0 if after is None else _signal(chosen=False)
+        return after, 0 if after == inf else _signal(chosen=False)
 
     def end(self, block: expires | None) -> None:
         """Close a block that :meth:`begin` returned."""

@@ -12,6 +12,7 @@ import functools
 import os
 import sys
 import threading
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 from timers.linux.labels import Labels
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
     from timers.worker.scopes import expires
 
-_tasks = Hook("task", unknown=None)  # a task may take seconds or days, and nobody says which
+_tasks = Hook("task", unknown=inf)  # a task may take seconds or days, and nobody says which
 _OTHER = "task"
 """The scope of functions beyond the first :data:`_MOST_SCOPES`."""
 _MOST_SCOPES = 200

@@ -11,7 +11,6 @@ import json
 import math
 import os
 import time
-from typing import overload
 
 __all__ = ["LEARNED", "LEARNED_VARIABLE", "UNKNOWN_SECONDS", "Learned", "learned_seconds"]
 
@@ -75,23 +74,17 @@ class _File:
 _file = _File()
 
 
-@overload
-def learned_seconds(scope: str, *, shortest: float = SHORTEST_SECONDS) -> float: ...
-@overload
 def learned_seconds(
-    scope: str, *, shortest: float = SHORTEST_SECONDS, unknown: float | None
-) -> float | None: ...
-def learned_seconds(
-    scope: str, *, shortest: float = SHORTEST_SECONDS, unknown: float | None = UNKNOWN_SECONDS
-) -> float | None:
+    scope: str, *, shortest: float = SHORTEST_SECONDS, unknown: float = UNKNOWN_SECONDS
+) -> float:
     """Return the deadline of ``scope``; see :data:`LEARNED`. From any thread.
 
     :param shortest: seconds; it is never less.
-    :param unknown: seconds, for a scope that nothing is known of; None to return None then.
+    :param unknown: seconds, for a scope that nothing is known of.
     """
     longest = _file.longest(scope)
     if longest is None:
-        return None if unknown is None else max(unknown, shortest)
+        return max(unknown, shortest)
     wanted = max(min(MARGIN * longest, UNKNOWN_SECONDS), _LEAST_MARGIN * longest)
     return max(wanted, shortest)
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from observability.hang.graph import Evidence, Strength, WaitGraph
+from observability.hang.graph import Evidence, Strength, ends_of
 from observability.hang.text import listed, rank_ranges
 from observability.hang.types import Confidence, Verdict
 from observability.samples.types import Pace
@@ -61,7 +61,7 @@ def decide(cases: Sequence[Case], *, world_size: int | None = None) -> tuple[Dec
     decision = (
         broken(run)
         or _diverged(run, found.divergence)
-        or _by_ends(run, WaitGraph(edges), found)
+        or _by_ends(run, ends_of(edges), found)
         or left_early(run)
         or by_stacks(run)
     )
@@ -107,8 +107,8 @@ def _diverged(run: Run, divergence: Divergence | None) -> Decision | None:
     )
 
 
-def _by_ends(run: Run, graph: WaitGraph, found: Collectives) -> Decision | None:
-    ends = [end for end in graph.ends() if end.waiting or end.is_cycle]
+def _by_ends(run: Run, all_ends: Sequence[End], found: Collectives) -> Decision | None:
+    ends = [end for end in all_ends if end.waiting or end.is_cycle]
     if not ends:
         return None
     surest = max(end.strength for end in ends)

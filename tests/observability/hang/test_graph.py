@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from observability.hang.graph import Edge, Evidence, Meeting, Node, Strength, WaitGraph
+from observability.hang.graph import Edge, Evidence, Meeting, Node, Strength, ends_of
 
 if TYPE_CHECKING:
     import random
@@ -21,8 +21,7 @@ def edge(source: Node, target: Node, strength: Strength = Strength.PROOF, why: s
 
 
 def test_the_end_of_a_chain() -> None:
-    graph = WaitGraph([edge(0, 1), edge(1, 2), edge(3, 2, why="is late")])
-    [end] = graph.ends()
+    [end] = ends_of([edge(0, 1), edge(1, 2), edge(3, 2, why="is late")])
     assert end.workers == (2,)
     assert end.waiting == (0, 1, 3)
     assert end.strength is Strength.PROOF
@@ -32,40 +31,39 @@ def test_the_end_of_a_chain() -> None:
 
 def test_a_meeting_waits_for_those_who_have_not_joined() -> None:
     joined = [edge(index, BARRIER) for index in (0, 1, 3)]
-    [end] = WaitGraph([*joined, edge(BARRIER, 2)]).ends()
+    [end] = ends_of([*joined, edge(BARRIER, 2)])
     assert (end.workers, end.waiting) == ((2,), (0, 1, 3))
-    [end] = WaitGraph(joined).ends()
+    [end] = ends_of(joined)
     assert (end.workers, end.meetings, end.waiting) == ((), (BARRIER,), (0, 1, 3))
 
 
 def test_a_circle_has_all_its_members_and_who_waits_for_it() -> None:
-    [end] = WaitGraph([edge(0, 1), edge(1, 2), edge(2, 0), edge(5, 0)]).ends()
+    [end] = ends_of([edge(0, 1), edge(1, 2), edge(2, 0), edge(5, 0)])
     assert end.is_cycle
     assert (end.workers, end.waiting) == ((0, 1, 2), (5,))
 
 
 def test_a_circle_that_somebody_can_break_is_no_end() -> None:
-    [end] = WaitGraph([edge(0, 1), edge(1, 0), edge(1, 2)]).ends()
+    [end] = ends_of([edge(0, 1), edge(1, 0), edge(1, 2)])
     assert (end.workers, end.is_cycle) == ((2,), False)
 
 
 def test_a_guess_never_outweighs_a_proof() -> None:
-    [end] = WaitGraph([edge(0, 1), edge(0, 2, Strength.GUESS)]).ends()
+    [end] = ends_of([edge(0, 1), edge(0, 2, Strength.GUESS)])
     assert end.workers == (1,)
-    graph = WaitGraph([edge(0, 1, Strength.LIKELY), edge(1, 2, Strength.GUESS)])
-    [end] = graph.ends()
+    [end] = ends_of([edge(0, 1, Strength.LIKELY), edge(1, 2, Strength.GUESS)])
     assert (end.workers, end.strength) == ((2,), Strength.LIKELY.GUESS)
 
 
 def test_the_surest_way_counts() -> None:
     weak = [edge(0, 1, Strength.GUESS), edge(1, 2, Strength.GUESS)]
-    [end] = WaitGraph([*weak, edge(3, 2)]).ends()
+    [end] = ends_of([*weak, edge(3, 2)])
     assert (end.workers, end.strength) == ((2,), Strength.PROOF)
 
 
 def test_nobody_waits_for_himself() -> None:
-    assert WaitGraph([edge(1, 1)]).ends() == ()
-    assert WaitGraph().ends() == ()
+    assert ends_of([edge(1, 1)]) == ()
+    assert ends_of([]) == ()
 
 
 @given(st.lists(st.tuples(st.integers(0, 8), st.integers(0, 8)), max_size=30), st.randoms())
@@ -73,10 +71,10 @@ def test_every_chain_ends_somewhere_whatever_the_order(
     pairs: list[tuple[int, int]], order: random.Random
 ) -> None:
     edges = [edge(source, target) for source, target in pairs if source != target]
-    ends = WaitGraph(edges).ends()
+    ends = ends_of(edges)
     shuffled = list(edges)
     order.shuffle(shuffled)
-    assert {end.workers for end in ends} == {end.workers for end in WaitGraph(shuffled).ends()}
+    assert {end.workers for end in ends} == {end.workers for end in ends_of(shuffled)}
     inside = [set(end.workers) for end in ends]
     for end in ends:
         assert all(each.target in end.workers for each in edges if each.source in end.workers)
@@ -89,5 +87,5 @@ def test_every_chain_ends_somewhere_whatever_the_order(
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [16_000])
 def test_a_chain_may_be_long(size: int) -> None:
-    [end] = WaitGraph([edge(index, index + 1) for index in range(size)]).ends()
+    [end] = ends_of([edge(index, index + 1) for index in range(size)])
     assert (end.workers, len(end.waiting)) == ((size,), size)

@@ -9,10 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from observability.explain.rates import Counts
-from observability.stall._calls import LongCall
 from observability.stall._decide import Step, Watching, period_of
 from observability.stall._judge import Finding
-from observability.stall._look import Look
+from observability.stall._look import LongCall, Look
 
 if TYPE_CHECKING:
     from collections.abc import Callable

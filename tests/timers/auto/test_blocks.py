@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import math
 import os
 import pickle
 import signal
@@ -111,7 +112,10 @@ def test_a_patient_scope_has_no_deadline_until_something_is_known(
     monkeypatch.delenv("TIMERS_LEARNED", raising=False)
     monkeypatch.delenv("TIMERS_AUTO_DEADLINES", raising=False)
     hook = Hook("mpi", patient=frozenset({"MPI_Recv"}))
-    assert [hook._deadline(scope) for scope in ("MPI_Recv", "MPI_Send")] == [(None, 0), (1800.0, 0)]
+    assert [hook._deadline(scope) for scope in ("MPI_Recv", "MPI_Send")] == [
+        (math.inf, 0),
+        (1800.0, 0),
+    ]
     monkeypatch.setenv("TIMERS_AUTO_DEADLINES", '{"mpi": 5}')
     assert hook._deadline("MPI_Recv") == (5.0, 0)
 

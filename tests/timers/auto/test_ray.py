@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import sys
 from types import ModuleType, SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -61,7 +62,7 @@ def context(monkeypatch: pytest.MonkeyPatch) -> Context:
 def client(monkeypatch: pytest.MonkeyPatch) -> Iterator[NotingClient]:
     made = NotingClient()
     monkeypatch.setattr(_blocks, "_client", lambda _: made)
-    monkeypatch.setattr(_ray, "_tasks", Hook("task", unknown=None))
+    monkeypatch.setattr(_ray, "_tasks", Hook("task", unknown=math.inf))
     monkeypatch.setattr(_ray, "_scopes", set())
     monkeypatch.setattr(_ray, "_labels", [])
     monkeypatch.setattr(_ray, "_processes", {})
