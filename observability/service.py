@@ -168,9 +168,9 @@ class Service:
             self._roll_call.attach(self.server)
         self._fleet = self._make_fleet(policy)
         self.view = View(
-            self.server,
-            Metrics(self.pipeline),
-            self._reaps,
+            server=self.server,
+            metrics=Metrics(self.pipeline),
+            reaps=self._reaps,
             run_id=settings.run_id,
             host=self._host,
         )
