@@ -11,7 +11,6 @@ set, unless ``OTEL_SDK_DISABLED`` is ``true`` or ``OTEL_TRACES_EXPORTER`` is ``n
 
 from __future__ import annotations
 
-import os
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +22,7 @@ from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, Trace
 
 from observability.events import HangReported
 from observability.fields import stack_fields
-from observability.sinks.trace_ids import derived_ids, spans_wanted, trace_ids
+from observability.sinks.trace_ids import derived_ids, trace_ids
 from observability.untrusted import encodable, printable, replaced, this_host
 from timers.events import (
     Event,
@@ -44,8 +43,6 @@ from timers.server.statistics import NEAR_MISS
 from ._batches import Batches, export_timeout, resource
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from observability.sinks.trace_ids import TraceIds
 
 __all__ = ["KEPT", "SpanSink", "exporter_from_environment"]
@@ -64,19 +61,16 @@ _MAX_STACK_CHARACTERS = 16_384
 _Key = tuple[int | str, int | None, int | None, str]
 
 
-def exporter_from_environment(environ: Mapping[str, str] | None = None) -> SpanExporter | None:
-    """Make the OTLP/HTTP exporter that the standard variables describe; None when they do not.
+def exporter_from_environment() -> SpanExporter:
+    """Make the OTLP/HTTP exporter that the standard variables describe.
 
-    :raises ImportError: they do, and the ``otel`` extra is not installed.
+    :raises ImportError: the ``otel`` extra is not installed.
     """
-    environ = os.environ if environ is None else environ
-    if not spans_wanted(environ):
-        return None
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import (  # noqa: PLC0415  # an extra
         OTLPSpanExporter,
     )
 
-    return OTLPSpanExporter(timeout=export_timeout(environ, "TRACES"))
+    return OTLPSpanExporter(timeout=export_timeout("TRACES"))
 
 
 class _WorkerSpan:
