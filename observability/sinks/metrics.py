@@ -76,17 +76,13 @@ class Metrics:
 class _Collector(Collector):
     def __init__(self, pipeline: Pipeline) -> None:
         self._pipeline = pipeline
-        self._build = {
-            "version": timers.__version__,
-            "python_version": platform.python_version(),
-        }
 
     def describe(self) -> Iterable[Metric]:
         """Nothing: the registry need not collect us to learn our names."""
         return []
 
     def collect(self) -> Iterator[Metric]:
-        statistics = tuple(self._pipeline.statistics)
+        statistics = self._pipeline.statistics
         yield from _scope_metrics(_by_label(statistics), _last_reaps(self._pipeline))
         yield from _server_metrics(statistics)
         yield from _sink_metrics(self._pipeline.sink_counts)
@@ -97,7 +93,9 @@ class _Collector(Collector):
             value={"run_id": printable(self._pipeline.run_id), "host": this_host()},
         )
         yield InfoMetricFamily(
-            "timers_build", "Version of expiration-timers and of Python.", value=self._build
+            "timers_build",
+            "Version of expiration-timers and of Python.",
+            value={"version": timers.__version__, "python_version": platform.python_version()},
         )
 
 
