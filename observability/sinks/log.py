@@ -84,6 +84,7 @@ class LogSink:
             raise ValueError(f"unknown names of fields {names!r}: use one of {', '.join(NAMES)}")
         self.name = name
         self._events = EventFilter(level, include, exclude)
+        self.wants_requests = self._events.wants_requests
         self._in_otel = names == "otel"
         self._service = os.environ.get("OTEL_SERVICE_NAME") or "timers"
         self._run_id = run_id
@@ -104,11 +105,6 @@ class LogSink:
             context_class=dict,
             cache_logger_on_first_use=True,
         )
-
-    @property
-    def wants_requests(self) -> bool:
-        """Whether acquires and releases pass the filters."""
-        return self._events.wants_requests
 
     def __call__(self, event: Event) -> None:
         """Write ``event``, if the filters let it pass.

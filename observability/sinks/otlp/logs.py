@@ -69,6 +69,7 @@ class LogRecordSink:
     ) -> None:
         self._exporter = exporter
         self._events = events
+        self.wants_requests = events.wants_requests
         self._run_id = run_id
         self._host = this_host()
         # Where the spans of scopes are exported, too, a record refers to that of its scope also
@@ -81,11 +82,6 @@ class LogRecordSink:
             interval=interval,
             name="timers-log-export",
         )
-
-    @property
-    def wants_requests(self) -> bool:
-        """Whether acquires and releases pass the filter."""
-        return self._events.wants_requests
 
     @property
     def dropped(self) -> int:
