@@ -23,7 +23,7 @@ from observability.untrusted import encodable, printable, replaced, this_host
 from ._dumps import DumpDirectory
 from ._line_file import LineFile
 from ._terminal import Screen
-from .bounded import MAX_LINE_BYTES, encode, fit, is_too_long, size
+from .bounded import MAX_LINE_BYTES, encode, fit, size
 from .filters import LEVELS, EventFilter
 from .otel_names import to_otel
 
@@ -134,7 +134,7 @@ class LogSink:
     def _bounded(self, _logger: Any, _method: str, fields: Fields) -> Fields:
         whole = dict(fields)
         named = self._named(whole)
-        if not is_too_long(named):
+        if size(named) <= MAX_LINE_BYTES:
             return named
         where = {}
         if self._dumps is not None and "stack" in whole:
@@ -145,7 +145,7 @@ class LogSink:
         # Ahead of the stack, so that whoever reads the line finds it.
         whole = {**replaced(where, str, encodable), **whole}
         room = MAX_LINE_BYTES
-        while is_too_long(named := self._named(fit(whole, room))):
+        while size(named := self._named(fit(whole, room))) > MAX_LINE_BYTES:
             room -= size(named) - MAX_LINE_BYTES  # the other names are longer
         return named
 

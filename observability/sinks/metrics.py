@@ -35,7 +35,7 @@ from observability.untrusted import printable, this_host
 from .trace_ids import span_of_scope, spans_wanted, trace_ids
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from prometheus_client.core import Metric
 
@@ -76,10 +76,6 @@ class Metrics:
 class _Collector(Collector):
     def __init__(self, pipeline: Pipeline) -> None:
         self._pipeline = pipeline
-
-    def describe(self) -> Iterable[Metric]:
-        """Nothing: the registry need not collect us to learn our names."""
-        return []
 
     def collect(self) -> Iterator[Metric]:
         statistics = self._pipeline.statistics
