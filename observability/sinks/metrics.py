@@ -48,15 +48,16 @@ LABEL_CHARACTERS = 120
 """Longest scope in a label; longer ones that begin alike share their series."""
 
 
-class Metrics:
+class Metrics(Collector):
     """What is answered to a scrape. Safe from any thread.
 
     :param pipeline: read anew for each scrape.
     """
 
     def __init__(self, pipeline: Pipeline) -> None:
+        self._pipeline = pipeline
         self.registry = CollectorRegistry()
-        self.registry.register(_Collector(pipeline))
+        self.registry.register(self)
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
 
@@ -72,12 +73,8 @@ class Metrics:
             encode, content_type = choose_encoder("")
         return encode(self.registry), content_type
 
-
-class _Collector(Collector):
-    def __init__(self, pipeline: Pipeline) -> None:
-        self._pipeline = pipeline
-
     def collect(self) -> Iterator[Metric]:
+        """What this package counts, for the registry."""
         statistics = self._pipeline.statistics
         yield from _scope_metrics(_by_label(statistics), _last_reaps(self._pipeline))
         yield from _server_metrics(statistics)
