@@ -141,16 +141,14 @@ class Pipeline:
             )
             for name in self._sinks
         ]
-        started: list[threading.Thread] = []
         for closer in closers:
             try:
                 closer.start()
             except RuntimeError:
                 closer.run()  # no more threads to be had: one after the other, then
-            else:
-                started.append(closer)
-        for closer in started:
-            closer.join(max(0.0, deadline - time.monotonic()))
+        for closer in closers:
+            if closer.ident is not None:
+                closer.join(max(0.0, deadline - time.monotonic()))
         for _, dispatcher in self._sinks.values():
             dispatcher.close(0.0)  # the counts are final when this returns
         return all(done.get(name, False) for name in self._sinks)
