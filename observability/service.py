@@ -52,7 +52,6 @@ class Service:
     """Listens from the moment it is made; serves between :meth:`start` and :meth:`stop`.
 
     :param timer_file: path of the named pipe.
-    :param policy: how stuck workers are ended.
     :param timer_socket: path of the Unix socket, or one that listens already; None for none.
     :param engine: by what other hosts of the job are reached, where that is not torchrun's store.
     :raises SettingsError: something that was asked for is not possible. Nothing is left behind.

@@ -77,7 +77,6 @@ def block_signals() -> tuple[set[signal.Signals | int], set[signal.Signals | int
 class Supervisor:
     """Stays with one child until it ends. To be used by the thread that started the child.
 
-    :param child: the command.
     :param signals: what :func:`block_signals` held back.
     :param grace: seconds between a request to end and SIGKILL; see the module's description.
     :param tell: called with what the person at the terminal should know.

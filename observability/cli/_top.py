@@ -57,8 +57,6 @@ def fetch(url: str, limit: int, *, token: str | None, ca_file: str | None) -> di
     """The answer of ``/timers``.
 
     :param url: of :func:`service_url`.
-    :param limit: how many timers, at most.
-    :param token: the service's secret, if it has one.
     :param ca_file: PEM file with the authority that signed the service's certificate, when it is
         none of the system's.
     :raises ServiceError: the service cannot be reached, refuses, or answers something else.

@@ -72,8 +72,7 @@ class View:
 def make_app(view: View, *, token: str | None = None, local_only: bool = False) -> Starlette:
     """Make the ASGI application.
 
-    :param token: what has to be presented; None for no authentication.
-    :param local_only: whether to refuse requests that were addressed to another machine's name.
+    :param token: with ``local_only``, who may ask: see :class:`._auth.Guard`.
     """
 
     async def index(_request: Request) -> Response:  # a plain function would get a thread

@@ -49,9 +49,7 @@ class LogSink:
     """Writes one line for each event.
 
     :param target: a path (file or FIFO), or ``"-"`` for standard error.
-    :param level: one of :data:`LEVELS`; events below it are left out.
-    :param include: names of events that are logged whatever their level.
-    :param exclude: names of events that are never logged.
+    :param level: with ``include`` and ``exclude``, which events: see :class:`.EventFilter`.
     :param run_id: for events that carry none.
     :param host: by default this machine's name.
     :param dump_directory: where a stack that is too large for a line goes as a whole; the line

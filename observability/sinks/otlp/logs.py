@@ -51,8 +51,6 @@ def log_exporter_from_environment() -> LogRecordExporter:
 class LogRecordSink:
     """A sink that exports events as log records, in batches.
 
-    :param exporter: where records go.
-    :param events: which events do.
     :param run_id: for events that carry none.
     :param interval: seconds, at most, for which a record waits for company.
     """

@@ -6,7 +6,6 @@ in one trace: its ids follow from the run and the worker, and it is exported whe
 ended. Only this module imports OpenTelemetry, and only when the standard variables ask for it:
 spans are exported when ``OTEL_EXPORTER_OTLP_ENDPOINT`` or ``OTEL_EXPORTER_OTLP_TRACES_ENDPOINT`` is
 set, unless ``OTEL_SDK_DISABLED`` is ``true`` or ``OTEL_TRACES_EXPORTER`` is ``none``.
-
 """
 
 from __future__ import annotations
@@ -88,7 +87,6 @@ class _WorkerSpan:
 class SpanSink:
     """A sink that exports spans in batches, from a thread of its own.
 
-    :param exporter: where spans go.
     :param run_id: an attribute of the resource.
     :param kept: one of :data:`KEPT`.
     :param interval: seconds, at most, for which a finished span waits for company.
