@@ -140,15 +140,15 @@ def _otel_sinks(
         with _an_extra("spans"):
             from .sinks.otlp.spans import SpanSink, exporter_from_environment  # noqa: PLC0415 - an extra
 
-            if (exporter := exporter_from_environment()) is not None:
-                yield SpanSink(exporter, run_id=run_id, kept=kept)
+            yield SpanSink(exporter_from_environment(), run_id=run_id, kept=kept)
     if logs_wanted(os.environ):
         with _an_extra("logs"):
             from .sinks.filters import EventFilter  # noqa: PLC0415 - only for those who export logs
             from .sinks.otlp.logs import LogRecordSink, log_exporter_from_environment  # noqa: PLC0415 - an extra
 
-            if (log_exporter := log_exporter_from_environment()) is not None:
-                yield LogRecordSink(log_exporter, EventFilter(*logged), run_id=run_id)
+            yield LogRecordSink(
+                log_exporter_from_environment(), EventFilter(*logged), run_id=run_id
+            )
 
 
 @contextlib.contextmanager

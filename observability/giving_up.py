@@ -6,13 +6,14 @@ import os
 import time
 from typing import TYPE_CHECKING
 
-from timers.events import Event, Outcome, TimerAcquired, TimerReleased, WorkerKilled
+from timers.events import Outcome, WorkerKilled
 
 from .story import ExplainedKill
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from timers.events import Event
     from timers.server.statistics import Statistics
 
 __all__ = ["STEP", "GivingUp", "steps_of"]
@@ -36,7 +37,6 @@ class GivingUp:
     """
 
     name = "give_up"
-    ignored: tuple[type[Event], ...] = (TimerAcquired, TimerReleased)
 
     def __init__(
         self,

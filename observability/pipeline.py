@@ -75,7 +75,8 @@ class Pipeline:
         self._capacity = capacity
         self._sinks: dict[str, tuple[Sink, Dispatcher]] = {}
         self._observers = Observers()
-        self._statistics: tuple[Statistics, ...] = ()
+        self.statistics: tuple[Statistics, ...] = ()
+        """The counts of the watched servers."""
         self._requests: RequestEvents | None = None
         self.stories = Stories()
         """What led to the reaps under way: the end of each is given it."""
@@ -140,16 +141,14 @@ class Pipeline:
             )
             for name in self._sinks
         ]
-        started: list[threading.Thread] = []
         for closer in closers:
             try:
                 closer.start()
             except RuntimeError:
                 closer.run()  # no more threads to be had: one after the other, then
-            else:
-                started.append(closer)
-        for closer in started:
-            closer.join(max(0.0, deadline - time.monotonic()))
+        for closer in closers:
+            if closer.ident is not None:
+                closer.join(max(0.0, deadline - time.monotonic()))
         for _, dispatcher in self._sinks.values():
             dispatcher.close(0.0)  # the counts are final when this returns
         return all(done.get(name, False) for name in self._sinks)
@@ -179,13 +178,8 @@ class Pipeline:
     def watch(self, statistics: Statistics) -> None:
         """Have the counts of a server included in the metrics; several are summed."""
         with self._lock:
-            if not any(known is statistics for known in self._statistics):
-                self._statistics = (*self._statistics, statistics)
-
-    @property
-    def statistics(self) -> tuple[Statistics, ...]:
-        """The counts of the watched servers."""
-        return self._statistics
+            if not any(known is statistics for known in self.statistics):
+                self.statistics = (*self.statistics, statistics)
 
     @property
     def sink_counts(self) -> dict[str, SinkCounts]:

@@ -52,7 +52,6 @@ class Service:
     """Listens from the moment it is made; serves between :meth:`start` and :meth:`stop`.
 
     :param timer_file: path of the named pipe.
-    :param policy: how stuck workers are ended.
     :param timer_socket: path of the Unix socket, or one that listens already; None for none.
     :param engine: by what other hosts of the job are reached, where that is not torchrun's store.
     :raises SettingsError: something that was asked for is not possible. Nothing is left behind.
@@ -168,9 +167,9 @@ class Service:
             self._roll_call.attach(self.server)
         self._fleet = self._make_fleet(policy)
         self.view = View(
-            self.server,
-            Metrics(self.pipeline),
-            self._reaps,
+            server=self.server,
+            metrics=Metrics(self.pipeline),
+            reaps=self._reaps,
             run_id=settings.run_id,
             host=self._host,
         )

@@ -10,8 +10,7 @@ The map::
     _supervise.py          stay with the command to its end: signals, orphans
     _end_requests.py       how insistently the command was asked to end: pure bookkeeping
     _serve.py              timers serve
-    _top.py                timers top
-    _client.py             ask a service for its /timers
+    _top.py                timers top: ask a service for its /timers, show the table
     _check.py              timers check
     _own_process.py        a process that is ours alone: streams, limits, logging
     _systemd.py            what systemd and a service say to each other

@@ -9,6 +9,7 @@ each reaches the child once.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import signal
@@ -79,16 +80,13 @@ class Child:
         waits for them. The kernel hands them to the first living thread, which is this one; what
         other threads started (stack tools) is theirs to wait for and is not touched.
         """
-        while True:
-            try:
-                ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | _WNOTHREAD)
-            except ChildProcessError:
-                return self.code is not None
-            if ended is None:
-                return self.code is not None
-            if ended.si_pid == self.pid:
-                killed = ended.si_code != os.CLD_EXITED
-                self.code = ended.si_status + 128 if killed else ended.si_status
+        which = os.WEXITED | os.WNOHANG | _WNOTHREAD
+        with contextlib.suppress(ChildProcessError):  # there are none
+            while (ended := os.waitid(os.P_ALL, 0, which)) is not None:
+                if ended.si_pid == self.pid:
+                    killed = ended.si_code != os.CLD_EXITED
+                    self.code = ended.si_status + 128 if killed else ended.si_status
+        return self.code is not None
 
     def is_in_our_group(self) -> bool:
         """Whether the terminal counts it among the same process group as this process."""
@@ -100,10 +98,8 @@ class Child:
     def send(self, number: int) -> None:
         """Send a signal. A child that has ended is not there to get it; that is fine."""
         if self.code is None:  # so the pid is still its own: nobody else waits for it
-            try:
+            with contextlib.suppress(OSError):
                 os.kill(self.pid, number)
-            except OSError:
-                return
 
 
 def orphans(child: int) -> list[int]:

@@ -9,6 +9,8 @@ makes us say what a third would do.
 
 from __future__ import annotations
 
+import math
+
 SAME_SECONDS = 0.2
 """Two in such a short time are one: timeout(1), for one, signals its child and then the group."""
 INSIST_SECONDS = 5.0
@@ -27,10 +29,10 @@ class EndRequests:
     def __init__(self, grace: float) -> None:
         self._grace = grace
         self._count = 0
-        self._last = float("-inf")
+        self._last = -math.inf
         self._by_kill = False
-        self.deadline: float | None = None
-        """When the command is to be killed; None for not at all, so far."""
+        self.deadline = math.inf
+        """When the command is to be killed."""
 
     def add(self, now: float, *, from_terminal: bool) -> bool:
         """Take note of one; true when the person at the terminal should be told what is next."""
@@ -42,14 +44,11 @@ class EndRequests:
             self._count = 0
         self._count += 1
         if self._count > _SECOND:
-            self._set(now)
+            self.deadline = min(self.deadline, now)
         elif self._count == _SECOND and not from_terminal:
-            self._set(now + self._grace)
+            self.deadline = min(self.deadline, now + self._grace)
         return self._count == _SECOND and from_terminal
 
     def explain(self, now: float) -> bool:
         """Whether a command that ended at ``now`` did so because it was asked to."""
         return self._by_kill or now - self._last < MEANT_SECONDS
-
-    def _set(self, deadline: float) -> None:
-        self.deadline = deadline if self.deadline is None else min(self.deadline, deadline)

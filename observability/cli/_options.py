@@ -371,12 +371,13 @@ def read_token(path: str | None) -> str | None:
 
 def _state_directory() -> Path | None:
     """Return the user's state directory, made for this user alone; None without one."""
-    directory = Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state").expanduser() / "timers"
-    if not directory.is_absolute():
-        return None
+    directory = Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state", "timers")
     try:
+        directory = directory.expanduser()
+        if not directory.is_absolute():
+            return None
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError:
+    except (OSError, RuntimeError):  # RuntimeError: there is no home
         return None
     return directory if os.access(directory, os.W_OK) else None
 
@@ -386,14 +387,14 @@ def _state_file(run_id: str) -> str:
 
     The newest hundred files are kept.
     """
+    directory = _state_directory()
+    if directory is None:
+        return "-"
     try:
-        directory = _state_directory()
-        if directory is None:
-            return "-"
         files = sorted(directory.glob("*.jsonl"), key=lambda path: path.stat().st_mtime)
         for path in files[: -_MOST_FILES + 1]:
             path.unlink()
-    except (OSError, RuntimeError):  # RuntimeError: there is no home
+    except OSError:
         return "-"
     word = re.sub(r"[^\w.-]", "_", run_id, flags=re.ASCII)[:64]
     return str(directory / f"{word}.{this_host()}.{os.getpid()}.jsonl")
@@ -404,8 +405,5 @@ def _learned_file(chosen: str | None, command: tuple[str, ...]) -> str | None:
         return None if chosen == "off" else os.path.abspath(chosen)
     from observability.learning import learned_path  # noqa: PLC0415  # --help should be quick
 
-    try:
-        directory = _state_directory()
-    except RuntimeError:  # there is no home
-        return None
+    directory = _state_directory()
     return None if directory is None else learned_path(directory, command)

@@ -69,7 +69,6 @@ def log_to_stderr(*, as_json: bool, run_id: str) -> None:
     From a thread of its own, so that a stderr that nobody reads holds up nobody who logs.
 
     :param as_json: one JSON object a line, so that a reader of stderr needs one parser.
-    :param run_id: put into each line.
     """
     write = _write_json if as_json else _write_text
     dispatcher = Dispatcher(write, name="process-log", capacity=_LOG_CAPACITY)

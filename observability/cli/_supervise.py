@@ -25,6 +25,7 @@ import contextlib
 import ctypes
 import os
 import signal
+import threading
 import time
 from typing import TYPE_CHECKING
 
@@ -77,7 +78,6 @@ def block_signals() -> tuple[set[signal.Signals | int], set[signal.Signals | int
 class Supervisor:
     """Stays with one child until it ends. To be used by the thread that started the child.
 
-    :param child: the command.
     :param signals: what :func:`block_signals` held back.
     :param grace: seconds between a request to end and SIGKILL; see the module's description.
     :param tell: called with what the person at the terminal should know.
@@ -121,21 +121,17 @@ class Supervisor:
                 with contextlib.suppress(OSError):
                     os.kill(pid, signal.SIGTERM)
             asked.update(rest)
-            insisted = self._requests.deadline
-            if self._handle_next(deadline if insisted is None else min(deadline, insisted)):
+            if self._handle_next(min(deadline, self._requests.deadline)):
                 _kill(rest)
                 deadline = time.monotonic() + _KILL_SECONDS
             self._child.reap()
 
-    def _handle_next(self, deadline: float | None) -> bool:
+    def _handle_next(self, deadline: float) -> bool:
         """Wait for one signal and deal with it; true when the deadline passed instead."""
-        if deadline is None:
-            info = signal.sigwaitinfo(self._signals)
-        else:
-            found = signal.sigtimedwait(self._signals, max(0.0, deadline - time.monotonic()))
-            if found is None:
-                return True
-            info = found
+        seconds = max(0.0, deadline - time.monotonic())
+        info = signal.sigtimedwait(self._signals, min(seconds, threading.TIMEOUT_MAX))
+        if info is None:
+            return True
         if info.si_signo != signal.SIGCHLD:
             self._handle(info)
         return False

@@ -1,4 +1,4 @@
-"""``timers top``: what is running and how close to its deadline, in the terminal.
+"""``timers top``: ask a service what is running, and show how close to its deadline that is.
 
 Decision: rich draws the table. It knows terminals, and keeping up with them is its maintainers'
 work and not ours.
@@ -7,7 +7,13 @@ work and not ours.
 from __future__ import annotations
 
 import contextlib
+import http.client
+import json
+import ssl
 import time
+import urllib.error
+import urllib.parse
+import urllib.request
 from typing import TYPE_CHECKING, Any
 
 from rich import box
@@ -16,28 +22,80 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from observability.http.address import Address
 from observability.untrusted import printable, replaced
 from timers.server.statistics import NEAR_MISS
-
-from ._client import ServiceError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+_TIMEOUT_SECONDS = 5.0
+_MAX_BYTES = 64 * 1024 * 1024
 _LATE = 1.0
 _SHOWN_REAPS = 5
 _OTHER_LINES = 8
 
 
-def show(fetch: Callable[[int], dict[str, Any]]) -> None:
-    """Print the whole table once. Raises what ``fetch`` raises."""
+class ServiceError(Exception):
+    """No answer that could be used; the message says from where and why."""
+
+
+def service_url(text: str) -> str:
+    """Make the base URL of a service from a URL or ``HOST:PORT``.
+
+    :raises ValueError: it is neither.
+    """
+    if "://" not in text:
+        return f"http://{Address.parse(text)}"
+    parts = urllib.parse.urlsplit(text)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError(f"{text!r}: must be HOST:PORT or a URL of http or https")
+    return f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}"
+
+
+def fetch(url: str, limit: int, *, token: str | None, ca_file: str | None) -> dict[str, Any]:
+    """The answer of ``/timers``.
+
+    :param url: of :func:`service_url`.
+    :param ca_file: PEM file with the authority that signed the service's certificate, when it is
+        none of the system's.
+    :raises ServiceError: the service cannot be reached, refuses, or answers something else.
+    """
+    request = urllib.request.Request(f"{url}/timers?limit={limit}")  # noqa: S310  # service_url() checked the scheme
+    if token is not None:
+        request.add_unredirected_header("Authorization", f"Bearer {token}")
+    try:
+        handlers: list[urllib.request.BaseHandler] = [
+            urllib.request.HTTPSHandler(context=ssl.create_default_context(cafile=ca_file))
+        ]
+        if Address(urllib.parse.urlsplit(url).hostname or "", 0).is_loopback:
+            # A proxy would look for the service on its own machine.
+            handlers.append(urllib.request.ProxyHandler({}))
+        opener = urllib.request.build_opener(*handlers)
+        with opener.open(request, timeout=_TIMEOUT_SECONDS) as response:
+            answer = json.loads(response.read(_MAX_BYTES))
+    except urllib.error.HTTPError as error:
+        with error:
+            body = error.read(200).decode("utf-8", "replace").strip().partition("\n")[0]
+        reason = printable(f"{error.code} {error.reason}: {body}")
+        raise ServiceError(f"{url}: {reason}") from None
+    except (OSError, ValueError, RecursionError, http.client.HTTPException) as error:
+        reason = printable(str(getattr(error, "reason", error)))
+        raise ServiceError(f"{url}: {reason}") from None
+    if not isinstance(answer, dict) or "timers" not in answer:
+        raise ServiceError(f"{url}: answers, but is no timer service")
+    return answer
+
+
+def show(ask: Callable[[int], dict[str, Any]]) -> None:
+    """Print the whole table once. Raises what ``ask`` raises."""
     console = Console()
     if not console.is_terminal:
         console = Console(width=200)  # for a file or a pipe, no guess of 80 columns
-    console.print(render(fetch(10_000)))
+    console.print(render(ask(10_000)))
 
 
-def show_live(fetch: Callable[[int], dict[str, Any]], interval: float) -> None:
+def show_live(ask: Callable[[int], dict[str, Any]], interval: float) -> None:
     """Show the table until Ctrl-C; as many rows as fit, those closest to their deadline.
 
     A service that cannot be reached is said, and asked again.
@@ -48,7 +106,7 @@ def show_live(fetch: Callable[[int], dict[str, Any]], interval: float) -> None:
         while True:
             rows = max(1, console.height - _SHOWN_REAPS - _OTHER_LINES)
             try:
-                view = render(fetch(rows))
+                view = render(ask(rows))
             except ServiceError as error:
                 view = Group(Text(str(error), style="red"))
             live.update(view, refresh=True)

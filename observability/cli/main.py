@@ -232,8 +232,7 @@ def top(
 
     URL is that of the service, or HOST:PORT; by default TIMERS_HTTP or 127.0.0.1:9464.
     """
-    from ._client import ServiceError, fetch, service_url  # noqa: PLC0415  # as above
-    from ._top import show, show_live  # noqa: PLC0415  # as above
+    from ._top import ServiceError, fetch, service_url, show, show_live  # noqa: PLC0415  # as above
 
     try:
         base = service_url(url)

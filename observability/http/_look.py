@@ -19,45 +19,24 @@ LOOK_SECONDS = 5.0
 """Bound of one look."""
 
 
-class Looks:
-    """Samples the workers of one server on request, one request at a time.
+async def look(server: WatchdogServer, host: str) -> dict[str, Any]:
+    """Return a hang report of this moment on the workers of ``server``, as the page has it.
 
-    :param server: whose workers.
-    :param host: this machine's name.
+    :raises LookupError: no worker is known.
     """
+    pids = [each.pid for each in server.known_workers() if isinstance(each.pid, int)]
+    if not pids:
+        raise LookupError("no worker is known")
+    done: Future[dict[str, Any]] = Future()
+    done.set_running_or_notify_cancel()  # whoever does not wait for it cannot stop it, either
 
-    def __init__(self, server: WatchdogServer, host: str) -> None:
-        self._server = server
-        self._host = host
-        self._under_way = False
-
-    async def now(self) -> dict[str, Any] | None:
-        """Return a hang report of this moment, as the page has it; None while one is made.
-
-        :raises LookupError: no worker is known.
-        """
-        if self._under_way:
-            return None
-        pids = [each.pid for each in self._server.known_workers() if isinstance(each.pid, int)]
-        if not pids:
-            raise LookupError("no worker is known")
-        self._under_way = True
+    def sample() -> None:
         try:
-            return await asyncio.wrap_future(self._on_a_thread(pids))
-        finally:
-            self._under_way = False
+            views, size = sample_job(pids, timeout=LOOK_SECONDS, host=host)
+            done.set_result(as_shown(analyse(views, world_size=size), time.time()))
+        except Exception as error:  # noqa: BLE001  # raised where it is waited for
+            done.set_exception(error)
 
-    def _on_a_thread(self, pids: list[int]) -> Future[dict[str, Any]]:
-        # Not the loop's own threads: the end of the service would wait for them.
-        done: Future[dict[str, Any]] = Future()
-        done.set_running_or_notify_cancel()  # whoever does not wait for it cannot stop it, either
-
-        def look() -> None:
-            try:
-                views, size = sample_job(pids, timeout=LOOK_SECONDS, host=self._host)
-                done.set_result(as_shown(analyse(views, world_size=size), time.time()))
-            except Exception as error:  # noqa: BLE001  # raised where it is waited for
-                done.set_exception(error)
-
-        threading.Thread(target=look, name="timers-look", daemon=True).start()
-        return done
+    # Not the loop's own threads: the end of the service would wait for them.
+    threading.Thread(target=sample, name="timers-look", daemon=True).start()
+    return await asyncio.wrap_future(done)

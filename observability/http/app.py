@@ -5,10 +5,12 @@ Another page is one more :class:`starlette.routing.Route` in :func:`make_app`.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 import re
 import time
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +22,7 @@ from starlette.routing import Route
 from observability.untrusted import printable, replaced
 
 from ._auth import Guard
-from ._look import Looks
+from ._look import look
 from ._page import page
 from ._scrapes import Scrapes
 from .health import PROBE_SECONDS, is_watching_async
@@ -41,34 +43,20 @@ DEFAULT_LIMIT = 1000
 MAX_LIMIT = 10_000
 
 
+@dataclass(slots=True, kw_only=True)
 class View:
-    """What the pages show.
+    """What the pages show."""
 
-    :param server: the timer server.
-    :param metrics: where ``/metrics`` comes from.
-    :param reaps: where the last reaps come from.
-    :param run_id: names the job.
-    :param host: this machine's name.
-    """
-
-    def __init__(
-        self,
-        server: WatchdogServer,
-        metrics: Metrics,
-        reaps: RecentReaps,
-        *,
-        run_id: str,
-        host: str,
-    ) -> None:
-        self.server = server
-        self.metrics = metrics
-        self.reaps = reaps
-        self.run_id = run_id
-        self.host = host
-        self.is_ready = False
-        """Whether workers can connect: set between the server's start and its stop."""
-        self.scrapes = Scrapes()
-        self.looks = Looks(server, host)
+    server: WatchdogServer
+    metrics: Metrics
+    reaps: RecentReaps
+    run_id: str
+    host: str
+    is_ready: bool = False
+    """Whether workers can connect: set between the server's start and its stop."""
+    scrapes: Scrapes = field(default_factory=Scrapes)
+    look_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held by a look at the workers: one at a time."""
 
     def reaps_so_far(self) -> int:
         """Count the workers that were ended; attempts that failed are not among them."""
@@ -84,8 +72,7 @@ class View:
 def make_app(view: View, *, token: str | None = None, local_only: bool = False) -> Starlette:
     """Make the ASGI application.
 
-    :param token: what has to be presented; None for no authentication.
-    :param local_only: whether to refuse requests that were addressed to another machine's name.
+    :param token: with ``local_only``, who may ask: see :class:`._auth.Guard`.
     """
 
     async def index(_request: Request) -> Response:  # a plain function would get a thread
@@ -131,11 +118,13 @@ async def _look(view: View, request: Request) -> Response:
     # A page of somebody else can make a browser post, but not with a header of its own.
     if LOOK_HEADER not in request.headers:
         return _text(f"needs the header {LOOK_HEADER}: 1", 403)
-    try:
-        found = await view.looks.now()
-    except LookupError as error:
-        return _text(str(error), 404)
-    return _text("somebody looks already", 429) if found is None else _json(found)
+    if view.look_lock.locked():
+        return _text("somebody looks already", 429)
+    async with view.look_lock:
+        try:
+            return _json(await look(view.server, view.host))
+        except LookupError as error:
+            return _text(str(error), 404)
 
 
 def _timers(view: View, limit: int) -> dict[str, Any]:

@@ -25,16 +25,18 @@ class Records:
     """A sink (:mod:`observability.pipeline`).
 
     :param record: is given each reap, as :meth:`._meeting.Meeting.record`; may block and raise.
+    :param stories: what has been said of workers, by the pipeline that this is a sink of.
     :param host: this node's name in reports.
     """
 
     name = "ray"
 
-    def __init__(self, record: Callable[[Mapping[str, str]], object], *, host: str) -> None:
+    def __init__(
+        self, record: Callable[[Mapping[str, str]], object], stories: Stories, *, host: str
+    ) -> None:
         self._record = record
+        self._stories = stories
         self._host = host
-        self.stories: Stories | None = None
-        """What has been said of workers, by the pipeline that this is a sink of."""
 
     def __call__(self, event: Event) -> None:
         """Record a reap that is about to come, or is over."""
@@ -47,7 +49,7 @@ class Records:
                 return  # sampled because another one expired
             pid = event.worker.pid
             labels = labels_of(pid, event.timer.thread) if isinstance(pid, int) else {}
-            story = self.stories.of(event.worker) if self.stories else None
+            story = self._stories.of(event.worker)
             frame = stack_fields(event.dump, event.timer)["frame"]
             self._say(event.worker, event.timer, labels, frame, story)
 

@@ -70,7 +70,6 @@ class Watchdog:
         def record(reap: Mapping[str, str]) -> None:
             ray.get(meeting.record.remote(dict(reap)), timeout=_RECORD_SECONDS)
 
-        records = Records(record, host=host)
         settings = Settings(
             run_id=options.run_id,
             host=host,
@@ -89,8 +88,8 @@ class Watchdog:
         self._service = Service(
             self._file("pipe"), settings, policy, self._file("sock"), engine=engine
         )
-        records.stories = self._service.pipeline.stories
-        self._service.pipeline.add(records)
+        pipeline = self._service.pipeline
+        pipeline.add(Records(record, pipeline.stories, host=host))
         with open(self._file("pid"), "w", encoding="ascii") as file:
             file.write(str(os.getpid()))
         self._service.start()

@@ -30,8 +30,6 @@ SHORTEST_SECONDS = 0.2
 PAUSES = 4
 """Voluntary context switches that a sample may cause itself, by pausing the process."""
 
-_Path = tuple[tuple[str, str], ...]
-
 
 @dataclass(frozen=True, slots=True)
 class Moment:
@@ -47,7 +45,7 @@ class Moment:
     faults: int | None = None
 
     @property
-    def path(self) -> _Path:
+    def path(self) -> tuple[tuple[str, str], ...]:
         """The functions it is in, which is what has to change for it to have moved."""
         return tuple(
             (plain_file(frame.file), plain_function(frame.function))

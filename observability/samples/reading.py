@@ -145,7 +145,6 @@ def read_process(
 
     :param thread: native id of the thread that holds the timer.
     :param pace: taken when the samples do not tell.
-    :param around: what else is known of it.
     """
     telling = _up_to_the_telling_one(samples, thread)
     reading = _Process(telling, thread, scope_id, around).read()

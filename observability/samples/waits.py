@@ -79,10 +79,8 @@ def judge(
     """Tell what a thread waits for.
 
     :param frames: innermost first, those of its own process only.
-    :param facts: of its process.
     :param is_main: whether it is the main thread, the one that most facts are about.
     :param active: whether it was on a CPU.
-    :param scope_id: its timer.
     :param machine: whose system calls the facts speak of.
     """
     running = active or (is_main and "running" in (facts.state, facts.system_call))

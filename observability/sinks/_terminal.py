@@ -42,7 +42,6 @@ _ACCUSED = (Verdict.ONE_SUSPECT, Verdict.SEVERAL_SUSPECTS)
 class Screen:
     """Writes events for a terminal. Used by one thread.
 
-    :param colors: whether to use colours.
     :param chatty: whether to show events that say nothing new to a person, too.
     """
 

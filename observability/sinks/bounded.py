@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-__all__ = ["MAX_LINE_BYTES", "encode", "fit", "is_too_long", "size"]
+__all__ = ["MAX_LINE_BYTES", "encode", "fit", "size"]
 
 MAX_LINE_BYTES = 16 * 1024
 """Longest line that is ever written, with its newline."""
@@ -29,11 +29,6 @@ def encode(value: Any) -> str:
     :raises ValueError: for NaN and infinities, which JSON does not have.
     """
     return json.dumps(value, allow_nan=False)
-
-
-def is_too_long(fields: dict[str, Any]) -> bool:
-    """Whether the line would be longer than :data:`MAX_LINE_BYTES`."""
-    return size(fields) > MAX_LINE_BYTES
 
 
 def size(fields: dict[str, Any]) -> int:

@@ -32,18 +32,15 @@ class EventFilter:
         self._levels = frozenset(LEVELS[LEVELS.index(level) :])
         self.included = frozenset(include)
         self._exclude = frozenset(exclude)
+        self.wants_requests = any(
+            self._passes(event.name, event.default_level)
+            for event in (TimerAcquired, TimerReleased)
+        )
+        """Whether acquires and releases pass."""
 
     def passes(self, event: Event) -> bool:
         """Tell whether ``event`` is logged."""
         return self._passes(event.name, event.level)
-
-    @property
-    def wants_requests(self) -> bool:
-        """Whether acquires and releases pass."""
-        return any(
-            self._passes(event.name, event.default_level)
-            for event in (TimerAcquired, TimerReleased)
-        )
 
     def _passes(self, name: str, level: str) -> bool:
         if name in self._exclude:

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 from observability.events import HangReported
 from observability.fields import to_fields
 from observability.untrusted import this_host
-from timers.events import Event, TimerAcquired, TimerReleased
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from timers.events import Event
 
 __all__ = ["HOOK_SECONDS", "HangHook"]
 
@@ -35,8 +36,6 @@ class HangHook:
     """
 
     name = "on_hang"
-    wants_requests = False
-    ignored: tuple[type[Event], ...] = (TimerAcquired, TimerReleased)
 
     def __init__(
         self,

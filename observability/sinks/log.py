@@ -23,7 +23,7 @@ from observability.untrusted import encodable, printable, replaced, this_host
 from ._dumps import DumpDirectory
 from ._line_file import LineFile
 from ._terminal import Screen
-from .bounded import MAX_LINE_BYTES, encode, fit, is_too_long, size
+from .bounded import MAX_LINE_BYTES, encode, fit, size
 from .filters import LEVELS, EventFilter
 from .otel_names import to_otel
 
@@ -49,9 +49,7 @@ class LogSink:
     """Writes one line for each event.
 
     :param target: a path (file or FIFO), or ``"-"`` for standard error.
-    :param level: one of :data:`LEVELS`; events below it are left out.
-    :param include: names of events that are logged whatever their level.
-    :param exclude: names of events that are never logged.
+    :param level: with ``include`` and ``exclude``, which events: see :class:`.EventFilter`.
     :param run_id: for events that carry none.
     :param host: by default this machine's name.
     :param dump_directory: where a stack that is too large for a line goes as a whole; the line
@@ -84,6 +82,7 @@ class LogSink:
             raise ValueError(f"unknown names of fields {names!r}: use one of {', '.join(NAMES)}")
         self.name = name
         self._events = EventFilter(level, include, exclude)
+        self.wants_requests = self._events.wants_requests
         self._in_otel = names == "otel"
         self._service = os.environ.get("OTEL_SERVICE_NAME") or "timers"
         self._run_id = run_id
@@ -104,11 +103,6 @@ class LogSink:
             context_class=dict,
             cache_logger_on_first_use=True,
         )
-
-    @property
-    def wants_requests(self) -> bool:
-        """Whether acquires and releases pass the filters."""
-        return self._events.wants_requests
 
     def __call__(self, event: Event) -> None:
         """Write ``event``, if the filters let it pass.
@@ -138,7 +132,7 @@ class LogSink:
     def _bounded(self, _logger: Any, _method: str, fields: Fields) -> Fields:
         whole = dict(fields)
         named = self._named(whole)
-        if not is_too_long(named):
+        if size(named) <= MAX_LINE_BYTES:
             return named
         where = {}
         if self._dumps is not None and "stack" in whole:
@@ -149,7 +143,7 @@ class LogSink:
         # Ahead of the stack, so that whoever reads the line finds it.
         whole = {**replaced(where, str, encodable), **whole}
         room = MAX_LINE_BYTES
-        while is_too_long(named := self._named(fit(whole, room))):
+        while size(named := self._named(fit(whole, room))) > MAX_LINE_BYTES:
             room -= size(named) - MAX_LINE_BYTES  # the other names are longer
         return named
 

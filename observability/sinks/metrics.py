@@ -35,7 +35,7 @@ from observability.untrusted import printable, this_host
 from .trace_ids import span_of_scope, spans_wanted, trace_ids
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from prometheus_client.core import Metric
 
@@ -48,15 +48,16 @@ LABEL_CHARACTERS = 120
 """Longest scope in a label; longer ones that begin alike share their series."""
 
 
-class Metrics:
+class Metrics(Collector):
     """What is answered to a scrape. Safe from any thread.
 
     :param pipeline: read anew for each scrape.
     """
 
     def __init__(self, pipeline: Pipeline) -> None:
+        self._pipeline = pipeline
         self.registry = CollectorRegistry()
-        self.registry.register(_Collector(pipeline))
+        self.registry.register(self)
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
 
@@ -72,21 +73,9 @@ class Metrics:
             encode, content_type = choose_encoder("")
         return encode(self.registry), content_type
 
-
-class _Collector(Collector):
-    def __init__(self, pipeline: Pipeline) -> None:
-        self._pipeline = pipeline
-        self._build = {
-            "version": timers.__version__,
-            "python_version": platform.python_version(),
-        }
-
-    def describe(self) -> Iterable[Metric]:
-        """Nothing: the registry need not collect us to learn our names."""
-        return []
-
     def collect(self) -> Iterator[Metric]:
-        statistics = tuple(self._pipeline.statistics)
+        """What this package counts, for the registry."""
+        statistics = self._pipeline.statistics
         yield from _scope_metrics(_by_label(statistics), _last_reaps(self._pipeline))
         yield from _server_metrics(statistics)
         yield from _sink_metrics(self._pipeline.sink_counts)
@@ -97,7 +86,9 @@ class _Collector(Collector):
             value={"run_id": printable(self._pipeline.run_id), "host": this_host()},
         )
         yield InfoMetricFamily(
-            "timers_build", "Version of expiration-timers and of Python.", value=self._build
+            "timers_build",
+            "Version of expiration-timers and of Python.",
+            value={"version": timers.__version__, "python_version": platform.python_version()},
         )
 
 

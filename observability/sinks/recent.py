@@ -32,7 +32,6 @@ class RecentReaps:
     """
 
     name = "recent"
-    wants_requests = False
 
     def __init__(self, keep: int = 50, *, run_id: str = "") -> None:
         self._records: deque[tuple[WorkerInfo, dict[str, Any]]] = deque(maxlen=keep)

@@ -16,7 +16,7 @@ from observability.untrusted import printable
 from timers import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
 T = TypeVar("T")
 
@@ -43,15 +43,13 @@ def resource(run_id: str, host: str) -> Resource:
     return Resource({**ours, **given})
 
 
-def export_timeout(environ: Mapping[str, str], kind: str) -> float | None:
+def export_timeout(kind: str) -> float | None:
     """Return the bound of one export in seconds; None where the standard variables set one.
 
     :param kind: ``TRACES`` or ``LOGS``.
     """
-    chosen = environ.get(f"OTEL_EXPORTER_OTLP_{kind}_TIMEOUT") or environ.get(
-        "OTEL_EXPORTER_OTLP_TIMEOUT"
-    )
-    return None if chosen else _EXPORT_TIMEOUT_SECONDS
+    names = (f"OTEL_EXPORTER_OTLP_{kind}_TIMEOUT", "OTEL_EXPORTER_OTLP_TIMEOUT")
+    return None if any(map(os.environ.get, names)) else _EXPORT_TIMEOUT_SECONDS
 
 
 class Batches(Generic[T]):

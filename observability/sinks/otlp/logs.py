@@ -23,14 +23,12 @@ from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, set_s
 from observability.fields import to_fields
 from observability.sinks.bounded import fit
 from observability.sinks.otel_names import SEVERITY_NUMBERS, attributes_of, nanoseconds
-from observability.sinks.trace_ids import logs_wanted, span_of_scope, spans_wanted
+from observability.sinks.trace_ids import span_of_scope, spans_wanted
 from observability.untrusted import this_host
 
 from ._batches import Batches, export_timeout, resource
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from observability.sinks.filters import EventFilter
     from observability.sinks.trace_ids import TraceIds
     from timers.events import Event
@@ -38,28 +36,21 @@ if TYPE_CHECKING:
 __all__ = ["LogRecordSink", "log_exporter_from_environment"]
 
 
-def log_exporter_from_environment(
-    environ: Mapping[str, str] | None = None,
-) -> LogRecordExporter | None:
-    """Make the OTLP/HTTP exporter that the standard variables describe; None when they do not.
+def log_exporter_from_environment() -> LogRecordExporter:
+    """Make the OTLP/HTTP exporter that the standard variables describe.
 
-    :raises ImportError: they do, and the ``otel`` extra is not installed.
+    :raises ImportError: the ``otel`` extra is not installed.
     """
-    environ = os.environ if environ is None else environ
-    if not logs_wanted(environ):
-        return None
     from opentelemetry.exporter.otlp.proto.http._log_exporter import (  # noqa: PLC0415  # an extra
         OTLPLogExporter,
     )
 
-    return OTLPLogExporter(timeout=export_timeout(environ, "LOGS"))
+    return OTLPLogExporter(timeout=export_timeout("LOGS"))
 
 
 class LogRecordSink:
     """A sink that exports events as log records, in batches.
 
-    :param exporter: where records go.
-    :param events: which events do.
     :param run_id: for events that carry none.
     :param interval: seconds, at most, for which a record waits for company.
     """
@@ -76,6 +67,7 @@ class LogRecordSink:
     ) -> None:
         self._exporter = exporter
         self._events = events
+        self.wants_requests = events.wants_requests
         self._run_id = run_id
         self._host = this_host()
         # Where the spans of scopes are exported, too, a record refers to that of its scope also
@@ -88,11 +80,6 @@ class LogRecordSink:
             interval=interval,
             name="timers-log-export",
         )
-
-    @property
-    def wants_requests(self) -> bool:
-        """Whether acquires and releases pass the filter."""
-        return self._events.wants_requests
 
     @property
     def dropped(self) -> int:

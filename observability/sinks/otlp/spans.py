@@ -6,13 +6,14 @@ in one trace: its ids follow from the run and the worker, and it is exported whe
 ended. Only this module imports OpenTelemetry, and only when the standard variables ask for it:
 spans are exported when ``OTEL_EXPORTER_OTLP_ENDPOINT`` or ``OTEL_EXPORTER_OTLP_TRACES_ENDPOINT`` is
 set, unless ``OTEL_SDK_DISABLED`` is ``true`` or ``OTEL_TRACES_EXPORTER`` is ``none``.
-
 """
 
 from __future__ import annotations
 
-import os
+import math
 import time
+from collections import deque
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry.sdk.trace import Event as SpanEvent
@@ -23,7 +24,7 @@ from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, Trace
 
 from observability.events import HangReported
 from observability.fields import stack_fields
-from observability.sinks.trace_ids import derived_ids, spans_wanted, trace_ids
+from observability.sinks.trace_ids import derived_ids, trace_ids
 from observability.untrusted import encodable, printable, replaced, this_host
 from timers.events import (
     Event,
@@ -44,9 +45,7 @@ from timers.server.statistics import NEAR_MISS
 from ._batches import Batches, export_timeout, resource
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from observability.sinks.trace_ids import TraceIds
+    from collections.abc import Collection
 
 __all__ = ["KEPT", "SpanSink", "exporter_from_environment"]
 
@@ -64,35 +63,30 @@ _MAX_STACK_CHARACTERS = 16_384
 _Key = tuple[int | str, int | None, int | None, str]
 
 
-def exporter_from_environment(environ: Mapping[str, str] | None = None) -> SpanExporter | None:
-    """Make the OTLP/HTTP exporter that the standard variables describe; None when they do not.
+def exporter_from_environment() -> SpanExporter:
+    """Make the OTLP/HTTP exporter that the standard variables describe.
 
-    :raises ImportError: they do, and the ``otel`` extra is not installed.
+    :raises ImportError: the ``otel`` extra is not installed.
     """
-    environ = os.environ if environ is None else environ
-    if not spans_wanted(environ):
-        return None
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import (  # noqa: PLC0415  # an extra
         OTLPSpanExporter,
     )
 
-    return OTLPSpanExporter(timeout=export_timeout(environ, "TRACES"))
+    return OTLPSpanExporter(timeout=export_timeout("TRACES"))
 
 
+@dataclass(slots=True)
 class _WorkerSpan:
     """The span above the scopes of one worker, as far as it is known."""
 
-    def __init__(self, worker: WorkerInfo, ids: TraceIds) -> None:
-        self.worker = worker
-        self.trace_id = int(ids.trace_id, 16)
-        self.span_id = int(ids.span_id or "1", 16)
-        self.start = float("inf")
+    worker: WorkerInfo
+    context: SpanContext
+    start: float = math.inf
 
 
 class SpanSink:
     """A sink that exports spans in batches, from a thread of its own.
 
-    :param exporter: where spans go.
     :param run_id: an attribute of the resource.
     :param kept: one of :data:`KEPT`.
     :param interval: seconds, at most, for which a finished span waits for company.
@@ -117,7 +111,7 @@ class SpanSink:
         self._resource = resource(run_id, self._host)
         self._workers: dict[tuple[int | str, int | None], _WorkerSpan] = {}
         self._scope = InstrumentationScope("expiration-timers")
-        self._unfinished: dict[_Key, list[SpanEvent]] = {}
+        self._unfinished: dict[_Key, deque[SpanEvent]] = {}
         self._batches: Batches[ReadableSpan] = Batches(
             lambda batch: exporter.export(batch) is SpanExportResult.SUCCESS,
             interval=interval,
@@ -150,8 +144,8 @@ class SpanSink:
         if events is None:
             while len(self._unfinished) >= _MAX_UNFINISHED:
                 del self._unfinished[next(iter(self._unfinished))]
-            events = self._unfinished[_key(worker, timer)] = []
-        _add(events, SpanEvent(event.name, attributes, _ns(event.timestamp)))
+            events = self._unfinished[_key(worker, timer)] = deque(maxlen=_MAX_EVENTS)
+        events.append(SpanEvent(event.name, attributes, _ns(event.timestamp)))
 
     def _note_hang(self, event: HangReported) -> None:
         """The report belongs to each scope that has expired and not yet ended."""
@@ -160,12 +154,12 @@ class SpanSink:
             {"timers.hang.verdict": report.verdict.value, "timers.hang.sentence": report.sentence}
         )
         for events in self._unfinished.values():
-            _add(events, SpanEvent(event.name, attributes, _ns(event.timestamp)))
+            events.append(SpanEvent(event.name, attributes, _ns(event.timestamp)))
 
     def _finish(
         self, event: Event, worker: WorkerInfo, timer: TimerInfo, elapsed: float, status: Status
     ) -> None:
-        events = self._unfinished.pop(_key(worker, timer), [])
+        events = self._unfinished.pop(_key(worker, timer), ())
         ids = trace_ids(timer.traceparent, timer.span_id)
         # What a reap was about is worth more than the share of traces that somebody wants to keep.
         if ids is not None and not ids.sampled and not isinstance(event, WorkerKilled):
@@ -173,20 +167,18 @@ class SpanSink:
         if not self._is_kept(timer, elapsed, status, events):
             return
         own = ids if ids and ids.span_id else derived_ids(self._run_id, self._host, worker, timer)
-        span_id = int(own.span_id or "1", 16)
         if ids is None:
             above = self._worker_span(worker)
             above.start = min(above.start, event.timestamp - elapsed)
-            trace_id = above.trace_id
-            parent: SpanContext | None = _context(trace_id, above.span_id, remote=False)
+            parent: SpanContext | None = above.context
+        elif ids.parent_id is not None:
+            parent = _context(ids.trace_id, ids.parent_id, remote=True)
         else:
-            trace_id, parent = int(ids.trace_id, 16), None
-        if ids is not None and ids.parent_id is not None:
-            parent = _context(trace_id, int(ids.parent_id, 16), remote=True)
+            parent = None
         end = _ns(event.timestamp)
         span = ReadableSpan(
             name=encodable(timer.scope_id),
-            context=_context(trace_id, span_id, remote=False),
+            context=_context((ids or own).trace_id, own.span_id),
             parent=parent,
             resource=self._resource,
             attributes=_attributes(event, worker, timer),
@@ -200,7 +192,7 @@ class SpanSink:
         self._batches.add(span)
 
     def _is_kept(
-        self, timer: TimerInfo, elapsed: float, status: Status, events: list[SpanEvent]
+        self, timer: TimerInfo, elapsed: float, status: Status, events: Collection[SpanEvent]
     ) -> bool:
         if self._kept == "all" or status.status_code is StatusCode.ERROR:
             return True
@@ -214,7 +206,7 @@ class SpanSink:
             while len(self._workers) >= _MAX_UNFINISHED:
                 del self._workers[next(iter(self._workers))]
             ids = derived_ids(self._run_id, self._host, worker)
-            found = self._workers[key] = _WorkerSpan(worker, ids)
+            found = self._workers[key] = _WorkerSpan(worker, _context(ids.trace_id, ids.span_id))
         return found
 
     def _finish_worker(self, worker: WorkerInfo, end: float, *, failed: bool) -> None:
@@ -225,7 +217,7 @@ class SpanSink:
         self._batches.add(
             ReadableSpan(
                 name=f"worker{rank}",
-                context=_context(found.trace_id, found.span_id, remote=False),
+                context=found.context,
                 resource=self._resource,
                 attributes=_known({**_who(worker), "timers.run_id": self._run_id or None}),
                 kind=SpanKind.INTERNAL,
@@ -274,12 +266,6 @@ def _ended(event: Event) -> list[tuple[WorkerInfo, TimerInfo, float, Status]]:
     return [(event.worker, timer, elapsed, status) for timer, elapsed in event.timers]
 
 
-def _add(events: list[SpanEvent], event: SpanEvent) -> None:
-    if len(events) >= _MAX_EVENTS:
-        del events[0]
-    events.append(event)
-
-
 def _key(worker: WorkerInfo, timer: TimerInfo) -> _Key:
     return worker.pid, worker.start_time, timer.thread, timer.scope_id
 
@@ -288,8 +274,9 @@ def _ns(seconds: float) -> int:
     return int(seconds * _NS)
 
 
-def _context(trace_id: int, span_id: int, *, remote: bool) -> SpanContext:
-    return SpanContext(trace_id, span_id, remote, TraceFlags(TraceFlags.SAMPLED))
+def _context(trace_id: str, span_id: str | None, *, remote: bool = False) -> SpanContext:
+    own = int(span_id or "1", 16)
+    return SpanContext(int(trace_id, 16), own, remote, TraceFlags(TraceFlags.SAMPLED))
 
 
 def _attributes(event: Event, worker: WorkerInfo, timer: TimerInfo) -> dict[str, Any]:

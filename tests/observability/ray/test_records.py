@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from observability.ray._records import Records
-from observability.story import ExplainedKill, Story
+from observability.story import ExplainedKill, Stories, Story
 from support.samples import DUMP, stack_dumped
 from timers.events import Outcome, TimerInfo, WorkerInfo
 from timers.linux.labels import Labels
@@ -39,7 +39,7 @@ def said() -> list[Mapping[str, str]]:
 
 @pytest.fixture
 def records(said: list[Mapping[str, str]]) -> Records:
-    return Records(said.append, host="vm/1a2b")
+    return Records(said.append, Stories(), host="vm/1a2b")
 
 
 def test_it_is_recorded_before_the_kill_with_the_ids_of_ray(

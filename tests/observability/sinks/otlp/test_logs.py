@@ -10,6 +10,7 @@ import pytest
 
 from observability.sinks.filters import EventFilter
 from observability.sinks.otlp.logs import LogRecordSink, log_exporter_from_environment
+from observability.sinks.trace_ids import logs_wanted
 from support.command import Cli
 from support.otlp import attributes, receiver
 from support.processes import VICTIMS
@@ -71,7 +72,6 @@ def test_what_a_dead_collector_does_not_take_is_counted(monkeypatch: pytest.Monk
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_LOGS_ENDPOINT", f"http://127.0.0.1:{port}/v1/logs")
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "0.2")
     exporter = log_exporter_from_environment()
-    assert exporter is not None
     sink = LogRecordSink(exporter, EventFilter("debug", (), ()), interval=0.01)
     assert sink.wants_requests
     for number in range(100):
@@ -83,9 +83,9 @@ def test_what_a_dead_collector_does_not_take_is_counted(monkeypatch: pytest.Monk
 def test_only_what_asks_for_logs_by_name_has_them_sent() -> None:
     base = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4318"}
     own = {"OTEL_EXPORTER_OTLP_LOGS_ENDPOINT": "http://127.0.0.1:4318/v1/logs"}
-    assert log_exporter_from_environment({**base, **LOGS}) is not None
-    assert log_exporter_from_environment(own) is not None
-    assert log_exporter_from_environment(base) is None
-    assert log_exporter_from_environment(LOGS) is None
-    assert log_exporter_from_environment({**own, "OTEL_SDK_DISABLED": "true"}) is None
-    assert log_exporter_from_environment({**own, "OTEL_LOGS_EXPORTER": "none"}) is None
+    assert logs_wanted({**base, **LOGS})
+    assert logs_wanted(own)
+    assert not logs_wanted(base)
+    assert not logs_wanted(LOGS)
+    assert not logs_wanted({**own, "OTEL_SDK_DISABLED": "true"})
+    assert not logs_wanted({**own, "OTEL_LOGS_EXPORTER": "none"})
