@@ -279,6 +279,21 @@ def test_the_scopes_of_a_worker_are_one_trace(
     assert len({span.trace_id for span in spans}) == 2
 
 
+def test_a_scope_without_an_id_of_its_own_stays_in_the_trace_of_its_worker(
+    collector: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timer = TimerInfo(
+        scope_id="step", expiration_time=0.0, after_seconds=1.0, signal=9,
+        traceparent=f"00-{'a' * 32}-{'b' * 16}-01",
+    )  # fmt: skip
+    (span,) = finished(
+        collector, monkeypatch,
+        TimerReleased(timestamp=1.0, worker=FIRST, timer=timer, elapsed_seconds=0.5),
+    )  # fmt: skip
+    assert (span.trace_id.hex(), span.parent_span_id.hex()) == ("a" * 32, "b" * 16)
+    assert span.span_id.strip(b"\0")
+
+
 @pytest.mark.parametrize(
     ("kept", "expected"),
     [
