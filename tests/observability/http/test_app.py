@@ -3,12 +3,15 @@ from __future__ import annotations
 import base64
 import http.client
 import json
+import threading
 import urllib.parse
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 import timers
+from observability.http import _look
 from support.command import get
 from support.service import running, worker
 from support.waiting import eventually
@@ -18,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from observability.samples.types import WorkerView
     from observability.service import Service
 
 
@@ -158,6 +162,28 @@ def test_a_look_on_request_shows_where_workers_are_before_a_deadline(service: Se
         assert "supervised.py" in json.dumps(report["groups"])
         assert report["sentence"]
         assert process.poll() is None
+
+
+def test_of_two_who_look_at_once_the_second_is_told_so(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, may_end = threading.Event(), threading.Event()
+
+    def wait_and_look(*_: object, **__: object) -> tuple[list[WorkerView], None]:
+        begun.set()
+        assert may_end.wait(60)
+        return [], None
+
+    monkeypatch.setattr(_look, "sample_job", wait_and_look)
+    header = {"X-Timers-Look": "1"}
+    with worker(service, "inside", 60), ThreadPoolExecutor() as pool:
+        eventually(service.server.known_workers, "the worker")
+        first = pool.submit(look, service, **header)
+        assert begun.wait(60)
+        assert look(service, **header) == (429, "somebody looks already\n")
+        may_end.set()
+        assert first.result()[0] == 200
+        assert look(service, **header)[0] == 200
 
 
 def test_a_page_of_somebody_else_cannot_have_workers_looked_at(service: Service) -> None:
