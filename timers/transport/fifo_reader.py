@@ -34,8 +34,9 @@ __all__ = ["FifoReader", "FifoSource"]
 
 CAPACITY = 1 << 20
 """The most that we ask for (bytes): one read of so much takes everything that lay in the pipe."""
-_TURN_BYTES = 1 << 16
-"""What is returned at a time: some hundred requests, which take a few milliseconds."""
+_TURN_BYTES = 1 << 17
+"""What is returned at a time: some hundred requests, which take a few milliseconds. With less, the
+room that it leaves in a full pipe is gone before a worker that waits for it has its turn."""
 _F_SETPIPE_SZ = getattr(fcntl, "F_SETPIPE_SZ", 1031)
 
 
