@@ -17,9 +17,12 @@ from observability.recorder.types import Progress
 from support.command import SUPERVISED, Cli
 from support.processes import VICTIMS, victim
 from support.torch import require_torch
+from support.waiting import eventually
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from observability.recorder.types import Operation
 
 SIZE = "TORCH_FR_BUFFER_SIZE"
 
@@ -60,12 +63,18 @@ def test_a_worker_that_holds_the_gil_answers(order: str, tmp_path: Path) -> None
         pid = int(process.stdout.readline())
         target = target_of(pid, 0, {"TIMERS_RECORDER_DIR": str(tmp_path)})
         assert target == Target(pid, str(tmp_path / f"{pid}.sock"))
-        answer = ask([target], timeout=30)[pid]
+        # Whoever waits for the operation goes on before its completion is noted, on a thread.
+        eventually(lambda: the_one(target).progress is Progress.COMPLETED, "it is noted")
+
+
+def the_one(target: Target) -> Operation:
+    """The only operation that the worker has enqueued."""
+    answer = ask([target], timeout=30)[target.pid]
     assert answer.error is None
     [group] = answer.groups
     [operation] = group.collectives
     assert (group.backend, operation.name, operation.sizes) == ("gloo", "all_reduce", ((3,),))
-    assert operation.progress is Progress.COMPLETED
+    return operation
 
 
 def test_a_worker_with_a_server_ends_as_one_without(tmp_path: Path) -> None:
