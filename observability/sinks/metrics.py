@@ -28,9 +28,9 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 from prometheus_client.samples import Exemplar
 
-import timers
 from observability.hang.types import HangReport, Suspect, Verdict
 from observability.untrusted import printable, this_host
+from timers import __version__
 
 from .trace_ids import span_of_scope, spans_wanted, trace_ids
 
@@ -88,7 +88,7 @@ class Metrics(Collector):
         yield InfoMetricFamily(
             "timers_build",
             "Version of expiration-timers and of Python.",
-            value={"version": timers.__version__, "python_version": platform.python_version()},
+            value={"version": __version__, "python_version": platform.python_version()},
         )
 
 
