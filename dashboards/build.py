@@ -33,7 +33,7 @@ def dashboards() -> dict[str, str]:
 
     :raises ModuleNotFoundError: without grafana-foundation-sdk.
     """
-    from grafana_foundation_sdk.cog.encoder import JSONEncoder  # noqa: PLC0415  # links are set without
+    from grafana_foundation_sdk.cog.encoder import JSONEncoder  # noqa: PLC0415  # not needed to set links
 
     from . import fleet, reaps_in_the_logs, run  # noqa: PLC0415  # all of them import that SDK
 

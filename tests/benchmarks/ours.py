@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import functools
 import importlib
 import importlib.util
 import json
@@ -11,6 +10,7 @@ import os
 import socket
 import tempfile
 import time
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 import timers
@@ -94,17 +94,17 @@ def blocks(pair: str, expires: Any, client: Any) -> Iterator[Contender]:
 
 def file_pair(path: str) -> Iterator[Contender]:
     """Everything that writes into a pipe of ours, which its server reads."""
-    settle = functools.partial(drained, path)
+    settle = partial(drained, path)
     capture = over_pipe(_AFTER, _SCOPE)
     served = os.open(path, os.O_WRONLY | os.O_NONBLOCK)
-    yield Contender(FLOOR, functools.partial(_two, os.write, served, capture), settle=settle)
-    yield Contender(LEAST, functools.partial(_least, served, capture), settle=settle)
+    yield Contender(FLOOR, partial(_two, os.write, served, capture), settle=settle)
+    yield Contender(LEAST, partial(_least, served, capture), settle=settle)
     yield Contender(NOTHING, lambda: _nothing)
     reader, writer = os.pipe()
     fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, _CAPACITY)
     yield Contender(
         FLOOR_UNREAD,
-        functools.partial(_two, os.write, writer, capture),
+        partial(_two, os.write, writer, capture),
         settle=lambda: _discard(reader),
     )
     client = timers.FileTimerClient(path)
@@ -112,14 +112,14 @@ def file_pair(path: str) -> Iterator[Contender]:
         yield contender._replace(settle=settle)
     yield from _one_by_one(served, capture, client)
     if importlib.util.find_spec("opentelemetry.sdk"):
-        yield Contender(TRACED, functools.partial(_traced, client), settle=settle)
+        yield Contender(TRACED, partial(_traced, client), settle=settle)
 
 
 def _one_by_one(served: int, capture: Callable[[], Captured], client: Any) -> Iterator[Contender]:
     named = next(blocks("File", timers.expires, client))
     for contender in (
-        Contender(FLOOR, functools.partial(_two, os.write, served, capture)),
-        Contender(LEAST, functools.partial(_least, served, capture)),
+        Contender(FLOOR, partial(_two, os.write, served, capture)),
+        Contender(LEAST, partial(_least, served, capture)),
         Contender(NOTHING, lambda: _nothing),
         named,
     ):
@@ -133,7 +133,7 @@ def _now_and_then(contender: Contender) -> Iterator[Contender]:
         )
 
 
-@functools.cache
+@cache
 def _enter_others() -> Callable[[float], None]:
     client = _of_stopped_server()
 
@@ -159,7 +159,7 @@ def socket_pair(path: str) -> Iterator[Contender]:
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _CAPACITY)
     connection.connect(path)
     capture = over_socket(_AFTER, _SCOPE)
-    floor = functools.partial(_two, lambda _, line: connection.send(line), 0, capture)
+    floor = partial(_two, lambda _, line: connection.send(line), 0, capture)
     yield Contender(SOCKET_FLOOR, floor, _SOCKET_BURST, _pause)
     client = timers.SocketTimerClient(path)
     for contender in blocks("Socket", timers.expires, client):

@@ -126,12 +126,11 @@ def offered(module: ModuleType) -> list[str]:
     """The names that other modules may use: in a private one those without an underscore."""
     if not is_private(module.__name__):
         return list(module.__all__)
-    own = (name for name, thing in vars(module).items() if of(thing) == module.__name__)
-    return [name for name in own if not name.startswith("_")]
-
-
-def of(thing: object) -> str | None:
-    return getattr(thing, "__module__", None)
+    return [
+        name
+        for name, thing in vars(module).items()
+        if not name.startswith("_") and getattr(thing, "__module__", None) == module.__name__
+    ]
 
 
 def is_private(name: str) -> bool:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import select
     import socket
 
-__all__ = ["Identity", "Owned", "Wakeup", "close_epoll", "close_socket", "identity"]
+__all__ = ["Identity", "Owned", "Pipe", "Wakeup", "close_epoll", "close_socket", "identity"]
 
 Identity: TypeAlias = "tuple[int, int, str] | None"
 """Which file a descriptor is of; None for one that is closed, or that nothing identifies."""
@@ -65,8 +65,8 @@ class Owned:
                 os.close(fd)
 
 
-class Wakeup(Owned):
-    """A descriptor that can be made readable, to wake up who waits for it. One pipe, one number."""
+class Pipe(Owned):
+    """Both ends of a pipe by one number, which never blocks."""
 
     __slots__ = ()
 
@@ -79,6 +79,12 @@ class Wakeup(Owned):
         finally:
             os.close(reader)
             os.close(writer)
+
+
+class Wakeup(Pipe):
+    """A descriptor that can be made readable, to wake up who waits for it."""
+
+    __slots__ = ()
 
     def wake(self) -> None:
         """Make it readable. Safe from any thread, in signal handlers and after :meth:`close`."""

@@ -6,15 +6,12 @@ import ctypes
 import errno
 import fcntl
 import os
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from timers.linux.owned import Wakeup
+from timers.linux.owned import Pipe
 
-if TYPE_CHECKING:
-    from timers.linux.owned import Owned
+from .fifo_writer import F_GETPIPE_SZ, F_SETPIPE_SZ
 
-_F_SETPIPE_SZ = getattr(fcntl, "F_SETPIPE_SZ", 1031)
-_F_GETPIPE_SZ = getattr(fcntl, "F_GETPIPE_SZ", 1032)
 _SPLICE_F_NONBLOCK = 2
 
 
@@ -26,16 +23,16 @@ class Peek:
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
-        self._copy: Owned | None = None
+        self._copy: Pipe | None = None
         """A pipe of the same capacity, always empty between calls."""
         try:
             # It never blocks, and to wait for the interpreter's lock again would take longer.
             self._tee: Any = ctypes.PyDLL(None, use_errno=True).tee
             self._tee.argtypes = ctypes.c_int, ctypes.c_int, ctypes.c_size_t, ctypes.c_uint
             self._tee.restype = ctypes.c_ssize_t
-            self._copy = Wakeup()
-            self._capacity = fcntl.fcntl(fd, _F_GETPIPE_SZ)
-            fcntl.fcntl(self._copy.fd, _F_SETPIPE_SZ, self._capacity)
+            self._copy = Pipe()
+            self._capacity = fcntl.fcntl(fd, F_GETPIPE_SZ)
+            fcntl.fcntl(self._copy.fd, F_SETPIPE_SZ, self._capacity)
         except (OSError, AttributeError):  # no Linux, or as many pages as this user may have
             self.close()
 

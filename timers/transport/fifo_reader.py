@@ -22,7 +22,7 @@ from timers.forks import reset_in_child
 from timers.linux.owned import Owned
 
 from ._peek import Peek
-from .fifo_writer import DEFAULT_CAPACITY, PAGE_BYTES
+from .fifo_writer import DEFAULT_CAPACITY, F_SETPIPE_SZ, PAGE_BYTES
 from .wire import Decoder
 
 if TYPE_CHECKING:
@@ -32,12 +32,11 @@ if TYPE_CHECKING:
 
 __all__ = ["FifoReader", "FifoSource"]
 
-CAPACITY = 1 << 20
+_CAPACITY = 1 << 20
 """The most that we ask for (bytes): one read of so much takes everything that lay in the pipe."""
 _TURN_BYTES = 1 << 17
-"""What is returned at a time: some hundred requests, which take a few milliseconds. With less, the
+"""What is returned at a time: hundreds of requests, which take a few milliseconds. With less, the
 room that it leaves in a full pipe is gone before a worker that waits for it has its turn."""
-_F_SETPIPE_SZ = getattr(fcntl, "F_SETPIPE_SZ", 1031)
 
 
 class FifoReader:
@@ -57,14 +56,16 @@ class FifoReader:
         self._pipe = Owned(_open_as_server(path))
         self._inode = os.fstat(self._pipe.fd).st_ino
         _enlarge(self._pipe.fd)
-        self._peek = Peek(self._pipe.fd)
+        self.peek = Peek(self._pipe.fd)
+        """Call it for everything that lies in the pipe, which stays there; None where that cannot
+        be known."""
         reset_in_child(self)
 
     def fileno(self) -> int:
         """Return the descriptor, readable when requests wait."""
         return self._pipe.fd
 
-    def read(self, most: int = CAPACITY) -> bytes:
+    def read(self, most: int = _CAPACITY) -> bytes:
         """Return what lies in the pipe now, up to ``most`` bytes. Never blocks.
 
         By default that is all that can lie there; empty when nothing does.
@@ -74,15 +75,11 @@ class FifoReader:
         except BlockingIOError:
             return b""
 
-    def peek(self) -> bytes | None:
-        """Return everything that lies in the pipe and leave it there; None where that cannot be."""
-        return self._peek()
-
     def close(self, *, remove: bool = True) -> None:
         """Close the pipe and, if it is still the one at its path, remove it. Idempotent."""
         if self._pipe.fd < 0:
             return
-        self._peek.close()
+        self.peek.close()
         if remove:
             with contextlib.suppress(OSError):
                 if os.lstat(self.path).st_ino == self._inode:
@@ -118,7 +115,7 @@ class FifoSource:
         """
         del timeout
         everything = bool(pids) and self._may_have_lines_of(pids)
-        return self._decoder.feed(self.reader.read(CAPACITY if everything else _TURN_BYTES))
+        return self._decoder.feed(self.reader.read(_CAPACITY if everything else _TURN_BYTES))
 
     def _may_have_lines_of(self, pids: Collection[int]) -> bool:
         found = self.reader.peek()
@@ -206,8 +203,8 @@ def _running(path: str) -> ServerRunningError:
 def _enlarge(fd: int) -> None:
     # The largest that an unprivileged user gets by default is 1 MiB (/proc/sys/fs/pipe-max-size).
     # Where no enlargement is granted, a smaller pipe is still recognizable.
-    for capacity in (CAPACITY, 8 * DEFAULT_CAPACITY, 2 * DEFAULT_CAPACITY, 8 * PAGE_BYTES):
-        if capacity != DEFAULT_CAPACITY and capacity <= CAPACITY:
+    for capacity in (_CAPACITY, 8 * DEFAULT_CAPACITY, 2 * DEFAULT_CAPACITY, 8 * PAGE_BYTES):
+        if capacity != DEFAULT_CAPACITY and capacity <= _CAPACITY:
             with contextlib.suppress(OSError):
-                fcntl.fcntl(fd, _F_SETPIPE_SZ, capacity)
+                fcntl.fcntl(fd, F_SETPIPE_SZ, capacity)
                 return

@@ -27,12 +27,14 @@ if TYPE_CHECKING:
 
     from .receipt import Receipt
 
-__all__ = ["DEFAULT_CAPACITY", "PAGE_BYTES", "FifoWriter"]
+__all__ = ["DEFAULT_CAPACITY", "F_GETPIPE_SZ", "F_SETPIPE_SZ", "PAGE_BYTES", "FifoWriter"]
 
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 DEFAULT_CAPACITY = 16 * PAGE_BYTES
 _MOST_MS = 2**31 - 1  # poll(2) takes an int: 24.8 days
-_F_GETPIPE_SZ = getattr(fcntl, "F_GETPIPE_SZ", 1032)
+F_SETPIPE_SZ = getattr(fcntl, "F_SETPIPE_SZ", 1031)
+F_GETPIPE_SZ = getattr(fcntl, "F_GETPIPE_SZ", 1032)
+"""Of Linux alone (fcntl(2)), whose numbers these are; elsewhere the calls fail."""
 
 
 class FifoWriter:
@@ -102,7 +104,7 @@ class FifoWriter:
         only pipes have, and of those only the ones of our servers this one; a third of the time.
         """
         try:
-            if self._fd >= 0 and fcntl.fcntl(self._fd, _F_GETPIPE_SZ) == self._capacity:
+            if self._fd >= 0 and fcntl.fcntl(self._fd, F_GETPIPE_SZ) == self._capacity:
                 return True
         except OSError:
             pass
@@ -218,7 +220,7 @@ class FifoWriter:
 def _capacity_to_keep(fd: int) -> int | None:
     """Return the capacity of a pipe whose descriptor may be kept; None of any other."""
     try:
-        capacity = fcntl.fcntl(fd, _F_GETPIPE_SZ)
+        capacity = fcntl.fcntl(fd, F_GETPIPE_SZ)
     except OSError:
         return None
     # A user with very many pipes gets ones of one or two pages (pipe(7), pipe-user-pages-soft).

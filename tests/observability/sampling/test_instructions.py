@@ -119,7 +119,9 @@ def test_one_that_is_stopped_stays_so(tmp_path: Path) -> None:
     with victim("spinning", str(tmp_path / "libcuda.so.1")) as process:
         os.kill(process.pid, signal.SIGSTOP)
         eventually(lambda: state(process.pid) == "T", "it is stopped")
-        assert instruction_files(process.pid, process.pid, SECONDS) == ()
+        files = instruction_files(process.pid, process.pid, SECONDS)
+        assert files == ()
+        assert is_driver(files) is None
         # A tracer that leaves wakes it up; it stops again in the kernel, as soon as it has a core.
         eventually(lambda: state(process.pid) == "T", "it is as it was")
         os.kill(process.pid, signal.SIGCONT)

@@ -26,8 +26,13 @@ from timers.errors import (
     ServerRunningError,
     TimerError,
 )
-from timers.transport.fifo_reader import _F_SETPIPE_SZ, FifoReader
-from timers.transport.fifo_writer import _F_GETPIPE_SZ, DEFAULT_CAPACITY, FifoWriter
+from timers.transport.fifo_reader import FifoReader
+from timers.transport.fifo_writer import (
+    DEFAULT_CAPACITY,
+    F_GETPIPE_SZ,
+    F_SETPIPE_SZ,
+    FifoWriter,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -304,7 +309,7 @@ def test_a_client_of_a_killed_server_is_told_although_a_forked_child_lives(path:
 
 
 def test_with_a_server_of_ours_the_descriptor_is_kept(reader: FifoReader, path: str) -> None:
-    assert fcntl.fcntl(reader.fileno(), _F_GETPIPE_SZ) != DEFAULT_CAPACITY
+    assert fcntl.fcntl(reader.fileno(), F_GETPIPE_SZ) != DEFAULT_CAPACITY
     writer = FifoWriter(path)
     before = descriptors()
     writer.write(b"x\n")
@@ -336,7 +341,7 @@ def test_with_a_server_of_torch_the_pipe_is_opened_for_each_line(path: str) -> N
 def test_the_capacity_is_the_sign(path: str, pages: int, kept: bool) -> None:
     os.mkfifo(path)
     other = plain_reader(path)
-    fcntl.fcntl(other, _F_SETPIPE_SZ, pages * os.sysconf("SC_PAGE_SIZE"))
+    fcntl.fcntl(other, F_SETPIPE_SZ, pages * os.sysconf("SC_PAGE_SIZE"))
     writer = FifoWriter(path)
     before = descriptors()
     writer.write(b"x\n")

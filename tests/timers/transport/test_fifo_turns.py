@@ -23,19 +23,14 @@ LINE = b'{"version": 1, "pid": %d, "scope_id": "x", "expiration_time": -1, "sign
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> str:
-    return str(tmp_path / "pipe")
-
-
-@pytest.fixture
-def source(path: str) -> Iterator[FifoSource]:
-    source = FifoSource(path)
+def source(tmp_path: Path) -> Iterator[FifoSource]:
+    source = FifoSource(str(tmp_path / "pipe"))
     yield source
     source.close()
 
 
-def write(path: str, data: bytes) -> None:
-    fd = os.open(path, os.O_WRONLY | os.O_NONBLOCK)
+def write(source: FifoSource, data: bytes) -> None:
+    fd = os.open(source.reader.path, os.O_WRONLY | os.O_NONBLOCK)
     try:
         assert not data or os.write(fd, data) == len(data)
     finally:
@@ -49,8 +44,8 @@ def pids(source: FifoSource, *wanted: int) -> list[int]:
     return [message.pid for message in messages]
 
 
-def test_a_full_pipe_is_read_in_turns(source: FifoSource, path: str) -> None:
-    write(path, LINE % 77 * 10_000)
+def test_a_full_pipe_is_read_in_turns(source: FifoSource) -> None:
+    write(source, LINE % 77 * 10_000)
     turns = []
     while turn := pids(source):
         turns.append(len(turn))
@@ -58,46 +53,46 @@ def test_a_full_pipe_is_read_in_turns(source: FifoSource, path: str) -> None:
     assert max(turns) <= fifo_reader._TURN_BYTES // len(LINE % 77) + 1
 
 
-def test_who_has_nothing_in_the_pipe_does_not_wait_for_the_others(
-    source: FifoSource, path: str
-) -> None:
-    write(path, LINE % 77 * 10_000)
+def test_who_has_nothing_in_the_pipe_does_not_wait_for_the_others(source: FifoSource) -> None:
+    write(source, LINE % 77 * 10_000)
     assert 0 < len(pids(source, 7, 770, 177)) < 5000
 
 
-def test_who_has_something_in_it_has_it_read(source: FifoSource, path: str) -> None:
-    write(path, LINE % 77 * 10_000 + LINE % 7)
+def test_who_has_something_in_it_has_it_read(source: FifoSource) -> None:
+    write(source, LINE % 77 * 10_000 + LINE % 7)
     found = pids(source, 1234, 7)
     assert found == [77] * 10_000 + [7]
 
 
-def test_a_line_of_which_a_part_has_been_read_counts(source: FifoSource, path: str) -> None:
+def test_a_line_of_which_a_part_has_been_read_counts(source: FifoSource) -> None:
     begun = b'{"version": 1, "pid": 12'
-    write(path, begun)
+    write(source, begun)
     assert pids(source) == []
-    write(path, b'34, "scope_id": "x", "expiration_time": -1, "signal": 0}\n' + LINE % 77 * 10_000)
+    write(
+        source, b'34, "scope_id": "x", "expiration_time": -1, "signal": 0}\n' + LINE % 77 * 10_000
+    )
     assert pids(source, 1234)[0] == 1234
-    write(path, begun)
-    write(path, b'34, "scope_id": "x", "expiration_time": -1, "signal": 0}\n')
+    write(source, begun)
+    write(source, b'34, "scope_id": "x", "expiration_time": -1, "signal": 0}\n')
     assert 1234 in pids(source, 1234)
 
 
 def test_where_the_pipe_cannot_be_peeked_into_all_is_read(
-    path: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_peek, "_F_SETPIPE_SZ", -1)
-    source = FifoSource(path)
+    monkeypatch.setattr(_peek, "F_SETPIPE_SZ", -1)
+    source = FifoSource(str(tmp_path / "pipe"))
     assert source.reader.peek() is None
-    write(path, LINE % 77 * 10_000)
+    write(source, LINE % 77 * 10_000)
     assert len(pids(source, 7)) == 10_000
     source.close()
 
 
-def test_peeking_takes_nothing(path: str) -> None:
-    reader = FifoReader(path)
+def test_peeking_takes_nothing(tmp_path: Path) -> None:
+    reader = FifoReader(str(tmp_path / "pipe"))
     before = descriptors()
     assert reader.peek() == b""
-    writer = FifoWriter(path)
+    writer = FifoWriter(reader.path)
     fill(writer._open())
     everything = reader.peek()
     assert everything
@@ -124,14 +119,13 @@ def test_nothing_of_those_wanted_is_left_in_the_pipe(
     cut: int,
     turn: int,
 ) -> None:
-    path = str(tmp_path_factory.mktemp("turns") / "pipe")
-    source = FifoSource(path)
+    source = FifoSource(str(tmp_path_factory.mktemp("turns") / "pipe"))
     data = b"".join(LINE % pid for pid in lines)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fifo_reader, "_TURN_BYTES", turn)
-        write(path, data[:cut])
+        write(source, data[:cut])
         found = pids(source)
-        write(path, data[cut:])
+        write(source, data[cut:])
         found += pids(source, *wanted)
         left = []
         while source.reader.peek():
